@@ -1,0 +1,178 @@
+//! What a caller may ask of the sampler and of a request's end, validated here and nowhere else.
+//!
+//! Error texts are TGI's where TGI has one: clients match them.
+
+use thiserror::Error;
+
+/// Server-wide caps on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest prompt, in tokens.
+    pub max_input_tokens: u32,
+    /// Longest prompt + output, in tokens.
+    pub max_total_tokens: u32,
+    /// Most stop strings.
+    pub max_stop_sequences: u32,
+    /// Most top-n log-probabilities.
+    pub max_top_n_tokens: u32,
+    /// Most runs of one request (`best_of`, `n`).
+    pub max_best_of: u32,
+}
+
+/// How one request is sampled and when it ends. Plain data; [`SamplingParams::validate`] checks it once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// Most tokens to generate; `None` fills up to `max_total_tokens`.
+    pub max_new_tokens: Option<u32>,
+    /// End-of-sequence is not sampled before this many tokens.
+    pub min_new_tokens: u32,
+    /// An end-of-sequence id does not end the request.
+    pub ignore_eos: bool,
+    /// 0 is greedy; otherwise > 0.
+    pub temperature: f32,
+    /// 0 is off.
+    pub top_k: u32,
+    /// In (0, 1]; 1 is off.
+    pub top_p: f32,
+    /// In [0, 1); 0 is off.
+    pub min_p: f32,
+    /// In (0, 1]; 1 is off.
+    pub typical_p: f32,
+    /// > 0; 1 is off.
+    pub repetition_penalty: f32,
+    /// In [-2, 2]; 0 is off.
+    pub frequency_penalty: f32,
+    /// In [-2, 2]; 0 is off.
+    pub presence_penalty: f32,
+    /// Penalties by OpenAI's formulas (`/v1`, Python) rather than TGI's.
+    pub openai_penalties: bool,
+    /// Seed of the sampling noise.
+    pub seed: u64,
+    /// Which of several runs of one prompt this is; part of the noise.
+    pub sample_index: u32,
+    /// Strings that end the request wherever they appear in the text.
+    pub stop: Vec<String>,
+    /// Report the log-probability of each token.
+    pub logprobs: bool,
+    /// Log-probabilities from raw logits rather than after processing.
+    pub raw_logprobs: bool,
+    /// Report this many most likely tokens at each position.
+    pub top_n_tokens: u32,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: None,
+            min_new_tokens: 0,
+            ignore_eos: false,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            openai_penalties: false,
+            seed: 0,
+            sample_index: 0,
+            stop: Vec::new(),
+            logprobs: false,
+            raw_logprobs: false,
+            top_n_tokens: 0,
+        }
+    }
+}
+
+/// A parameter outside its range. The texts are TGI's wire texts without the prefix `Input validation error: `.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum ParamError {
+    /// Negative or not finite.
+    #[error("`temperature` must be strictly positive")]
+    Temperature,
+    /// Not > 0.
+    #[error("`repetition_penalty` must be strictly positive")]
+    RepetitionPenalty,
+    /// Outside [-2, 2].
+    #[error("`frequency_penalty` must be >= -2.0 and <= 2.0")]
+    FrequencyPenalty,
+    /// Outside [-2, 2].
+    #[error("`presence_penalty` must be >= -2.0 and <= 2.0")]
+    PresencePenalty,
+    /// Outside (0, 1].
+    #[error("`top_p` must be > 0.0 and < 1.0")]
+    TopP,
+    /// Outside (0, 1].
+    #[error("`typical_p` must be > 0.0 and < 1.0")]
+    TypicalP,
+    /// Outside [0, 1).
+    #[error("`min_p` must be >= 0.0 and < 1.0")]
+    MinP,
+    /// Zero.
+    #[error("`max_new_tokens` must be strictly positive")]
+    MaxNewTokens,
+    /// Larger than `max_new_tokens`.
+    #[error("`min_new_tokens` must be <= `max_new_tokens`. Given: {min} and {max}")]
+    MinNewTokens {
+        /// Given minimum.
+        min: u32,
+        /// Given maximum.
+        max: u32,
+    },
+    /// Too many stop strings.
+    #[error("`stop` supports up to {max} stop sequences. Given: {given}")]
+    StopCount {
+        /// The cap.
+        max: u32,
+        /// Given count.
+        given: usize,
+    },
+    /// An empty stop string would match everywhere.
+    #[error("`stop` sequences cannot be empty")]
+    EmptyStop,
+    /// Too many top-n tokens.
+    #[error("`top_n_tokens` must be >= 0 and <= {max}. Given: {given}")]
+    TopNTokens {
+        /// The cap.
+        max: u32,
+        /// Given value.
+        given: u32,
+    },
+}
+
+impl SamplingParams {
+    /// Checks every field against its range and the caps, in TGI's order.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn validate(&self, limits: &Limits) -> Result<(), ParamError> {
+        let check = |ok: bool, error: ParamError| if ok { Ok(()) } else { Err(error) };
+        check(self.temperature >= 0.0 && self.temperature.is_finite(), ParamError::Temperature)?;
+        check(
+            self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
+            ParamError::RepetitionPenalty,
+        )?;
+        check((-2.0..=2.0).contains(&self.frequency_penalty), ParamError::FrequencyPenalty)?;
+        check((-2.0..=2.0).contains(&self.presence_penalty), ParamError::PresencePenalty)?;
+        check(self.top_p > 0.0 && self.top_p <= 1.0, ParamError::TopP)?;
+        check(self.typical_p > 0.0 && self.typical_p <= 1.0, ParamError::TypicalP)?;
+        check((0.0..1.0).contains(&self.min_p), ParamError::MinP)?;
+        if let Some(max) = self.max_new_tokens {
+            check(max > 0, ParamError::MaxNewTokens)?;
+            check(
+                self.min_new_tokens <= max,
+                ParamError::MinNewTokens { min: self.min_new_tokens, max },
+            )?;
+        }
+        check(
+            self.stop.len() <= limits.max_stop_sequences as usize,
+            ParamError::StopCount { max: limits.max_stop_sequences, given: self.stop.len() },
+        )?;
+        check(self.stop.iter().all(|stop| !stop.is_empty()), ParamError::EmptyStop)?;
+        check(
+            self.top_n_tokens <= limits.max_top_n_tokens,
+            ParamError::TopNTokens { max: limits.max_top_n_tokens, given: self.top_n_tokens },
+        )
+    }
+}

@@ -1,0 +1,1 @@
+//! SIMD kernels of the CPU backend on one persistent thread pool.

@@ -1,0 +1,1 @@
+//! Threads and channels between callers, the core and the output stage.

@@ -1,0 +1,1 @@
+//! The only crate that knows PyO3: builds agentlm._engine.

@@ -1,0 +1,1 @@
+//! The TGI- and OpenAI-compatible HTTP server.
