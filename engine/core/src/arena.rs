@@ -15,6 +15,10 @@
 //! written to `row_tokens[sample_position]` by the runner itself, so that the next step finds it without the host,
 //! and to `results.ids[sample_index]`.
 
+mod view;
+
+pub use view::{ArenaError, BlockDiff, Entry, Init, View};
+
 /// First word of every slot: "AGLM".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"AGLM");
 /// Layout version; a runner refuses any other.

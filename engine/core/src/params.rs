@@ -148,31 +148,55 @@ impl SamplingParams {
     /// The first field that is out of range.
     pub fn validate(&self, limits: &Limits) -> Result<(), ParamError> {
         let check = |ok: bool, error: ParamError| if ok { Ok(()) } else { Err(error) };
-        check(self.temperature >= 0.0 && self.temperature.is_finite(), ParamError::Temperature)?;
+        check(
+            self.temperature >= 0.0 && self.temperature.is_finite(),
+            ParamError::Temperature,
+        )?;
         check(
             self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
             ParamError::RepetitionPenalty,
         )?;
-        check((-2.0..=2.0).contains(&self.frequency_penalty), ParamError::FrequencyPenalty)?;
-        check((-2.0..=2.0).contains(&self.presence_penalty), ParamError::PresencePenalty)?;
+        check(
+            (-2.0..=2.0).contains(&self.frequency_penalty),
+            ParamError::FrequencyPenalty,
+        )?;
+        check(
+            (-2.0..=2.0).contains(&self.presence_penalty),
+            ParamError::PresencePenalty,
+        )?;
         check(self.top_p > 0.0 && self.top_p <= 1.0, ParamError::TopP)?;
-        check(self.typical_p > 0.0 && self.typical_p <= 1.0, ParamError::TypicalP)?;
+        check(
+            self.typical_p > 0.0 && self.typical_p <= 1.0,
+            ParamError::TypicalP,
+        )?;
         check((0.0..1.0).contains(&self.min_p), ParamError::MinP)?;
         if let Some(max) = self.max_new_tokens {
             check(max > 0, ParamError::MaxNewTokens)?;
             check(
                 self.min_new_tokens <= max,
-                ParamError::MinNewTokens { min: self.min_new_tokens, max },
+                ParamError::MinNewTokens {
+                    min: self.min_new_tokens,
+                    max,
+                },
             )?;
         }
         check(
             self.stop.len() <= limits.max_stop_sequences as usize,
-            ParamError::StopCount { max: limits.max_stop_sequences, given: self.stop.len() },
+            ParamError::StopCount {
+                max: limits.max_stop_sequences,
+                given: self.stop.len(),
+            },
         )?;
-        check(self.stop.iter().all(|stop| !stop.is_empty()), ParamError::EmptyStop)?;
+        check(
+            self.stop.iter().all(|stop| !stop.is_empty()),
+            ParamError::EmptyStop,
+        )?;
         check(
             self.top_n_tokens <= limits.max_top_n_tokens,
-            ParamError::TopNTokens { max: limits.max_top_n_tokens, given: self.top_n_tokens },
+            ParamError::TopNTokens {
+                max: limits.max_top_n_tokens,
+                given: self.top_n_tokens,
+            },
         )
     }
 }
