@@ -1,0 +1,136 @@
+# Everything a person types while working on the project. Needs Python >= 3.11 and Rust; the rest is fetched into .venv.
+# Recipes refuse to know what the code does: they call tools.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+MODEL ?=
+PORT ?= 30070
+ARGS ?=
+# Which Python makes .venv, as `uv venv --python` takes it.
+PYTHON ?= >=3.11
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first torch wheel is large and some lines are slow.
+export UV_HTTP_TIMEOUT ?= 300
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+# uv from PATH, or a private copy where there is none.
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+export PATH := $(CURDIR)/$(BIN):$(if $(filter .uv/bin/uv,$(UV)),$(CURDIR)/.uv/bin:)$(PATH)
+
+PROJECTS := pyproject.toml kernels/pyproject.toml evals/pyproject.toml
+RUST := Cargo.toml Cargo.lock $(shell find engine -name '*.rs' -o -name Cargo.toml -o -name '*.json' -path '*/src/*')
+PYTHON_PACKAGES := python/agentlm kernels/src/agentlm_kernels evals/src/agentlm_evals bench
+CRATES := --workspace --all-targets
+
+DEPENDENCIES := $(VENV)/.dependencies
+ENGINE := $(VENV)/.engine
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+.uv/bin/uv:
+	@echo "uv is not on PATH: fetching a private copy into .uv"
+	@(python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv) \
+	  || python3 -m pip install --quiet --target .uv uv \
+	  || { echo "No uv, and Python's venv and pip are not usable: install python3-venv or uv, then run make again." >&2; exit 1; }
+
+$(DEPENDENCIES): constraints.txt $(PROJECTS) | $(UV)
+	@test -x $(BIN)/python || "$(UV)" venv --quiet --python '$(PYTHON)' $(VENV)
+	"$(UV)" pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  -r pyproject.toml --extra dev -e kernels -e evals
+	@touch $@
+
+$(ENGINE): $(DEPENDENCIES) $(RUST)
+	@command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup, then run make again." >&2; exit 1; }
+	maturin develop --quiet --release --uv
+	@touch $@
+
+.PHONY: install
+install: $(ENGINE) ## set up .venv with the three wheels, editable
+
+# --- what people do --------------------------------------------------------------------------------------------------
+
+.PHONY: serve
+serve: $(ENGINE) ## serve MODEL (a checkpoint folder; without one, a small random model) on PORT
+	$(BIN)/agentlm serve $(if $(MODEL),--model "$(MODEL)") --port $(PORT) $(ARGS)
+
+.PHONY: test
+test: test-rust test-python ## every test: Rust, then Python
+
+.PHONY: test-rust
+test-rust: ## the tests of the engine (cargo-nextest where it is installed)
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo nextest run --locked --workspace --no-tests=pass && cargo test --locked --workspace --doc --quiet; \
+	else cargo test --locked --workspace --quiet; fi
+
+.PHONY: test-python
+test-python: $(ENGINE) ## the tests under tests/
+	$(BIN)/python -m pytest tests $(ARGS)
+
+.PHONY: bench
+bench: $(ENGINE) ## compare with other engines on this machine (hours; ARGS="--quick" for a look)
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: wheel
+wheel: $(DEPENDENCIES) ## the three wheels, portable, in dist/
+	@rm -rf dist
+	maturin build --release --locked --out dist $(WHEEL_ARGS)
+	abi3audit --strict --assume-minimum-abi3 3.11 dist/agentlm-*.whl
+	"$(UV)" build --quiet --out-dir dist --wheel kernels
+	"$(UV)" build --quiet --out-dir dist --wheel evals
+	@ls -l dist
+
+# Linux wheels are linked by zig against the oldest C library that torch's own wheels support.
+WHEEL_ARGS ?= $(if $(filter Linux,$(shell uname -s)),--zig --compatibility manylinux_2_28)
+
+# --- before a commit -------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: check-rust check-python check-stubs check-text ## format, lints, types, stubs, spelling, links: before every commit
+
+.PHONY: check-rust
+check-rust:
+	cargo fmt --all --check
+	cargo clippy --locked --quiet $(CRATES) -- -D warnings
+
+.PHONY: check-python
+check-python: $(DEPENDENCIES)
+	ruff check --quiet
+	ruff format --quiet --check
+	mypy $(PYTHON_PACKAGES)
+
+.PHONY: check-stubs
+check-stubs:
+
+.PHONY: check-text
+check-text: $(DEPENDENCIES)
+	typos
+	$(BIN)/python .ci/links.py
+	$(BIN)/python .ci/tree.py
+	$(BIN)/python .ci/licences.py
+
+.PHONY: format
+format: $(DEPENDENCIES) ## put every file into the house's format
+	cargo fmt --all
+	ruff check --quiet --fix-only
+	ruff format --quiet
+
+.PHONY: constraints
+constraints: | $(UV) ## pin the newest versions that fit into constraints.txt
+	@{ echo '# Pins for development and CI: written by `make constraints`, used as `uv pip install -c constraints.txt`.'; \
+	  env -u UV_TORCH_BACKEND "$(UV)" pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 \
+	    --all-extras --no-emit-package agentlm-kernels --no-emit-package agentlm-evals $(PROJECTS); \
+	} > constraints.new
+	@mv constraints.new constraints.txt
+
+.PHONY: clean
+clean: ## remove what was built here; .venv and downloads stay
+	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(ENGINE) python/agentlm/_engine*.so
+	cargo clean
