@@ -1,0 +1,76 @@
+"""Every exception that agentlm raises on purpose, one class a kind. Refuses to know what is being done about them.
+
+A message says what was given, what is allowed and what to do.
+"""
+
+
+class AgentLMError(Exception):
+    """Base of all errors raised on purpose; anything else is a defect."""
+
+
+class ConfigError(AgentLMError):
+    """A model's configuration is missing, unreadable or contradicts itself."""
+
+
+class UnsupportedModelError(ConfigError):
+    """A model is well formed, but of a kind that agentlm does not compute."""
+
+
+class QuantizedModelError(UnsupportedModelError):
+    """A checkpoint holds weights in a narrow format that agentlm does not read (AWQ, GPTQ, ...)."""
+
+
+class CheckpointError(AgentLMError):
+    """Weights on disk cannot be used."""
+
+
+class WeightsNotFoundError(CheckpointError):
+    """A directory holds no safetensors file, perhaps weights in another format."""
+
+
+class MissingShardError(CheckpointError):
+    """The index names a file that is not there."""
+
+
+class CorruptFileError(CheckpointError):
+    """A weights file contradicts the safetensors format."""
+
+
+class TruncatedFileError(CorruptFileError):
+    """A weights file is shorter than its header promises."""
+
+
+class MissingTensorError(CheckpointError):
+    """The configuration asks for a tensor that the checkpoint lacks."""
+
+
+class UnexpectedTensorError(CheckpointError):
+    """The checkpoint holds a tensor that the configuration has no place for."""
+
+
+class TensorShapeError(CheckpointError):
+    """A tensor's shape differs from what the configuration asks for."""
+
+
+class TensorDtypeError(CheckpointError):
+    """A tensor's element type is not one that agentlm computes from."""
+
+
+class TokenizerError(AgentLMError):
+    """A tokenizer is missing or cannot be converted."""
+
+
+class HubError(AgentLMError):
+    """A model could not be fetched by its hub name."""
+
+
+class ModelNotFoundError(HubError):
+    """Neither a local directory nor a model on the hub."""
+
+
+class GatedModelError(HubError):
+    """The hub holds the model, but not for this caller."""
+
+
+class HubUnreachableError(HubError):
+    """The hub did not answer, and the local cache does not hold the model."""

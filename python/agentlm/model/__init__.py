@@ -1,0 +1,1 @@
+"""Checkpoints and the decoder: config.json to logits."""

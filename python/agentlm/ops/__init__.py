@@ -1,0 +1,1 @@
+"""Which kernel serves which device: one protocol, several answers."""
