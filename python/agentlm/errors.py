@@ -74,3 +74,47 @@ class GatedModelError(HubError):
 
 class HubUnreachableError(HubError):
     """The hub did not answer, and the local cache does not hold the model."""
+
+
+class InvalidRequestError(AgentLMError, ValueError):
+    """A prompt or a sampling parameter is outside what the engine takes."""
+
+
+class OverloadedError(AgentLMError):
+    """Too many requests are unfinished; try again later."""
+
+
+class GenerationError(AgentLMError):
+    """One request failed while it was computed; others are not affected."""
+
+
+class RequestAbortedError(AgentLMError):
+    """The request was aborted before it ended."""
+
+
+class EngineClosedError(AgentLMError):
+    """The engine was closed, or is closing."""
+
+
+class EngineFailedError(AgentLMError):
+    """The engine failed as a whole and serves nothing any more."""
+
+
+class ForkError(AgentLMError):
+    """An engine was used in a process forked from the one that opened it."""
+
+
+class OutOfMemoryError(AgentLMError):
+    """The machine lacks the memory for what was asked."""
+
+
+class BackendError(AgentLMError):
+    """A backend cannot run on this machine."""
+
+
+class ServerError(AgentLMError):
+    """The HTTP server could not start or run."""
+
+
+class ChatTemplateError(AgentLMError):
+    """The checkpoint has no chat template, or the template refuses the messages."""

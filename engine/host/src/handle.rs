@@ -1,0 +1,207 @@
+//! The callers' side: submit, abort, watch, close.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use agentlm_core::params::Limits;
+use agentlm_core::{CoreConfig, Request, RequestId};
+use agentlm_text::{StreamOptions, TextStream, Tokenizer};
+use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex};
+
+use crate::output::{OutputMessage, Stream};
+use crate::{Health, RequestError, Snapshot, Submission, SubmitError};
+
+/// What reaches the engine thread.
+pub(crate) enum Command {
+    Submit(Box<Request>),
+    Abort(RequestId),
+    Finish { id: RequestId, at_token: u32 },
+    Shutdown { drain: bool },
+}
+
+/// What every side shares.
+pub(crate) struct Shared {
+    pub core: CoreConfig,
+    pub tokenizer: Arc<Tokenizer>,
+    pub commands: Sender<Command>,
+    pub output: Sender<OutputMessage>,
+    pub unfinished: AtomicUsize,
+    pub max_unfinished: usize,
+    pub snapshot: Mutex<Snapshot>,
+    /// When the step in flight began, in nanoseconds since `epoch`, plus one; 0 when none is.
+    pub step_started: AtomicU64,
+    pub epoch: Instant,
+    next_id: AtomicU64,
+    health: Mutex<Health>,
+    health_changed: Condvar,
+}
+
+impl Shared {
+    pub fn new(
+        core: CoreConfig,
+        tokenizer: Arc<Tokenizer>,
+        commands: Sender<Command>,
+        output: Sender<OutputMessage>,
+        max_unfinished: usize,
+    ) -> Self {
+        Self {
+            core,
+            tokenizer,
+            commands,
+            output,
+            unfinished: AtomicUsize::new(0),
+            max_unfinished,
+            snapshot: Mutex::new(Snapshot::default()),
+            step_started: AtomicU64::new(0),
+            epoch: Instant::now(),
+            next_id: AtomicU64::new(1),
+            health: Mutex::new(Health::Ready),
+            health_changed: Condvar::new(),
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
+
+    /// Moves on to `next`; a failed or closed engine stays so.
+    pub fn set_health(&self, next: Health) -> bool {
+        let mut health = self.health.lock();
+        if matches!(*health, Health::Failed(_) | Health::Closed) {
+            return false;
+        }
+        *health = next;
+        self.health_changed.notify_all();
+        true
+    }
+
+    /// Ends every request with an error and turns health off for good. The first failure's words stay.
+    pub fn fail(&self, why: &str) {
+        if self.set_health(Health::Failed(why.to_owned())) {
+            // The output thread may be gone at interpreter exit; then nobody is left to hear.
+            let _ = self.output.send(OutputMessage::EndAll(RequestError::EngineFailed(why.to_owned())));
+        }
+    }
+}
+
+/// The callers' handle on a running engine. Cheap to clone.
+#[derive(Clone)]
+pub struct EngineHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl EngineHandle {
+    /// Hands a request to the engine. Its sink hears everything else.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: overloaded, a parameter out of range, a prompt that does not fit, closing, failed.
+    pub fn submit(&self, submission: Submission) -> Result<RequestHandle, SubmitError> {
+        let shared = &self.shared;
+        match shared.health() {
+            Health::Ready => {}
+            Health::Draining | Health::Closed => return Err(SubmitError::Closed),
+            Health::Failed(why) => return Err(SubmitError::Failed(why)),
+        }
+        let Submission { prompt, params, keep_stop, cache_seed, sink } = submission;
+        params.validate(&shared.core.limits)?;
+        shared
+            .core
+            .check_prompt(prompt.len(), &params)
+            .map_err(|refusal| SubmitError::Refused(refusal.to_string()))?;
+        if shared.unfinished.fetch_add(1, Ordering::AcqRel) >= shared.max_unfinished {
+            shared.unfinished.fetch_sub(1, Ordering::AcqRel);
+            return Err(SubmitError::Overloaded);
+        }
+        let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
+        let ended = Arc::new(AtomicBool::new(false));
+        let options = StreamOptions { stop: params.stop.clone(), keep_stop };
+        let text = TextStream::new(shared.tokenizer.clone(), &prompt, options);
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let stream = Stream::new(text, sink, prompt_tokens, ended.clone());
+        // The stream is opened before the engine can know the request, so no token can come too early.
+        let opened = shared.output.send(OutputMessage::Open(id, Box::new(stream))).is_ok();
+        let request = Request { id, prompt, params, cache_seed };
+        if !opened || shared.commands.send(Command::Submit(Box::new(request))).is_err() {
+            return Err(SubmitError::Closed);
+        }
+        Ok(RequestHandle { id, ended, shared: shared.clone() })
+    }
+
+    /// The caps that requests are validated against.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.core.limits
+    }
+
+    /// The tokenizer that the output stage uses.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.shared.tokenizer
+    }
+
+    /// The engine's state.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Waits until the engine is closed or failed, or the time is up, and returns its state.
+    #[must_use]
+    pub fn wait_ended(&self, timeout: Duration) -> Health {
+        let deadline = Instant::now() + timeout;
+        let mut health = self.shared.health.lock();
+        while !matches!(*health, Health::Closed | Health::Failed(_)) {
+            if self.shared.health_changed.wait_until(&mut health, deadline).timed_out() {
+                break;
+            }
+        }
+        health.clone()
+    }
+
+    /// Counters and gauges as of the last step.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.shared.snapshot.lock().clone();
+        snapshot.unfinished = self.shared.unfinished.load(Ordering::Acquire);
+        snapshot
+    }
+
+    /// Takes nothing new; finishes what there is (`drain`) or ends it with an error; then the engine thread ends.
+    pub fn shutdown(&self, drain: bool) {
+        self.shared.set_health(Health::Draining);
+        // An engine thread that is gone has nothing left to shut down.
+        let _ = self.shared.commands.send(Command::Shutdown { drain });
+    }
+
+    /// Reports that the engine cannot go on: every request ends with an error, health turns off.
+    pub fn fail(&self, why: &str) {
+        self.shared.fail(why);
+    }
+}
+
+/// One request in the engine. Dropping it aborts the request if it has not ended.
+pub struct RequestHandle {
+    id: RequestId,
+    ended: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl RequestHandle {
+    /// The request's name.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+}
+
+impl Drop for RequestHandle {
+    fn drop(&mut self) {
+        if !self.ended.load(Ordering::Acquire) {
+            // Either thread may be gone already; then the request has ended with it.
+            let _ = self.shared.commands.send(Command::Abort(self.id));
+            let _ = self.shared.output.send(OutputMessage::End(self.id, RequestError::Aborted));
+        }
+    }
+}

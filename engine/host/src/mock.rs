@@ -1,0 +1,132 @@
+//! The mock runner: deterministic tokens at a set pace, without a model. Chosen by name, never a fallback.
+//!
+//! HTTP benchmarks, scheduler tests and machines without a model stand on it. A sampled id depends only on the id
+//! before it and its position, so a request's tokens are the same however it was batched, cut or preempted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentlm_core::arena::{self, ArenaError, View};
+use agentlm_core::results;
+use agentlm_text::Tokenizer;
+
+use crate::source::{BuildError, EngineConfig, Next, build};
+use crate::{EngineHandle, StepSource};
+
+/// What the mock runner does.
+#[derive(Clone, Debug)]
+pub struct MockConfig {
+    /// How long a step takes; measured from its start, so that overhead does not add to it.
+    pub step_time: Duration,
+    /// Ids that may be sampled, in a fixed order; not empty.
+    pub token_ids: Vec<u32>,
+}
+
+impl MockConfig {
+    /// Samples any ordinary token of a tokenizer.
+    #[must_use]
+    pub fn for_tokenizer(tokenizer: &Tokenizer, step_time: Duration) -> Self {
+        let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let mut token_ids: Vec<u32> = ids.filter(|&id| !tokenizer.is_special(id)).collect();
+        if token_ids.is_empty() {
+            token_ids.push(0);
+        }
+        Self { step_time, token_ids }
+    }
+}
+
+/// A runner that computes nothing.
+pub struct MockRunner {
+    config: MockConfig,
+    arena: arena::Layout,
+    results: results::Layout,
+    row_tokens: Vec<u32>,
+    max_model_len: usize,
+}
+
+impl MockRunner {
+    /// A runner for slots of these layouts.
+    #[must_use]
+    pub fn new(config: MockConfig, arena: arena::Layout, results: results::Layout) -> Self {
+        let max_model_len = arena.max_model_len as usize + 1;
+        let row_tokens = vec![0; arena.max_rows as usize * max_model_len];
+        Self { config, arena, results, row_tokens, max_model_len }
+    }
+
+    /// Runs one planned step.
+    ///
+    /// # Errors
+    /// The slot is not an arena slot of the layouts given.
+    pub fn run(&mut self, slot: &[u32], results: &mut [u32]) -> Result<(), ArenaError> {
+        let began = Instant::now();
+        let view = View::new(slot, self.arena)?;
+        for init in view.inits() {
+            let known = init.tokens;
+            let start = init.row as usize * self.max_model_len;
+            self.row_tokens[start..start + known.len()].copy_from_slice(known);
+        }
+        for entry in view.entries() {
+            let Some(index) = entry.sample_index else { continue };
+            let position = entry.sample_position as usize;
+            let row = entry.row as usize * self.max_model_len;
+            let id = self.sample(self.row_tokens[row + position - 1], position);
+            self.row_tokens[row + position] = id;
+            results[index as usize] = id;
+            results[self.results.logprobs() + index as usize] = (-1.0_f32).to_bits();
+            let top = self.results.top_cap as usize;
+            for rank in 0..top {
+                let at = index as usize * top + rank;
+                results[self.results.top_ids() + at] = self.sample(id, rank);
+                results[self.results.top_logprobs() + at] = (-1.0 - rank as f32).to_bits();
+            }
+        }
+        if let Some(rest) = self.config.step_time.checked_sub(began.elapsed()) {
+            std::thread::sleep(rest);
+        }
+        Ok(())
+    }
+
+    /// A token that depends on the one before it and on its position.
+    fn sample(&self, before: u32, position: usize) -> u32 {
+        let mixed = (u64::from(before) << 32 | position as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let ids = &self.config.token_ids;
+        ids[((mixed >> 32) as usize * ids.len()) >> 32]
+    }
+}
+
+/// Drives a step source with a mock runner until the engine is closed.
+fn drive(mut source: StepSource, mut runner: MockRunner) {
+    loop {
+        match source.next_step() {
+            Next::Step { id, slot } => {
+                // SAFETY: the step is planned, not committed, and this thread is the only runner.
+                let run = unsafe { runner.run(source.arena_slot(slot), source.results_slot(slot)) };
+                if let Err(error) = run {
+                    source.fail(&error.to_string());
+                    return;
+                }
+                source.commit(id);
+            }
+            Next::Wait => {
+                source.fail("a synchronous runner was told to wait for a step of its own");
+                return;
+            }
+            Next::Shutdown => return,
+        }
+    }
+}
+
+/// An engine on the mock runner, with its engine thread in Rust.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn spawn_mock(
+    config: EngineConfig,
+    mock: MockConfig,
+    tokenizer: Arc<Tokenizer>,
+) -> Result<EngineHandle, BuildError> {
+    let (handle, source) = build(config, tokenizer)?;
+    let runner = MockRunner::new(mock, source.arena_layout(), source.results_layout());
+    std::thread::Builder::new().name("agentlm-mock".into()).spawn(move || drive(source, runner))?;
+    Ok(handle)
+}

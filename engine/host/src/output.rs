@@ -1,0 +1,200 @@
+//! The output thread: turns committed tokens into text and events, and finds the ends that only text can show.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use agentlm_core::{FinishReason, RequestId, Updates};
+use agentlm_text::{Piece, TextStream};
+use crossbeam_channel::{Receiver, Sender};
+use rustc_hash::FxHashMap;
+
+use crate::event::{Finished, RequestError, Sink, Timing, Token, TopToken};
+use crate::handle::{Command, Shared};
+
+/// What reaches the output thread, in order.
+pub(crate) enum OutputMessage {
+    /// A request is on its way to the engine.
+    Open(RequestId, Box<Stream>),
+    /// One step's committed tokens; the buffer goes back by the recycling channel.
+    Batch(Box<Updates>),
+    /// A request ended without an answer.
+    End(RequestId, RequestError),
+    /// Every request ends without an answer.
+    EndAll(RequestError),
+    /// The engine is closed; the thread ends.
+    Stop,
+}
+
+/// One request on the output side.
+pub(crate) struct Stream {
+    text: TextStream,
+    sink: Box<dyn Sink>,
+    ended: Arc<AtomicBool>,
+    prompt_tokens: u32,
+    cached_tokens: u32,
+    generated: u32,
+    submitted: Instant,
+    timing: Timing,
+}
+
+impl Stream {
+    pub fn new(text: TextStream, sink: Box<dyn Sink>, prompt_tokens: u32, ended: Arc<AtomicBool>) -> Self {
+        Self {
+            text,
+            sink,
+            ended,
+            prompt_tokens,
+            cached_tokens: 0,
+            generated: 0,
+            submitted: Instant::now(),
+            timing: Timing::default(),
+        }
+    }
+
+    fn finished(&mut self, reason: FinishReason, stop: Option<usize>) -> Finished {
+        self.timing.total = self.submitted.elapsed();
+        Finished {
+            reason,
+            generated_tokens: self.generated,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            text: self.text.text().to_owned(),
+            stop,
+            timing: self.timing,
+        }
+    }
+}
+
+/// The thread's own state.
+pub(crate) struct OutputStage {
+    streams: FxHashMap<RequestId, Box<Stream>>,
+    shared: Arc<Shared>,
+    recycle: Sender<Box<Updates>>,
+    piece: Piece,
+    tail: String,
+    top: Vec<TopToken>,
+    /// Set when the engine has failed: whoever comes later hears the same.
+    failed: Option<RequestError>,
+}
+
+impl OutputStage {
+    pub fn new(shared: Arc<Shared>, recycle: Sender<Box<Updates>>) -> Self {
+        Self {
+            streams: FxHashMap::default(),
+            shared,
+            recycle,
+            piece: Piece::default(),
+            tail: String::new(),
+            top: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// Serves messages until [`OutputMessage::Stop`] or until every sender is gone.
+    pub fn run(mut self, messages: &Receiver<OutputMessage>) {
+        while let Ok(message) = messages.recv() {
+            match message {
+                OutputMessage::Open(id, stream) => match &self.failed {
+                    None => {
+                        self.streams.insert(id, stream);
+                    }
+                    Some(error) => self.close(stream, error),
+                },
+                OutputMessage::Batch(batch) => {
+                    self.deliver(&batch);
+                    // A closed channel only means that the engine thread has ended.
+                    let _ = self.recycle.send(batch);
+                }
+                OutputMessage::End(id, error) => {
+                    if let Some(stream) = self.streams.remove(&id) {
+                        self.close(stream, &error);
+                    }
+                }
+                OutputMessage::EndAll(error) => {
+                    self.end_all(&error);
+                    self.failed = Some(error);
+                }
+                OutputMessage::Stop => break,
+            }
+        }
+        self.end_all(&RequestError::Closed);
+        // Streams whose opening was still on its way end too.
+        for message in messages.try_iter() {
+            if let OutputMessage::Open(_, stream) = message {
+                self.close(stream, &RequestError::Closed);
+            }
+        }
+    }
+
+    fn end_all(&mut self, error: &RequestError) {
+        for (_, stream) in std::mem::take(&mut self.streams) {
+            self.close(stream, error);
+        }
+    }
+
+    fn close(&self, mut stream: Box<Stream>, error: &RequestError) {
+        stream.ended.store(true, Ordering::Release);
+        self.shared.unfinished.fetch_sub(1, Ordering::AcqRel);
+        stream.sink.fail(error);
+    }
+
+    fn deliver(&mut self, batch: &Updates) {
+        for start in batch.started() {
+            if let Some(stream) = self.streams.get_mut(&start.request) {
+                stream.timing.queue = stream.submitted.elapsed();
+                stream.cached_tokens = start.cached_tokens;
+            }
+        }
+        for update in batch.tokens() {
+            // Tokens past a stop string, or past an abort, have no stream any more.
+            let Some(stream) = self.streams.get_mut(&update.request) else { continue };
+            stream.generated += 1;
+            if stream.generated == 1 {
+                stream.timing.first_token = stream.submitted.elapsed();
+            }
+            let hit = stream.text.push(update.id, &mut self.piece);
+            let (reason, stop) = match (&hit, update.finish) {
+                (Some(hit), _) => (Some(FinishReason::StopSequence), Some(hit.index)),
+                (None, finish) => (finish, None),
+            };
+            if reason.is_some() && hit.is_none() {
+                self.tail.clear();
+                stream.text.finish(&mut self.tail);
+                self.piece.delta.push_str(&self.tail);
+            }
+            self.top.clear();
+            self.top.extend(batch.top(update).map(|(id, logprob)| TopToken { id, logprob }));
+            let token = Token {
+                index: stream.generated,
+                id: update.id,
+                text: &self.piece.token_text,
+                delta: &self.piece.delta,
+                logprob: update.logprob,
+                special: self.shared.tokenizer.is_special(update.id),
+                top: &self.top,
+            };
+            let Some(reason) = reason else {
+                stream.sink.token(&token, None);
+                continue;
+            };
+            if hit.is_some() && update.finish.is_none() {
+                let finish = Command::Finish { id: update.request, at_token: stream.generated };
+                // The engine thread may have ended already; then the request has too.
+                let _ = self.shared.commands.send(finish);
+            }
+            let finished = stream.finished(reason, stop);
+            // Whoever hears of the end may look at the counters at once, so they are set first.
+            if let Some(mut stream) = self.streams.remove(&update.request) {
+                stream.ended.store(true, Ordering::Release);
+                self.shared.unfinished.fetch_sub(1, Ordering::AcqRel);
+                stream.sink.token(&token, Some(&finished));
+            }
+        }
+        for (request, error) in batch.failed() {
+            if let Some(stream) = self.streams.remove(request) {
+                self.close(stream, &RequestError::Generation(error.to_string()));
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The engine thread's side: `next` plans a step, `commit` takes it in.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use agentlm_core::{Core, CoreConfig, StepId, Updates, arena, results};
+use agentlm_text::Tokenizer;
+use crossbeam_channel::{Receiver, TryRecvError, unbounded};
+use thiserror::Error;
+
+use crate::handle::{Command, EngineHandle, Shared};
+use crate::output::{OutputMessage, OutputStage};
+use crate::ring::Ring;
+use crate::{Health, RequestError, watchdog};
+
+/// Everything that shapes an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The core's own configuration.
+    pub core: CoreConfig,
+    /// Most unfinished requests; one more is refused as overloaded.
+    pub max_unfinished: usize,
+    /// A step that takes longer fails the engine. `None` switches the watchdog off.
+    pub step_timeout: Option<Duration>,
+}
+
+/// Why an engine could not be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The core refused its configuration.
+    #[error(transparent)]
+    Config(#[from] agentlm_core::ConfigError),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What the engine thread does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Run the step planned in this slot of both rings, then commit it.
+    Step {
+        /// The step.
+        id: StepId,
+        /// Its slot.
+        slot: usize,
+    },
+    /// Nothing can be planned before a step in flight is committed.
+    Wait,
+    /// The engine is closed.
+    Shutdown,
+}
+
+/// Plans and commits; owned by the engine thread. Dropping it before [`Next::Shutdown`] fails the engine.
+pub struct StepSource {
+    core: Core,
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    recycled: Receiver<Box<Updates>>,
+    pub(crate) arena: Arc<Ring>,
+    pub(crate) results: Arc<Ring>,
+    in_flight: usize,
+    draining: bool,
+    closed: bool,
+    step_began: Instant,
+    step_seconds: f64,
+}
+
+/// Builds an engine: the callers' handle and the engine thread's step source. The output thread and the watchdog run
+/// from here on.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn build(config: EngineConfig, tokenizer: Arc<Tokenizer>) -> Result<(EngineHandle, StepSource), BuildError> {
+    let (commands, engine_inbox) = unbounded();
+    let (output, output_inbox) = unbounded();
+    let (recycle, recycled) = unbounded();
+    let core = Core::new(config.core.clone())?;
+    let n_slots = config.core.steps_in_flight as usize + 1;
+    let arena = Arc::new(Ring::new(n_slots, config.core.arena_layout().slot_words()));
+    let results = Arc::new(Ring::new(n_slots, config.core.results_layout().slot_words()));
+    let shared = Arc::new(Shared::new(config.core, tokenizer, commands, output, config.max_unfinished));
+    let stage = OutputStage::new(shared.clone(), recycle);
+    std::thread::Builder::new().name("agentlm-output".into()).spawn(move || stage.run(&output_inbox))?;
+    if let Some(limit) = config.step_timeout {
+        watchdog::spawn(&shared, limit)?;
+    }
+    let source = StepSource {
+        core,
+        shared: shared.clone(),
+        commands: engine_inbox,
+        recycled,
+        arena,
+        results,
+        in_flight: 0,
+        draining: false,
+        closed: false,
+        step_began: Instant::now(),
+        step_seconds: 0.0,
+    };
+    Ok((EngineHandle { shared }, source))
+}
+
+impl StepSource {
+    /// Takes in what callers asked for and plans a step. Blocks while there is nothing to do, unless a step is in
+    /// flight.
+    pub fn next_step(&mut self) -> Next {
+        loop {
+            self.drain_commands();
+            if self.closed || matches!(self.shared.health(), Health::Failed(_)) {
+                return self.close();
+            }
+            let slot = self.slot_of(self.core.next_step());
+            // SAFETY: the ring has one slot more than steps in flight, so no runner reads this one.
+            let words = unsafe { self.arena.slot_mut(slot) };
+            if let Some(id) = self.core.plan(words) {
+                self.step_began = Instant::now();
+                if self.in_flight == 0 {
+                    self.mark_step();
+                }
+                self.in_flight += 1;
+                return Next::Step { id, slot };
+            }
+            if self.in_flight > 0 {
+                return Next::Wait;
+            }
+            if self.draining && self.core.is_empty() {
+                return self.close();
+            }
+            self.publish(0.0);
+            match self.commands.recv() {
+                Ok(command) => self.take(command),
+                Err(_) => return self.close(),
+            }
+        }
+    }
+
+    /// Takes a run step's results in and hands its tokens to the output thread. Steps are committed in order.
+    pub fn commit(&mut self, id: StepId) {
+        let slot = self.slot_of(id);
+        let mut updates = self.recycled.try_recv().unwrap_or_default();
+        updates.clear();
+        // SAFETY: the runner has finished this step; it writes the slot again only for a later plan.
+        let words = unsafe { self.results.slot(slot) };
+        self.core.commit(id, words, &mut updates);
+        self.core.fence(id);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if self.in_flight == 0 {
+            self.shared.step_started.store(0, Ordering::Release);
+        } else {
+            self.mark_step();
+        }
+        let seconds = self.step_began.elapsed().as_secs_f64();
+        self.step_seconds += seconds;
+        self.publish(seconds);
+        // The output thread ends only after this one.
+        let _ = self.shared.output.send(OutputMessage::Batch(updates));
+    }
+
+    /// Reports that the runner failed: every request ends with an error and health turns off.
+    pub fn fail(&mut self, why: &str) {
+        self.shared.fail(why);
+    }
+
+    /// The slot's plan, for a runner.
+    ///
+    /// # Safety
+    /// Only between `next_step` returning `slot` and the step's commit.
+    #[must_use]
+    pub unsafe fn arena_slot(&self, slot: usize) -> &[u32] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.arena.slot(slot) }
+    }
+
+    /// The slot's results, for a runner to write.
+    ///
+    /// # Safety
+    /// Only between `next_step` returning `slot` and the step's commit, and by one runner.
+    #[expect(clippy::mut_from_ref, reason = "the ring hands out slots by the step protocol")]
+    #[must_use]
+    pub unsafe fn results_slot(&self, slot: usize) -> &mut [u32] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.results.slot_mut(slot) }
+    }
+
+    /// Layout of an arena slot.
+    #[must_use]
+    pub fn arena_layout(&self) -> arena::Layout {
+        self.shared.core.arena_layout()
+    }
+
+    /// Layout of a results slot.
+    #[must_use]
+    pub fn results_layout(&self) -> results::Layout {
+        self.shared.core.results_layout()
+    }
+
+    fn publish(&self, step_seconds: f64) {
+        let mut snapshot = self.shared.snapshot.lock();
+        snapshot.core = self.core.stats();
+        snapshot.last_step_seconds = step_seconds;
+        snapshot.total_step_seconds = self.step_seconds;
+    }
+
+    fn slot_of(&self, id: StepId) -> usize {
+        (id.0 % self.arena.n_slots() as u64) as usize
+    }
+
+    fn mark_step(&self) {
+        let nanos = u64::try_from(self.shared.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
+        self.shared.step_started.store(nanos + 1, Ordering::Release);
+    }
+
+    fn drain_commands(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.take(command),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Submit(request) => {
+                let id = request.id;
+                if let Err(refusal) = self.core.submit(*request) {
+                    let error = RequestError::Refused(refusal.to_string());
+                    // The output thread ends only after this one.
+                    let _ = self.shared.output.send(OutputMessage::End(id, error));
+                }
+            }
+            Command::Abort(id) => {
+                self.core.abort(id);
+            }
+            Command::Finish { id, at_token } => {
+                self.core.finish(id, at_token, agentlm_core::FinishReason::StopSequence);
+            }
+            Command::Shutdown { drain } => {
+                self.draining = true;
+                self.closed |= !drain;
+            }
+        }
+    }
+
+    fn close(&mut self) -> Next {
+        self.closed = true;
+        self.shared.step_started.store(0, Ordering::Release);
+        self.shared.set_health(Health::Closed);
+        // Whatever is still open hears that the engine was closed, or why it failed.
+        let _ = self.shared.output.send(OutputMessage::Stop);
+        Next::Shutdown
+    }
+}
+
+impl Drop for StepSource {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.shared.fail("the engine thread ended");
+            self.close();
+        }
+    }
+}
+
+
+

@@ -1,0 +1,40 @@
+//! What a caller hands in, and why it may be turned away at once.
+
+use agentlm_core::params::{ParamError, SamplingParams};
+use thiserror::Error;
+
+use crate::Sink;
+
+/// A request on its way in.
+pub struct Submission {
+    /// Prompt token ids.
+    pub prompt: Vec<u32>,
+    /// Sampling parameters, stop strings among them.
+    pub params: SamplingParams,
+    /// Text ends after the stop string (TGI) rather than before it (OpenAI, Python).
+    pub keep_stop: bool,
+    /// Prefix-cache seed: requests share KV only under the same seed (model, adapter, weight version).
+    pub cache_seed: u64,
+    /// Where the events go.
+    pub sink: Box<dyn Sink>,
+}
+
+/// Why a submission was turned away.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum SubmitError {
+    /// Too many requests are unfinished.
+    #[error("Model is overloaded")]
+    Overloaded,
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Params(#[from] ParamError),
+    /// The prompt does not fit; TGI's wire text.
+    #[error("{0}")]
+    Refused(String),
+    /// The engine is closing or closed.
+    #[error("the engine is shutting down")]
+    Closed,
+    /// The engine failed.
+    #[error("the engine failed: {0}")]
+    Failed(String),
+}

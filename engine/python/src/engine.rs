@@ -1,0 +1,226 @@
+//! The engine as Python sees it: the callers' side (submit, health, shutdown) and the engine thread's (next, commit).
+
+use std::time::Duration;
+
+use agentlm_core::params::Limits;
+use agentlm_core::{CoreConfig, StepId};
+use agentlm_host::{EngineConfig, EngineHandle, Health, Next, RequestHandle, StepSource, Submission};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::mailbox::{Mailbox, MailboxSink};
+use crate::params::PySamplingParams;
+use crate::tokenizer::Tokenizer;
+
+/// What the engine thread drives: a step source and the step that was planned but not yet committed.
+struct Loop {
+    source: StepSource,
+    planned: std::collections::VecDeque<(StepId, usize)>,
+}
+
+/// One engine: requests in, steps out.
+#[pyclass(frozen, module = "agentlm._engine")]
+pub struct Engine {
+    handle: EngineHandle,
+    engine_loop: Mutex<Option<Loop>>,
+}
+
+impl Engine {
+    /// The callers' handle, for the server.
+    pub fn handle(&self) -> &EngineHandle {
+        &self.handle
+    }
+
+    /// Runs `f` with a planned slot's plan and results.
+    pub fn with_slot<R>(&self, slot: usize, f: impl FnOnce(&[u32], &mut [u32]) -> R) -> PyResult<R> {
+        let guard = self.engine_loop.lock();
+        let engine_loop = guard.as_ref().ok_or_else(closed)?;
+        if !engine_loop.planned.iter().any(|&(_, planned)| planned == slot) {
+            let why = format!("slot {slot} holds no planned step");
+            return Err(errors::raise("EngineFailedError", why));
+        }
+        // SAFETY: the slot is planned and not committed, and the lock makes this the only runner.
+        Ok(unsafe { f(engine_loop.source.arena_slot(slot), engine_loop.source.results_slot(slot)) })
+    }
+
+    /// Layouts of the arena and results slots.
+    pub fn layouts(&self) -> PyResult<(agentlm_core::arena::Layout, agentlm_core::results::Layout)> {
+        let guard = self.engine_loop.lock();
+        let engine_loop = guard.as_ref().ok_or_else(closed)?;
+        Ok((engine_loop.source.arena_layout(), engine_loop.source.results_layout()))
+    }
+}
+
+fn closed() -> PyErr {
+    errors::raise("EngineClosedError", "the engine is closed")
+}
+
+#[pymethods]
+impl Engine {
+    /// Builds the engine; its output thread and watchdog start here, its steps when `next_step` is first called.
+    #[new]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one frozen Python configuration")]
+    #[pyo3(signature = (*, tokenizer, num_blocks, max_running, max_step_tokens, max_input_tokens, max_total_tokens,
+                        max_stop_sequences, max_top_n_tokens, max_best_of, steps_in_flight, prefix_cache,
+                        eos_token_ids, hash_key, max_unfinished, step_timeout))]
+    fn new(
+        tokenizer: &Tokenizer,
+        num_blocks: u32,
+        max_running: u32,
+        max_step_tokens: u32,
+        max_input_tokens: u32,
+        max_total_tokens: u32,
+        max_stop_sequences: u32,
+        max_top_n_tokens: u32,
+        max_best_of: u32,
+        steps_in_flight: u32,
+        prefix_cache: bool,
+        eos_token_ids: Vec<u32>,
+        hash_key: [u8; 32],
+        max_unfinished: usize,
+        step_timeout: Option<f64>,
+    ) -> PyResult<Self> {
+        let limits =
+            Limits { max_input_tokens, max_total_tokens, max_stop_sequences, max_top_n_tokens, max_best_of };
+        let core = CoreConfig {
+            num_blocks,
+            max_running,
+            max_step_tokens,
+            limits,
+            steps_in_flight,
+            prefix_cache,
+            eos_token_ids,
+            top_cap: max_top_n_tokens,
+            hash_key,
+        };
+        let step_timeout = step_timeout
+            .map(Duration::try_from_secs_f64)
+            .transpose()
+            .map_err(|_| errors::raise("ConfigError", "`step_timeout` must be seconds > 0, or None"))?;
+        let config = EngineConfig { core, max_unfinished, step_timeout };
+        let (handle, source) = agentlm_host::build(config, tokenizer.inner.clone())
+            .map_err(|error| errors::raise("ConfigError", error))?;
+        let engine_loop = Loop { source, planned: std::collections::VecDeque::new() };
+        Ok(Self { handle, engine_loop: Mutex::new(Some(engine_loop)) })
+    }
+
+    /// The engine thread's next act: a planned slot (>= 0), -1 when a step in flight must be committed first, -2 when
+    /// the engine is closed. Waits, with the GIL released, while there is nothing to do.
+    fn next_step(&self, py: Python<'_>) -> PyResult<i64> {
+        py.detach(|| {
+            let mut guard = self.engine_loop.lock();
+            let engine_loop = guard.as_mut().ok_or_else(closed)?;
+            Ok(match engine_loop.source.next_step() {
+                Next::Step { id, slot } => {
+                    engine_loop.planned.push_back((id, slot));
+                    slot as i64
+                }
+                Next::Wait => -1,
+                Next::Shutdown => {
+                    *guard = None;
+                    -2
+                }
+            })
+        })
+    }
+
+    /// Takes in the results of the oldest planned step.
+    fn commit(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| {
+            let mut guard = self.engine_loop.lock();
+            let engine_loop = guard.as_mut().ok_or_else(closed)?;
+            let (id, _) = engine_loop
+                .planned
+                .pop_front()
+                .ok_or_else(|| errors::raise("EngineFailedError", "commit without a planned step"))?;
+            engine_loop.source.commit(id);
+            Ok(())
+        })
+    }
+
+    /// Reports that the engine cannot go on: every request ends with an error, health turns off for good.
+    fn fail(&self, why: &str) {
+        self.handle.fail(why);
+    }
+
+    /// Ends the engine thread's side for good, whatever it was doing.
+    fn abandon(&self, py: Python<'_>) {
+        py.detach(|| drop(self.engine_loop.lock().take()));
+    }
+
+    /// Hands a prompt (token ids) to the engine; its events come to `mailbox` under `key`. Dropping the returned
+    /// request aborts it.
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments; one call a request")]
+    #[pyo3(signature = (prompt, params, mailbox, key, *, stream=false, seed=0, sample_index=0))]
+    fn submit(
+        &self,
+        py: Python<'_>,
+        prompt: Vec<u32>,
+        params: PySamplingParams,
+        mailbox: &Mailbox,
+        key: u64,
+        stream: bool,
+        seed: u64,
+        sample_index: u32,
+    ) -> PyResult<Request> {
+        let sink = Box::new(MailboxSink::new(mailbox, key, stream, params.wants_logprobs()));
+        let params = params.into_params(seed, sample_index);
+        let submission = Submission { prompt, params, keep_stop: false, cache_seed: 0, sink };
+        let handle =
+            py.detach(|| self.handle.submit(submission)).map_err(|error| errors::submit(&error))?;
+        Ok(Request { handle: Mutex::new(Some(handle)) })
+    }
+
+    /// "ready", "draining", "closed" or "failed", and the failure's words.
+    fn health(&self) -> (&'static str, Option<String>) {
+        describe(self.handle.health())
+    }
+
+    /// Waits up to `timeout` seconds for the engine to be closed or failed; returns its health.
+    fn wait_ended(&self, py: Python<'_>, timeout: f64) -> (&'static str, Option<String>) {
+        let wait = Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::from_secs(1 << 30));
+        describe(py.detach(|| self.handle.wait_ended(wait)))
+    }
+
+    /// Takes nothing new; finishes what there is (`drain`) or ends it with an error; then the engine thread ends.
+    fn shutdown(&self, drain: bool) {
+        self.handle.shutdown(drain);
+    }
+
+    /// Counters and gauges by name, as of the last step.
+    fn snapshot(&self) -> std::collections::BTreeMap<&'static str, f64> {
+        let snapshot = self.handle.snapshot();
+        let mut all = snapshot.core.named();
+        all.push(("unfinished", snapshot.unfinished as f64));
+        all.push(("last_step_seconds", snapshot.last_step_seconds));
+        all.push(("total_step_seconds", snapshot.total_step_seconds));
+        all.into_iter().collect()
+    }
+}
+
+fn describe(health: Health) -> (&'static str, Option<String>) {
+    match health {
+        Health::Ready => ("ready", None),
+        Health::Draining => ("draining", None),
+        Health::Closed => ("closed", None),
+        Health::Failed(why) => ("failed", Some(why)),
+    }
+}
+
+/// A submitted request. Dropping or aborting it frees its blocks at once.
+#[pyclass(frozen, module = "agentlm._engine")]
+pub struct Request {
+    handle: Mutex<Option<RequestHandle>>,
+}
+
+#[pymethods]
+impl Request {
+    /// Aborts the request if it has not ended.
+    fn abort(&self) {
+        drop(self.handle.lock().take());
+    }
+}
+
+
+

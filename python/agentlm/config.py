@@ -1,0 +1,108 @@
+"""One engine's configuration: frozen, validated once, unknown keys refused. Refuses to know devices and models."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from agentlm.errors import ConfigError
+
+BACKENDS = ("auto", "cpu", "mock")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+KV_CACHE_DTYPES = ("auto", "float32", "float16")
+CPU_ISAS = ("auto", "portable", "avx2", "avx512")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything that shapes an engine. A value outside its range raises `ConfigError`."""
+
+    model: str | None = None
+    """A checkpoint directory or a hub name; None takes a small random model."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    token: str | None = None
+    """Hub access token."""
+    cache_dir: Path | None = None
+    """Where hub files and converted tokenizers are kept."""
+    offline: bool = False
+    """Never reach for the network."""
+    backend: str = "auto"
+    """What computes: "cpu", or "mock" (deterministic tokens without a model)."""
+    dtype: str = "auto"
+    """Storage of the weights; "auto" keeps 16-bit weights as they are and rounds 32-bit ones when that is harmless."""
+    kv_cache_dtype: str = "auto"
+    """Storage of keys and values; "auto" is float32 beside float32 weights and float16 otherwise."""
+    kv_cache_memory: int | None = None
+    """Bytes for keys and values; None takes a share of the free memory."""
+    threads: int | None = None
+    """Compute threads; None takes one a usable core."""
+    cpu_isa: str = "auto"
+    """Instruction set of the CPU kernels."""
+    max_input_tokens: int | None = None
+    """Longest prompt; None is `max_total_tokens - 1`."""
+    max_total_tokens: int | None = None
+    """Longest prompt and output together; None is what the model and the memory allow."""
+    max_batch_size: int = 256
+    """Most requests in one step."""
+    max_batch_prefill_tokens: int = 512
+    """Most tokens in one step."""
+    max_concurrent_requests: int | None = None
+    """Most unfinished requests; one more is refused. None: no bound."""
+    max_stop_sequences: int = 4
+    max_top_n_tokens: int = 5
+    max_best_of: int = 2
+    prefix_cache: bool = True
+    """Share the keys and values of equal beginnings between requests."""
+    steps_in_flight: int = 1
+    """2 overlaps planning with computing; only a runner that computes asynchronously gains."""
+    step_timeout: float | None = 600.0
+    """Seconds after which a step counts as hung and the engine fails; None: never."""
+    mock_step_time: float = 0.01
+    """Seconds a step of the mock backend takes."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("backend", BACKENDS),
+            ("dtype", DTYPES),
+            ("kv_cache_dtype", KV_CACHE_DTYPES),
+            ("cpu_isa", CPU_ISAS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}. Given: {value!r}")
+        for name, low, high in (
+            ("kv_cache_memory", 1, 2**50),
+            ("threads", 1, 1024),
+            ("max_input_tokens", 1, 2**31),
+            ("max_total_tokens", 2, 2**31),
+            ("max_batch_size", 1, 4096),
+            ("max_batch_prefill_tokens", 16, 2**20),
+            ("max_concurrent_requests", 1, 2**31),
+            ("max_stop_sequences", 0, 2**16),
+            ("max_top_n_tokens", 0, 1000),
+            ("max_best_of", 1, 1024),
+            ("steps_in_flight", 1, 2),
+        ):
+            value = getattr(self, name)
+            optional = self.__dataclass_fields__[name].default is None
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"`{name}` must be an integer from {low} to {high}. Given: {value!r}")
+        for name in ("step_timeout", "mock_step_time"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1e9:
+                raise ConfigError(f"`{name}` must be seconds from 0 to 1e9. Given: {value!r}")
+        given = (self.max_input_tokens, self.max_total_tokens)
+        if given[0] is not None and given[1] is not None and given[0] >= given[1]:
+            raise ConfigError(
+                f"`max_input_tokens` must be less than `max_total_tokens`. Given: {given[0]} and {given[1]}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Reads a plain dictionary; an unknown key raises `ConfigError`."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"unknown settings {unknown}; known: {sorted(known)}")
+        return cls(**values)

@@ -1,0 +1,303 @@
+"""Batch generation from Python, on the engine that also serves. Refuses to know how anything is computed."""
+
+import asyncio
+import secrets
+import sys
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentlm._engine import EndEvent, ErrorEvent, Mailbox, Request, TokenEvent
+from agentlm.completion import Chunk, Completion, Usage
+from agentlm.config import EngineConfig
+from agentlm.errors import (
+    AgentLMError,
+    EngineClosedError,
+    EngineFailedError,
+    GenerationError,
+    InvalidRequestError,
+    RequestAbortedError,
+)
+from agentlm.params import SamplingParams
+from agentlm.progress import generation_progress, loading_progress
+from agentlm.runtime.engine import EngineInfo, RunningEngine, open_engine
+
+Prompt = str | Sequence[int]
+"""Text, or token ids."""
+Message = Mapping[str, Any]
+"""One chat message: `role` and `content`."""
+
+POLL_SECONDS = 0.1
+"""How often a waiting call looks for Ctrl-C."""
+
+_ERRORS: dict[str, type[AgentLMError]] = {
+    "refused": InvalidRequestError,
+    "aborted": RequestAbortedError,
+    "generation": GenerationError,
+    "engine_failed": EngineFailedError,
+    "closed": EngineClosedError,
+}
+
+
+class LLM:
+    """A model that answers prompts.
+
+    Safe to call from several threads at once; every call's requests run in the same batch. Not usable after a fork.
+
+    Args:
+        model: a checkpoint directory or a hub name; None takes a small random model, whose text means nothing.
+        progress: show progress bars; None shows them on a terminal.
+        settings: any field of `agentlm.EngineConfig`, such as `dtype`, `backend`, `kv_cache_memory`.
+
+    Raises:
+        AgentLMError: one class a kind, see `agentlm.errors`.
+    """
+
+    def __init__(self, model: str | Path | None = None, *, progress: bool | None = None, **settings: Any) -> None:
+        config = EngineConfig.from_dict({"model": None if model is None else str(model), **settings})
+        self._progress = sys.stderr.isatty() if progress is None else progress
+        with loading_progress(self._progress) as advance:
+            self._running = open_engine(config, advance)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopMailbox] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was opened: backend, types, limits."""
+        return self._running.info
+
+    def stats(self) -> dict[str, float]:
+        """The engine's counters and gauges by name."""
+        return self._running.engine.snapshot()
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text."""
+        return self._running.tokenizer.encode(text, add_special_tokens)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[Completion]:
+        """Generates for each prompt; completions come in the prompts' order.
+
+        `params` is one for all, or one a prompt. Ctrl-C aborts what is unfinished.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter is out of range; nothing was generated for any.
+            EngineFailedError: the engine failed.
+        """
+        batch = _as_batch(prompts)
+        each = _params_for(batch, params)
+        ids = [self._ids(prompt) for prompt in batch]
+        show = self._progress and len(batch) > 1 if progress is None else progress
+        mailbox = Mailbox()
+        completions: list[Completion | None] = [None] * len(batch)
+        requests: list[Request] = []
+        try:
+            for key, (prompt, one) in enumerate(zip(ids, each, strict=True)):
+                requests.append(self._submit(prompt, one, mailbox, key, stream=False))
+            with generation_progress(len(batch), show) as advance:
+                left = len(batch)
+                while left:
+                    for event in mailbox.take(POLL_SECONDS):
+                        completion = _completion(event, each[event.key])
+                        completions[event.key] = completion
+                        advance(completion.usage.completion_tokens)
+                        left -= 1
+        finally:
+            for request in requests:
+                request.abort()
+        return [completion for completion in completions if completion is not None]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
+        """Yields a chunk a token; the last one carries the completion. Dropping the iterator aborts the request."""
+        one = params or SamplingParams()
+        mailbox = Mailbox()
+        request = self._submit(self._ids(prompt), one, mailbox, 0, stream=True)
+        try:
+            while True:
+                for chunk in _chunks(mailbox.take(POLL_SECONDS), one):
+                    yield chunk
+                    if chunk.completion is not None:
+                        return
+        finally:
+            request.abort()
+
+    async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
+        """Generates for one prompt without blocking the event loop; many may run at once. Cancelling aborts."""
+        completion: Completion | None = None
+        async for chunk in self._events(prompt, params or SamplingParams(), stream=False):
+            completion = chunk if isinstance(chunk, Completion) else chunk.completion
+        if completion is None:
+            raise EngineClosedError("the engine was closed")
+        return completion
+
+    async def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[Chunk]:
+        """Yields a chunk a token, as `stream` does, without blocking the event loop. Cancelling aborts."""
+        async for chunk in self._events(prompt, params or SamplingParams(), stream=True):
+            if isinstance(chunk, Chunk):
+                yield chunk
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[Completion]:
+        """Answers one conversation, or each of several, rendered by the checkpoint's chat template.
+
+        Raises:
+            ChatTemplateError: there is no template, or it refuses the messages.
+        """
+        several = _as_conversations(messages)
+        return self.generate([self.render_chat(one) for one in several], params, progress=progress)
+
+    def render_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation that the model is to continue."""
+        return self._running.chat_template().render([dict(message) for message in messages])
+
+    def close(self) -> None:
+        """Ends unfinished requests with an error and frees the memory. Safe to repeat."""
+        self._running.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        self._running.check_usable()
+        return self._running.tokenizer.encode(prompt, True) if isinstance(prompt, str) else list(prompt)
+
+    def _submit(
+        self, ids: list[int], params: SamplingParams, mailbox: Mailbox, key: int, *, stream: bool
+    ) -> Request:
+        self._running.check_usable()
+        seed = secrets.randbits(64)
+        return self._running.engine.submit(ids, params, mailbox, key, stream=stream, seed=seed)
+
+    async def _events(
+        self, prompt: Prompt, params: SamplingParams, *, stream: bool
+    ) -> AsyncIterator[Chunk | Completion]:
+        loop = asyncio.get_running_loop()
+        box = self._loops.get(loop)
+        if box is None:
+            box = self._loops[loop] = _LoopMailbox(loop)
+        key, queue = box.open()
+        request: Request | None = None
+        try:
+            request = self._submit(self._ids(prompt), params, box.mailbox, key, stream=stream)
+            while True:
+                events = await queue.get()
+                if not stream:
+                    yield _completion(events[0], params)
+                    return
+                for chunk in _chunks(events, params):
+                    yield chunk
+                    if chunk.completion is not None:
+                        return
+        finally:
+            box.forget(key)
+            if request is not None:
+                request.abort()
+
+
+class _LoopMailbox:
+    """One mailbox for all requests of one event loop: one wake-up serves many events."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.mailbox = Mailbox()
+        self._queues: dict[int, asyncio.Queue[list[Any]]] = {}
+        self._next = 0
+        loop.add_reader(self.mailbox.fileno(), self._deliver)
+
+    def open(self) -> tuple[int, "asyncio.Queue[list[Any]]"]:
+        self._next += 1
+        queue: asyncio.Queue[list[Any]] = asyncio.Queue()
+        self._queues[self._next] = queue
+        return self._next, queue
+
+    def forget(self, key: int) -> None:
+        self._queues.pop(key, None)
+
+    def _deliver(self) -> None:
+        together: dict[int, list[Any]] = {}
+        for event in self.mailbox.take(0):
+            together.setdefault(event.key, []).append(event)
+        for key, events in together.items():
+            if (queue := self._queues.get(key)) is not None:
+                queue.put_nowait(events)
+
+
+def _chunks(events: Sequence[Any], params: SamplingParams) -> Iterator[Chunk]:
+    """Chunks of one request's events; a token and the end it brings arrive together."""
+    for event, following in zip(events, [*events[1:], None], strict=True):
+        if isinstance(event, TokenEvent):
+            ended = isinstance(following, EndEvent)
+            yield Chunk(
+                text=event.text,
+                token_id=event.id,
+                index=event.index,
+                logprob=event.logprob,
+                top_logprobs=tuple(event.top),
+                completion=_completion(following, params) if ended else None,
+            )
+        elif isinstance(event, ErrorEvent):
+            raise _ERRORS[event.kind](event.message)
+
+
+def _completion(event: Any, params: SamplingParams) -> Completion:
+    if isinstance(event, ErrorEvent):
+        raise _ERRORS[event.kind](event.message)
+    wants_logprobs = params.logprobs or params.top_n_tokens > 0
+    top = tuple(tuple(position) for position in event.top_logprobs) if params.top_n_tokens else None
+    return Completion(
+        text=event.text,
+        token_ids=tuple(event.token_ids),
+        finish_reason=event.finish_reason,
+        usage=Usage(
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=len(event.token_ids),
+            cached_tokens=event.cached_tokens,
+            queue_seconds=event.queue_seconds,
+            first_token_seconds=event.first_token_seconds,
+            total_seconds=event.total_seconds,
+        ),
+        logprobs=tuple(event.logprobs) if wants_logprobs else None,
+        top_logprobs=top,
+        stop=None if event.stop_index is None else params.stop[event.stop_index],
+    )
+
+
+def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    several = list(prompts)
+    if several and all(isinstance(item, int) for item in several):
+        return [several]  # type: ignore[list-item]
+    return several  # type: ignore[return-value]
+
+
+def _as_conversations(
+    messages: Sequence[Message] | Sequence[Sequence[Message]],
+) -> list[Sequence[Message]]:
+    if messages and isinstance(messages[0], Mapping):
+        return [messages]  # type: ignore[list-item]
+    return list(messages)  # type: ignore[arg-type]
+
+
+def _params_for(
+    batch: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * len(batch)
+    if len(params) != len(batch):
+        raise InvalidRequestError(f"{len(batch)} prompts but {len(params)} sampling parameters; give one, or one each")
+    return list(params)

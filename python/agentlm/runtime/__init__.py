@@ -1,0 +1,1 @@
+"""Runners and the engine thread that drives them."""

@@ -1,0 +1,194 @@
+"""Opens an engine: resolves the model, binds it to a backend, sizes the cache, starts the engine thread.
+
+Refuses to know prompts and HTTP; `LLM` and the server stand on it.
+"""
+
+import os
+import secrets
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentlm._engine import Engine, Tokenizer
+from agentlm.config import EngineConfig
+from agentlm.errors import ConfigError, ForkError
+from agentlm.model import hub
+from agentlm.model.config import ModelConfig
+from agentlm.model.random import make_small
+from agentlm.model.tokenizer_conversion import ensure_tokenizer
+from agentlm.model.weights import Checkpoint, Progress
+from agentlm.runtime import memory
+from agentlm.runtime.loop import Runner, run_engine
+from agentlm.runtime.mock import MockStepRunner
+
+CLOSE_SECONDS = 10.0
+"""How long closing waits for the engine thread; a step that hangs is left behind."""
+MOCK_CONTEXT = 4096
+"""Longest prompt and output of the mock backend, which has no model to say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an opened engine turned out to be."""
+
+    model: str
+    """What was asked for; the name of the small random model if nothing was."""
+    directory: Path
+    backend: str
+    dtype: str
+    kv_cache_dtype: str
+    max_input_tokens: int
+    max_total_tokens: int
+    num_blocks: int
+    kv_cache_bytes: int
+    is_random: bool
+    """The weights are random: the text means nothing."""
+
+
+class RunningEngine:
+    """An engine and its thread. Close it, or use it as a context manager."""
+
+    def __init__(self, engine: Engine, runner: Runner, tokenizer: Tokenizer, info: EngineInfo) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.info = info
+        self._pid = os.getpid()
+        self._thread = threading.Thread(
+            target=_run_quietly, args=(engine, runner), name="agentlm-engine", daemon=True
+        )
+        self._thread.start()
+        # Runs when this object is forgotten, and before the interpreter shuts down.
+        self._finalizer = weakref.finalize(self, _close, engine, self._thread, self._pid)
+
+    def check_usable(self) -> None:
+        """Raises `ForkError` in a forked process, where the engine's threads do not exist."""
+        if os.getpid() != self._pid:
+            raise ForkError(
+                f"this engine was opened in process {self._pid}; after a fork (now {os.getpid()}) open a new one, "
+                "or start processes with the 'spawn' method"
+            )
+
+    def close(self) -> None:
+        """Ends unfinished requests with an error, stops the thread, frees the memory. Safe to repeat."""
+        self._finalizer()
+
+    def __enter__(self) -> "RunningEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _run_quietly(engine: Engine, runner: Runner) -> None:
+    try:
+        run_engine(engine, runner)
+    except Exception:
+        # The engine has recorded the failure; whoever waits on it reports it, once.
+        return
+
+
+def _close(engine: Engine, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid:
+        return
+    engine.shutdown(False)
+    thread.join(CLOSE_SECONDS)
+
+
+def open_engine(config: EngineConfig, progress: Progress | None = None) -> RunningEngine:
+    """Opens the engine that `config` describes.
+
+    `progress(bytes done, bytes in all, tensor name)` is called while weights are bound.
+    Raises the classes of `agentlm.errors`: the model cannot be had or computed, memory lacks, a setting is wrong.
+    """
+    directory = _resolve(config)
+    tokenizer_directory = ensure_tokenizer(directory, cache_dir=config.cache_dir)
+    tokenizer = Tokenizer(tokenizer_directory)
+    if config.backend == "mock":
+        return _open_mock(config, directory, tokenizer)
+    # Only a model that is computed needs numpy; the mock backend starts without it.
+    from agentlm.runtime.cpu import CpuModel, CpuRunner
+
+    model_config = ModelConfig.load(directory)
+    model = CpuModel(model_config, Checkpoint.open(directory), config, progress)
+    plan = memory.plan_kv_cache(
+        model.bytes_per_block,
+        model_config.context_length,
+        config.max_batch_size,
+        config.kv_cache_memory,
+        config.max_total_tokens,
+        memory.available(),
+    )
+    eos = list(model_config.eos_token_ids) or tokenizer.eos_token_ids
+    engine = _engine(config, tokenizer, plan, eos)
+    runner = CpuRunner(engine, model, plan, config.max_batch_prefill_tokens)
+    info = _info(config, directory, plan, model.dtype, model.kv_dtype, "cpu")
+    return RunningEngine(engine, runner, tokenizer, info)
+
+
+def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> RunningEngine:
+    total = config.max_total_tokens or MOCK_CONTEXT
+    blocks = config.max_batch_size * -(-total // memory.BLOCK_SIZE)
+    plan = memory.KvPlan(blocks, total, 0)
+    engine = _engine(config, tokenizer, plan, [])
+    runner = MockStepRunner(engine, tokenizer, config.mock_step_time)
+    return RunningEngine(engine, runner, tokenizer, _info(config, directory, plan, "none", "none", "mock"))
+
+
+def _resolve(config: EngineConfig) -> Path:
+    if config.model is None:
+        return make_small(config.cache_dir or default_cache_dir())
+    return hub.resolve(
+        config.model,
+        revision=config.revision,
+        token=config.token,
+        cache_dir=config.cache_dir,
+        offline=config.offline,
+    )
+
+
+def default_cache_dir() -> Path:
+    """Where agentlm keeps what it makes itself: `$XDG_CACHE_HOME/agentlm` or `~/.cache/agentlm`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentlm"
+
+
+def _engine(config: EngineConfig, tokenizer: Tokenizer, plan: memory.KvPlan, eos: list[int]) -> Engine:
+    max_input = config.max_input_tokens or plan.max_total_tokens - 1
+    if max_input >= plan.max_total_tokens:
+        raise ConfigError(
+            f"`max_input_tokens` must be less than the {plan.max_total_tokens} total tokens. Given: {max_input}"
+        )
+    return Engine(
+        tokenizer=tokenizer,
+        num_blocks=plan.num_blocks,
+        max_running=config.max_batch_size,
+        max_step_tokens=max(config.max_batch_prefill_tokens, config.max_batch_size),
+        max_input_tokens=max_input,
+        max_total_tokens=plan.max_total_tokens,
+        max_stop_sequences=config.max_stop_sequences,
+        max_top_n_tokens=config.max_top_n_tokens,
+        max_best_of=config.max_best_of,
+        steps_in_flight=config.steps_in_flight,
+        prefix_cache=config.prefix_cache,
+        eos_token_ids=eos,
+        hash_key=secrets.token_bytes(32),
+        max_unfinished=config.max_concurrent_requests or 2**62,
+        step_timeout=config.step_timeout,
+    )
+
+
+def _info(
+    config: EngineConfig, directory: Path, plan: memory.KvPlan, dtype: str, kv_dtype: str, backend: str
+) -> EngineInfo:
+    return EngineInfo(
+        model=config.model or "random",
+        directory=directory,
+        backend=backend,
+        dtype=dtype,
+        kv_cache_dtype=kv_dtype,
+        max_input_tokens=config.max_input_tokens or plan.max_total_tokens - 1,
+        max_total_tokens=plan.max_total_tokens,
+        num_blocks=plan.num_blocks,
+        kv_cache_bytes=plan.bytes,
+        is_random=config.model is None,
+    )

@@ -1,0 +1,83 @@
+"""How much memory the keys and values may take. Refuses to know what is cached."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentlm.errors import ConfigError, OutOfMemoryError
+
+BLOCK_SIZE = 16
+"""KV positions in one block; the engine's own constant."""
+SHARE = 0.4
+"""Share of the free memory that keys and values may take by default; pages are touched only as they fill."""
+
+
+def available() -> int:
+    """Bytes that can be allocated without swapping; the control group's limit counts too."""
+    free = _meminfo("MemAvailable")
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(free, 0)
+
+
+def _meminfo(key: str) -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import os
+
+    # macOS has no /proc; half of the physical memory is a cautious guess at what is free.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+@dataclass(frozen=True, slots=True)
+class KvPlan:
+    """What the key-value cache holds."""
+
+    num_blocks: int
+    max_total_tokens: int
+    bytes: int
+
+
+def plan_kv_cache(
+    bytes_per_block: int,
+    context_length: int,
+    max_batch_size: int,
+    memory: int | None,
+    max_total_tokens: int | None,
+    free: int,
+) -> KvPlan:
+    """Sizes the block pool.
+
+    At most what `max_batch_size` full contexts need; `memory` bytes if given, else `SHARE` of `free`. The longest
+    request is shortened to the pool when it was left open, and refused when it was asked for and does not fit.
+    """
+    wanted = max_total_tokens or context_length
+    if wanted > context_length:
+        raise ConfigError(
+            f"`max_total_tokens` must be at most the model's context of {context_length}. Given: {wanted}"
+        )
+    budget = memory if memory is not None else int(free * SHARE)
+    ceiling = max_batch_size * -(-wanted // BLOCK_SIZE)
+    num_blocks = min(budget // bytes_per_block, ceiling, 2**31 - 1)
+    tokens = num_blocks * BLOCK_SIZE
+    if tokens < min(wanted, 2 * BLOCK_SIZE):
+        raise OutOfMemoryError(
+            f"{budget} bytes hold {num_blocks} blocks of {bytes_per_block} bytes, fewer than one request needs; "
+            "give more by kv_cache_memory, or free some memory"
+        )
+    if max_total_tokens is not None and tokens < max_total_tokens:
+        need = -(-max_total_tokens // BLOCK_SIZE) * bytes_per_block
+        raise OutOfMemoryError(
+            f"`max_total_tokens` of {max_total_tokens} needs {need} bytes of key-value cache; {budget} are "
+            f"available. Lower it to {tokens}, or raise kv_cache_memory"
+        )
+    return KvPlan(num_blocks, min(wanted, tokens), num_blocks * bytes_per_block)
