@@ -16,8 +16,10 @@
 //! and to `results.ids[sample_index]`.
 
 mod view;
+mod writer;
 
 pub use view::{ArenaError, BlockDiff, Entry, Init, View};
+pub(crate) use writer::Writer;
 
 /// First word of every slot: "AGLM".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"AGLM");

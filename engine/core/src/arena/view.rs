@@ -159,7 +159,7 @@ impl<'a> View<'a> {
                 given: head[header::VERSION],
             });
         }
-        let used = head[header::USED_WORDS] as usize;
+        let used = (head[header::USED_WORDS] as usize).max(header::WORDS);
         let view = Self {
             words: words.get(..used).ok_or_else(|| too_short(used))?,
         };
@@ -366,7 +366,7 @@ impl<'a> View<'a> {
     }
 
     fn check_entries(&self, layout: Layout) -> Result<(), ArenaError> {
-        let (mut tokens, mut samples) = (0_u32, 0_u32);
+        let (mut tokens, mut samples, mut max_q_len, mut max_context) = (0_u32, 0_u32, 0, 0);
         for (index, entry) in self.entries().enumerate() {
             let field = |field, given| ArenaError::Field {
                 section: "entries",
@@ -404,16 +404,21 @@ impl<'a> View<'a> {
             field,
             given,
         };
-        if self.n_entries() > layout.max_rows {
-            return Err(total("n_entries", self.n_entries()));
+        let totals = [
+            (
+                "n_entries",
+                self.n_entries(),
+                self.n_entries().min(layout.max_rows),
+            ),
+            ("n_tokens", self.n_tokens(), tokens),
+            ("n_samples", self.n_samples(), samples),
+            ("max_q_len", self.max_q_len(), max_q_len),
+            ("max_context", self.max_context(), max_context),
+        ];
+        match totals.iter().find(|(_, given, counted)| given != counted) {
+            Some(&(field, given, _)) => Err(total(field, given)),
+            None => Ok(()),
         }
-        if self.n_tokens() != tokens {
-            return Err(total("n_tokens", self.n_tokens()));
-        }
-        if self.n_samples() != samples {
-            return Err(total("n_samples", self.n_samples()));
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,151 @@
+//! A request: what is asked, why it may be refused, and its state inside the core. It refuses to know text.
+
+use thiserror::Error;
+
+use crate::block_pool::BlockRef;
+use crate::params::{ParamError, SamplingParams};
+use crate::prefix_cache::{BlockName, Chain};
+use crate::rows::NO_ROW;
+use crate::{BLOCK_SIZE, RequestId};
+
+/// A prompt to be continued.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its name, never used before.
+    pub id: RequestId,
+    /// Token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// How to sample and when to end.
+    pub params: SamplingParams,
+    /// Names model, adapter and weight version: only requests with equal seeds share cached blocks.
+    pub cache_seed: u64,
+}
+
+/// Why a request was not taken. The texts are TGI's where TGI has one, without `Input validation error: `.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum Refusal {
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    /// No prompt token.
+    #[error("`inputs` cannot be empty")]
+    EmptyInputs,
+    /// Prompt and output together are too long.
+    #[error(
+        "`inputs` tokens + `max_new_tokens` must be <= {max}. Given: {inputs} `inputs` tokens and {max_new} `max_new_tokens`"
+    )]
+    TotalTokens {
+        /// `max_total_tokens`.
+        max: u32,
+        /// Prompt tokens.
+        inputs: usize,
+        /// Asked output tokens.
+        max_new: u32,
+    },
+    /// The prompt is too long.
+    #[error("`inputs` must have less than {max} tokens. Given: {given}")]
+    InputTokens {
+        /// `max_input_tokens`.
+        max: u32,
+        /// Prompt tokens.
+        given: usize,
+    },
+    /// A prompt token that the model does not have.
+    #[error("`inputs` token {position} has id {id}, but ids must be below {vocab_size}")]
+    TokenOutOfRange {
+        /// Its place in the prompt.
+        position: usize,
+        /// The id.
+        id: u32,
+        /// Ids are below this.
+        vocab_size: u32,
+    },
+    /// It could never run, even alone.
+    #[error(
+        "the request needs {needed} KV blocks but the cache has {total}; ask for fewer tokens or start with a larger cache"
+    )]
+    NeverFits {
+        /// Blocks at its longest.
+        needed: u32,
+        /// Blocks there are.
+        total: u32,
+    },
+    /// The id is in use.
+    #[error("request id {} is in use; give each request a new id", .0.0)]
+    DuplicateId(RequestId),
+}
+
+/// A request between `submit` and its end; one slot of the core's slab, whose buffers are reused.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) id: RequestId,
+    /// Order of arrival; both the running list and the queue are sorted by it.
+    pub(crate) arrival: u64,
+    /// Counts the slot's owners, so that a step in flight recognises that its request has ended.
+    pub(crate) generation: u32,
+    /// Counts rows given up, so that a step in flight recognises that its request was preempted.
+    pub(crate) residency: u32,
+    pub(crate) row: u32,
+    /// Positions whose KV is in the cache once all planned steps have run.
+    pub(crate) computed: u32,
+    /// Samples planned and not committed: known to the device, not yet to us.
+    pub(crate) pending: u32,
+    /// Known tokens at which the request ends.
+    pub(crate) max_len: u32,
+    pub(crate) n_prompt: u32,
+    /// Full blocks that have been named, or were found by name.
+    pub(crate) n_named: u32,
+    /// Prompt and committed samples.
+    pub(crate) tokens: Vec<u32>,
+    /// The block table.
+    pub(crate) blocks: Vec<BlockRef>,
+    /// Names of the first full blocks; each is hashed once in a request's life.
+    pub(crate) names: Vec<BlockName>,
+    pub(crate) chain: Chain,
+    pub(crate) params: SamplingParams,
+}
+
+impl State {
+    pub(crate) fn vacant() -> Self {
+        Self {
+            id: RequestId(0),
+            arrival: 0,
+            generation: 0,
+            residency: 0,
+            row: NO_ROW,
+            computed: 0,
+            pending: 0,
+            max_len: 0,
+            n_prompt: 0,
+            n_named: 0,
+            tokens: Vec::new(),
+            blocks: Vec::new(),
+            names: Vec::new(),
+            chain: Chain::default(),
+            params: SamplingParams::default(),
+        }
+    }
+
+    /// Tokens known to us.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a request's length is checked at submit"
+    )]
+    pub(crate) const fn known(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    /// Tokens known to the device once all planned steps have run.
+    pub(crate) const fn known_to_device(&self) -> u32 {
+        self.known() + self.pending
+    }
+
+    /// Hashes the full blocks among the first `tokens` known tokens that have no name yet.
+    pub(crate) fn extend_names(&mut self, tokens: u32) {
+        let block = BLOCK_SIZE as usize;
+        for at in self.names.len()..(tokens / BLOCK_SIZE) as usize {
+            self.names
+                .push(self.chain.extend(&self.tokens[at * block..(at + 1) * block]));
+        }
+    }
+}
