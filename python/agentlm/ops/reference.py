@@ -125,7 +125,7 @@ class ReferenceOps:
         """See `Ops`."""
         spec = self.specs[layer]
         heads = qkv.value.view(-1, spec.heads + 2 * spec.kv_heads, spec.head_dim)
-        q, k, v = heads.split((spec.heads, spec.kv_heads, spec.kv_heads), dim=1)
+        q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
         q = q if q_norm is None else self._norm(q, q_norm, eps)
         k = k if k_norm is None else self._norm(k, k_norm, eps)
         outputs: list[Tensor] = []

@@ -1,0 +1,142 @@
+"""From a model's name to a directory: a local path, or a download from the hub. Refuses to know what is in the files."""
+
+from pathlib import Path
+
+from agentlm.errors import (
+    GatedModelError,
+    HubError,
+    HubUnreachableError,
+    ModelNotFoundError,
+    WeightsNotFoundError,
+)
+
+ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+"""Files of a checkpoint that agentlm reads."""
+IGNORED = ("*/*", "consolidated*")
+"""The same weights again: original formats in folders, and unsplit copies."""
+
+_TOKEN_HINT = "Make an access token in your account's settings, then run `hf auth login` or set HF_TOKEN."
+
+
+def resolve(
+    model: str,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    progress: bool = True,
+    endpoint: str | None = None,
+) -> Path:
+    """The directory that holds the model: `model` itself if it is one, else a snapshot in the hub's cache.
+
+    A download that was interrupted is resumed. `cache_dir`, `token` and `endpoint` default to the hub library's own
+    settings; `offline` uses only what is cached.
+    Raises `ModelNotFoundError`, `GatedModelError`, `HubUnreachableError`, `WeightsNotFoundError`, `HubError`.
+    """
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return local
+    if local.is_file():
+        raise ModelNotFoundError(f"{model} is a file. Give the directory that holds it and config.json.")
+    if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelNotFoundError(
+            f"There is no directory {model}. Give a checkpoint's directory, or a hub name owner/name."
+        )
+    directory = _snapshot(model, revision, token, cache_dir, offline, progress, endpoint)
+    if next(directory.glob("*.safetensors"), None) is None:
+        raise WeightsNotFoundError(
+            f"{_named(model, revision)} holds no safetensors weights. Choose a repository that does, or convert it: "
+            f"transformers' AutoModelForCausalLM.from_pretrained({model!r}).save_pretrained('converted'), then give "
+            "the directory 'converted'. (GGUF, AWQ and GPTQ files are not read.)"
+        )
+    return directory
+
+
+def _snapshot(
+    model: str,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | Path | None,
+    offline: bool,
+    progress: bool,
+    endpoint: str | None,
+) -> Path:
+    """The hub library's snapshot, its errors told as ours."""
+    # Imported here: a local directory needs no hub library, and importing it takes longer than starting.
+    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    # The transport's own base class differs between versions of the library: requests, httpx.
+    transport_errors: tuple[type[BaseException], ...] = (OSError, *errors.HfHubHTTPError.__bases__)
+    quiet = not progress and not are_progress_bars_disabled()
+    name = _named(model, revision)
+    if quiet:
+        disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                allow_patterns=list(ALLOWED),
+                ignore_patterns=list(IGNORED),
+                endpoint=endpoint,
+            )
+        )
+    except errors.HFValidationError as error:
+        raise ModelNotFoundError(
+            f"{model!r} is neither a directory here nor a hub name of the form owner/name."
+        ) from error
+    except errors.GatedRepoError as error:
+        raise GatedModelError(
+            f"{name} is gated: its owner gives access to accounts. Accept the conditions on the model's page. {_TOKEN_HINT}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"There is no directory {model!r} here and no such model on the hub that this account may see. "
+            f"Check the spelling; if the model is private: {_TOKEN_HINT}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            f"The model {model} has no revision {revision!r}. Give a branch, a tag or a full commit hash, or leave it out."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        if offline or isinstance(error.__cause__, errors.OfflineModeIsEnabled):
+            raise HubUnreachableError(
+                f"{name} is not, or not completely, in the local cache, and downloads are off. Run once without "
+                "--offline and HF_HUB_OFFLINE, or give a local directory."
+            ) from error
+        raise _unreachable(name, error) from error
+    except transport_errors as error:
+        response = getattr(error, "response", None)
+        if response is not None and response.status_code in (401, 403):
+            raise GatedModelError(
+                f"The hub refuses {name} to this account ({error}). {_TOKEN_HINT}"
+            ) from error
+        if isinstance(error, OSError) and error.errno is not None and response is None:
+            raise HubError(
+                f"{name} could not be written to the cache: {error}. Free some space or give another cache directory; "
+                "the download is resumed."
+            ) from error
+        raise _unreachable(name, error) from error
+    finally:
+        if quiet:
+            enable_progress_bars()
+
+
+def _unreachable(name: str, error: BaseException) -> HubUnreachableError:
+    return HubUnreachableError(
+        f"{name} could not be fetched: the hub did not answer ({error.__cause__ or error}). Check the network and run "
+        "again, the download is resumed. Without a network: give a local directory, or set HF_HUB_OFFLINE=1 to use "
+        "the local cache only."
+    )
+
+
+def _named(model: str, revision: str | None) -> str:
+    return f"The model {model}" + (f" at revision {revision}" if revision else "")
