@@ -57,6 +57,18 @@ pub enum FinishReason {
     StopSequence,
 }
 
+impl FinishReason {
+    /// TGI's wire name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Length => "length",
+            Self::EosToken => "eos_token",
+            Self::StopSequence => "stop_sequence",
+        }
+    }
+}
+
 /// A count that a validated configuration keeps far below 2³².
 #[expect(
     clippy::cast_possible_truncation,

@@ -6,7 +6,7 @@ use crate::block_pool::BlockRef;
 use crate::params::{ParamError, SamplingParams};
 use crate::prefix_cache::{BlockName, Chain};
 use crate::rows::NO_ROW;
-use crate::{BLOCK_SIZE, RequestId};
+use crate::{BLOCK_SIZE, CoreConfig, RequestId, blocks_for, narrow};
 
 /// A prompt to be continued.
 #[derive(Clone, Debug)]
@@ -73,6 +73,57 @@ pub enum Refusal {
     /// The id is in use.
     #[error("request id {} is in use; give each request a new id", .0.0)]
     DuplicateId(RequestId),
+}
+
+impl CoreConfig {
+    /// The length at which a request for this prompt would end, prompt included. Checks in TGI's order, and needs
+    /// no core: a caller learns of a refusal before anything is queued.
+    ///
+    /// # Errors
+    /// Why it can never run as asked.
+    pub fn check(&self, prompt: &[u32], params: &SamplingParams) -> Result<u32, Refusal> {
+        let limits = &self.limits;
+        params.validate(limits)?;
+        let inputs = prompt.len();
+        if inputs == 0 {
+            return Err(Refusal::EmptyInputs);
+        }
+        let max = limits.max_total_tokens;
+        let max_new = match params.max_new_tokens {
+            Some(max_new) => max_new,
+            None => max.saturating_sub(u32::try_from(inputs).unwrap_or(u32::MAX)),
+        };
+        if inputs as u64 + u64::from(max_new) > u64::from(max) {
+            return Err(Refusal::TotalTokens { max, inputs, max_new });
+        }
+        if inputs > limits.max_input_tokens as usize {
+            return Err(Refusal::InputTokens {
+                max: limits.max_input_tokens,
+                given: inputs,
+            });
+        }
+        let vocab_size = self.vocab_size;
+        if let Some(position) = prompt.iter().position(|&id| id >= vocab_size) {
+            return Err(Refusal::TokenOutOfRange {
+                position,
+                id: prompt[position],
+                vocab_size,
+            });
+        }
+        // The last token is sampled but never computed, so one position less than the length is enough.
+        let max_len = narrow(inputs) + max_new;
+        let total = self.num_blocks;
+        if blocks_for(max_len - 1) <= total {
+            return Ok(max_len);
+        }
+        match params.max_new_tokens {
+            None if blocks_for(narrow(inputs)) <= total => Ok(total * BLOCK_SIZE + 1),
+            _ => Err(Refusal::NeverFits {
+                needed: blocks_for(max_len - 1),
+                total,
+            }),
+        }
+    }
 }
 
 /// A request between `submit` and its end; one slot of the core's slab, whose buffers are reused.

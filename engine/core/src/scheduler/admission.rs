@@ -21,7 +21,10 @@ impl Core {
     /// # Errors
     /// Why it can never run as asked; nothing was changed.
     pub fn submit(&mut self, request: Request) -> Result<(), Refusal> {
-        let max_len = self.validate(&request)?;
+        let max_len = self.config.check(&request.prompt, &request.params)?;
+        if self.by_id.contains_key(&request.id) {
+            return Err(Refusal::DuplicateId(request.id));
+        }
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(State::vacant());
             narrow(self.slots.len() - 1)
@@ -43,55 +46,6 @@ impl Core {
         self.by_id.insert(request.id, slot);
         self.waiting.push_back(slot);
         Ok(())
-    }
-
-    /// Returns the length at which the request ends. Checks in TGI's order.
-    fn validate(&self, request: &Request) -> Result<u32, Refusal> {
-        let limits = &self.config.limits;
-        request.params.validate(limits)?;
-        let inputs = request.prompt.len();
-        if inputs == 0 {
-            return Err(Refusal::EmptyInputs);
-        }
-        let max = limits.max_total_tokens;
-        let max_new = match request.params.max_new_tokens {
-            Some(max_new) => max_new,
-            None => max.saturating_sub(u32::try_from(inputs).unwrap_or(u32::MAX)),
-        };
-        if inputs as u64 + u64::from(max_new) > u64::from(max) {
-            return Err(Refusal::TotalTokens { max, inputs, max_new });
-        }
-        if inputs > limits.max_input_tokens as usize {
-            return Err(Refusal::InputTokens {
-                max: limits.max_input_tokens,
-                given: inputs,
-            });
-        }
-        let vocab_size = self.config.vocab_size;
-        if let Some(position) = request.prompt.iter().position(|&id| id >= vocab_size) {
-            return Err(Refusal::TokenOutOfRange {
-                position,
-                id: request.prompt[position],
-                vocab_size,
-            });
-        }
-        if self.by_id.contains_key(&request.id) {
-            return Err(Refusal::DuplicateId(request.id));
-        }
-        // The last token is sampled but never computed, so one position less than the length is enough.
-        let max_len = narrow(inputs) + max_new;
-        let total = self.config.num_blocks;
-        if blocks_for(max_len - 1) <= total {
-            return Ok(max_len);
-        }
-        let shortest = narrow(inputs) + 1;
-        match request.params.max_new_tokens {
-            None if blocks_for(shortest - 1) <= total => Ok(total * BLOCK_SIZE + 1),
-            _ => Err(Refusal::NeverFits {
-                needed: blocks_for(max_len - 1),
-                total,
-            }),
-        }
     }
 
     /// Gives rows to the queue, in order of arrival, until the first that does not fit.
