@@ -2,4 +2,7 @@
 
 pub mod dtype;
 pub mod isa;
+mod kernels;
+pub mod kv_cache;
+pub mod memory;
 pub mod pool;

@@ -1,0 +1,616 @@
+//! One task of attention: query rows of one entry and one KV head over its positions, and the fold of split results.
+//! Refuses to know which worker runs it.
+
+use std::f32::consts::LOG2_E;
+
+use super::micro::{MAX_GROUP, Scores, Stored, Tile, scores, weighted_sum};
+use super::{AttentionConfig, MAX_ROWS, SPLIT, TILE};
+use crate::dtype::Dtype;
+use crate::kernels::exp::exp2;
+use crate::kernels::simd::{Simd, isa_entry};
+use crate::kv_cache::{BLOCK, KvLayer};
+use crate::memory::{Mapping, MemoryError, SharedRows};
+
+/// From this many query rows on a tile of f16 is widened once instead of in every product.
+const WIDEN_ROWS: usize = 13;
+
+/// What all tasks of one layer share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionLayer<'a> {
+    pub(crate) config: &'a AttentionConfig,
+    pub(crate) cache: KvLayer,
+    /// `[tokens][queries | keys | values]`, queries rotated.
+    pub(crate) qkv: SharedRows,
+    /// `[tokens][heads * head_dim]`.
+    pub(crate) out: SharedRows,
+}
+
+/// A run of query rows of one entry. Query row `r` is token `r / group` of the entry, head `r % group` of the KV head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueryRows<'a> {
+    /// The row's block table; cells up to the last position are valid.
+    pub(crate) blocks: &'a [u32],
+    /// Index of the entry's first token among the step's tokens.
+    pub(crate) q_start: usize,
+    /// Position of that token.
+    pub(crate) computed: usize,
+    /// First query row.
+    pub(crate) start: usize,
+    /// Query rows, at most [`MAX_ROWS`].
+    pub(crate) count: usize,
+}
+
+impl QueryRows<'_> {
+    /// Positions that any of the rows sees: `begin..end`.
+    pub(crate) fn positions(&self, config: &AttentionConfig) -> (usize, usize) {
+        let first = self.computed + self.start / config.group();
+        let last = self.computed + (self.start + self.count - 1) / config.group();
+        let begin = config
+            .window
+            .map_or(0, |window| (first + 1).saturating_sub(window as usize));
+        (begin, last + 1)
+    }
+}
+
+/// Memory of one worker.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    memory: Mapping,
+    dim: usize,
+    value_dim: usize,
+}
+
+impl Scratch {
+    pub(crate) fn new(head_dim: usize) -> Result<Self, MemoryError> {
+        let value_dim = head_dim.next_multiple_of(BLOCK);
+        let values = MAX_ROWS * (head_dim + 2 * value_dim + 4) + TILE * (head_dim + value_dim);
+        Ok(Self {
+            memory: Mapping::new(values * size_of::<f32>())?,
+            dim: head_dim,
+            value_dim,
+        })
+    }
+
+    /// Pointers to the parts; the caller is the only one who uses them.
+    fn parts(&self) -> Parts {
+        let start: *mut f32 = self.memory.as_ptr().cast();
+        let mut at = 0;
+        let mut take = |n: usize| {
+            // SAFETY: the parts add up to what `new` reserved.
+            let p = unsafe { start.add(at) };
+            at += n;
+            p
+        };
+        Parts {
+            keys: take(TILE * self.dim),
+            values: take(TILE * self.value_dim),
+            q: take(MAX_ROWS * self.dim),
+            running: State {
+                out: take(MAX_ROWS * self.value_dim),
+                max: take(MAX_ROWS),
+                sum: take(MAX_ROWS),
+            },
+            total: State {
+                out: take(MAX_ROWS * self.value_dim),
+                max: take(MAX_ROWS),
+                sum: take(MAX_ROWS),
+            },
+        }
+    }
+}
+
+/// Softmax state of rows: outputs `[rows][value_dim]`, maxima and sums (base 2).
+#[derive(Clone, Copy)]
+struct State {
+    out: *mut f32,
+    max: *mut f32,
+    sum: *mut f32,
+}
+
+#[derive(Clone, Copy)]
+struct Parts {
+    keys: *mut f32,
+    values: *mut f32,
+    q: *mut f32,
+    running: State,
+    total: State,
+}
+
+/// Where the splits of one unit and KV head put their results: `[splits][rows]` of `out[value_dim], max, sum`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Partials {
+    pub(crate) start: *mut f32,
+    /// Query rows of the unit.
+    pub(crate) rows: usize,
+}
+
+impl Partials {
+    /// Values that one row of one split takes: whole cache lines.
+    pub(crate) const fn row_len(value_dim: usize) -> usize {
+        value_dim + BLOCK
+    }
+
+    /// # Safety
+    /// The split is one of those that the memory was reserved for.
+    #[inline(always)]
+    unsafe fn row(&self, value_dim: usize, split: usize, row: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.start
+                .add((split * self.rows + row) * Self::row_len(value_dim))
+        }
+    }
+}
+
+impl State {
+    #[inline(always)]
+    unsafe fn clear<S: Simd>(self, rows: usize, value_dim: usize) {
+        // SAFETY: the state holds MAX_ROWS rows; `value_dim` is a whole number of vectors.
+        unsafe {
+            for i in (0..rows * value_dim).step_by(S::LANES) {
+                S::store(self.out.add(i), S::splat(0.0));
+            }
+            for r in 0..rows {
+                *self.max.add(r) = f32::NEG_INFINITY;
+                *self.sum.add(r) = 0.0;
+            }
+        }
+    }
+}
+
+/// `2^(x - max)` with `2^(-inf - -inf) = 0`.
+#[inline(always)]
+unsafe fn decay<S: Simd>(x: f32, max: f32) -> f32 {
+    let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    // SAFETY: the caller has the instruction set. All lanes are equal.
+    unsafe { S::largest(exp2::<S>(S::splat(x - base))) }
+}
+
+/// Folds one row's split result into its total.
+#[inline(always)]
+unsafe fn fold<S: Simd>(total: State, row: usize, value_dim: usize, out: *const f32, max: f32, sum: f32) {
+    // SAFETY: both rows hold `value_dim` values.
+    unsafe {
+        let old = *total.max.add(row);
+        let new = if max > old { max } else { old };
+        let (a, b) = (decay::<S>(old, new), decay::<S>(max, new));
+        *total.max.add(row) = new;
+        *total.sum.add(row) = *total.sum.add(row) * a + sum * b;
+        let (a, b) = (S::splat(a), S::splat(b));
+        let to = total.out.add(row * value_dim);
+        for i in (0..value_dim).step_by(S::LANES) {
+            S::store(
+                to.add(i),
+                S::fma(S::load(out.add(i)), b, S::mul(S::load(to.add(i)), a)),
+            );
+        }
+    }
+}
+
+/// Divides by the sum and writes the rows' heads of the output.
+#[inline(always)]
+unsafe fn write_out<S: Simd>(layer: &AttentionLayer<'_>, rows: &QueryRows<'_>, kv_head: usize, total: State) {
+    let (group, dim) = (layer.config.group(), layer.config.head_dim);
+    for r in 0..rows.count {
+        let (token, head) = (
+            (rows.start + r) / group,
+            kv_head * group + (rows.start + r) % group,
+        );
+        // SAFETY: the row and head are the entry's; no other task writes them.
+        unsafe {
+            let from = total.out.add(r * layer.cache.value_dim);
+            let to = layer
+                .out
+                .as_ptr()
+                .add((rows.q_start + token) * layer.out.dim + head * dim);
+            let by = S::splat(1.0 / *total.sum.add(r));
+            let mut i = 0;
+            while i < dim {
+                let v = S::mul(S::load(from.add(i)), by);
+                if dim - i < S::LANES {
+                    S::store_first(to.add(i), dim - i, v)
+                } else {
+                    S::store(to.add(i), v)
+                }
+                i += S::LANES;
+            }
+        }
+    }
+}
+
+/// Copies the queries, multiplied by the scale and log2 e: weights are then powers of two.
+#[inline(always)]
+unsafe fn load_queries<S: Simd>(
+    layer: &AttentionLayer<'_>,
+    rows: &QueryRows<'_>,
+    kv_head: usize,
+    q: *mut f32,
+) {
+    let (group, dim) = (layer.config.group(), layer.config.head_dim);
+    let scale = layer.config.scale * LOG2_E;
+    for r in 0..rows.count {
+        let (token, head) = (
+            (rows.start + r) / group,
+            kv_head * group + (rows.start + r) % group,
+        );
+        // SAFETY: the row and head are the entry's; `q` holds MAX_ROWS rows.
+        unsafe {
+            let from = layer
+                .qkv
+                .as_ptr()
+                .add((rows.q_start + token) * layer.qkv.dim + head * dim);
+            let to = q.add(r * dim);
+            let by = S::splat(scale);
+            let mut i = 0;
+            while i < dim {
+                if dim - i < S::LANES {
+                    let n = dim - i;
+                    S::store_first(to.add(i), n, S::mul(S::load_first(from.add(i), n), by));
+                } else {
+                    S::store(to.add(i), S::mul(S::load(from.add(i)), by));
+                }
+                i += S::LANES;
+            }
+        }
+    }
+}
+
+/// Turns scores into weights and updates maximum and sum of each row; gives the factors for the outputs so far.
+#[inline(always)]
+unsafe fn soften<S: Simd>(
+    scores: &mut Scores,
+    seen: &[(i32, i32); MAX_GROUP],
+    count: usize,
+    state: State,
+    first: usize,
+) -> [f32; MAX_GROUP] {
+    let vectors = TILE / S::LANES;
+    let mut alpha = [1.0; MAX_GROUP];
+    for r in 0..count {
+        let (lo, hi) = seen[r];
+        let row = scores.0[r].as_mut_ptr();
+        // SAFETY: a row of scores holds TILE values; the state holds the rows.
+        unsafe {
+            let none = S::splat(f32::NEG_INFINITY);
+            let mut largest = none;
+            if lo <= 0 && hi >= TILE as i32 {
+                for j in 0..vectors {
+                    largest = S::max(S::load(row.add(j * S::LANES)), largest);
+                }
+            } else {
+                for j in 0..vectors {
+                    let at = (j * S::LANES) as i32;
+                    let v = S::keep_lanes(S::load(row.add(j * S::LANES)), lo - at, hi - at, none);
+                    S::store(row.add(j * S::LANES), v);
+                    largest = S::max(v, largest);
+                }
+            }
+            let largest = S::largest(largest);
+            let old = *state.max.add(first + r);
+            let new = if largest > old { largest } else { old };
+            let base = S::splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
+            let mut sum = S::splat(0.0);
+            for j in 0..vectors {
+                let w = exp2::<S>(S::sub(S::load(row.add(j * S::LANES)), base));
+                S::store(row.add(j * S::LANES), w);
+                sum = S::add(sum, w);
+            }
+            alpha[r] = decay::<S>(old, new);
+            *state.max.add(first + r) = new;
+            *state.sum.add(first + r) = *state.sum.add(first + r) * alpha[r] + S::sum(sum);
+        }
+    }
+    alpha
+}
+
+/// One tile for `M` rows from `first` on.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "inner loop: everything it needs is a number or a pointer"
+)]
+unsafe fn group_tile<S: Simd, E: Stored, const M: usize, const N: usize, const W: usize>(
+    parts: &Parts,
+    tile: &Tile<E>,
+    first: usize,
+    seen: &[(i32, i32); MAX_GROUP],
+    (lo, hi): (usize, usize),
+    dim: usize,
+    value_dim: usize,
+    weights: &mut Scores,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        scores::<S, E, M, N>(parts.q.add(first * dim), dim, tile, weights);
+        let alpha = soften::<S>(weights, seen, M, parts.running, first);
+        let out = parts.running.out.add(first * value_dim);
+        let mut column = 0;
+        while column + W * S::LANES <= value_dim {
+            weighted_sum::<S, E, M, W>(weights, &alpha, tile, (lo, hi), value_dim, column, out);
+            column += W * S::LANES;
+        }
+        while column < value_dim {
+            weighted_sum::<S, E, M, 1>(weights, &alpha, tile, (lo, hi), value_dim, column, out);
+            column += S::LANES;
+        }
+    }
+}
+
+/// All rows of a task over one tile.
+#[inline(always)]
+unsafe fn rows_tile<S: Simd, E: Stored>(
+    layer: &AttentionLayer<'_>,
+    rows: &QueryRows<'_>,
+    parts: &Parts,
+    tile: &Tile<E>,
+    tile_start: usize,
+    weights: &mut Scores,
+) {
+    let config = layer.config;
+    let (group, dim, value_dim) = (config.group(), config.head_dim, layer.cache.value_dim);
+    let (begin, _) = rows.positions(config);
+    let steps = rows.count.div_ceil(MAX_GROUP);
+    let size = rows.count.div_ceil(steps);
+    let mut first = 0;
+    while first < rows.count {
+        let count = size.min(rows.count - first);
+        let mut seen = [(0, 0); MAX_GROUP];
+        let mut hi = 0;
+        for (r, seen) in seen.iter_mut().enumerate().take(count) {
+            let position = rows.computed + (rows.start + first + r) / group;
+            let from = config
+                .window
+                .map_or(0, |window| (position + 1).saturating_sub(window as usize));
+            // A request's positions fit in i32: `max_model_len` blocks would not fit in memory otherwise.
+            *seen = (
+                from as i32 - tile_start as i32,
+                (position + 1) as i32 - tile_start as i32,
+            );
+            hi = (position + 1).saturating_sub(tile_start).min(TILE);
+        }
+        let lo = begin.saturating_sub(tile_start);
+        if lo < hi {
+            macro_rules! run {
+                ($rows:literal) => {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        if S::LANES == 16 {
+                            group_tile::<S, E, $rows, 4, 4>(
+                                parts,
+                                tile,
+                                first,
+                                &seen,
+                                (lo, hi),
+                                dim,
+                                value_dim,
+                                weights,
+                            )
+                        } else {
+                            group_tile::<S, E, $rows, 2, 2>(
+                                parts,
+                                tile,
+                                first,
+                                &seen,
+                                (lo, hi),
+                                dim,
+                                value_dim,
+                                weights,
+                            )
+                        }
+                    }
+                };
+            }
+            match count {
+                1 => run!(1),
+                2 => run!(2),
+                3 => run!(3),
+                4 => run!(4),
+                5 => run!(5),
+                _ => run!(6),
+            }
+        }
+        first += count;
+    }
+}
+
+/// Widens a tile of f16 into the scratch, same layout.
+#[inline(always)]
+unsafe fn widen<S: Simd>(
+    tile: &Tile<u16>,
+    blocks: usize,
+    dim: usize,
+    value_dim: usize,
+    parts: &Parts,
+) -> Tile<f32> {
+    let mut wide = Tile {
+        keys: [parts.keys.cast_const(); TILE / BLOCK],
+        values: [parts.values.cast_const(); TILE / BLOCK],
+    };
+    // SAFETY: blocks hold that many values and the scratch holds a tile.
+    unsafe {
+        for b in 0..blocks {
+            let (keys, values) = (
+                parts.keys.add(b * BLOCK * dim),
+                parts.values.add(b * BLOCK * value_dim),
+            );
+            for i in (0..BLOCK * dim).step_by(S::LANES) {
+                S::store(keys.add(i), S::load_f16(tile.keys[b].add(i)));
+            }
+            for i in (0..BLOCK * value_dim).step_by(S::LANES) {
+                S::store(values.add(i), S::load_f16(tile.values[b].add(i)));
+            }
+            wide.keys[b] = keys;
+            wide.values[b] = values;
+        }
+        // Blocks past the end are computed and masked: any readable memory serves.
+        for b in blocks..TILE / BLOCK {
+            wide.keys[b] = wide.keys[0];
+            wide.values[b] = wide.values[0];
+        }
+    }
+    wide
+}
+
+/// The blocks of the tile that starts at a position; those past `end` repeat the first.
+#[inline(always)]
+unsafe fn tile_of<E: Stored>(
+    layer: &AttentionLayer<'_>,
+    table: &[u32],
+    kv_head: usize,
+    tile_start: usize,
+    end: usize,
+) -> (Tile<E>, usize) {
+    let blocks = (end - tile_start).min(TILE).div_ceil(BLOCK);
+    // SAFETY: cells up to `end` are valid blocks by the caller's promise.
+    unsafe {
+        let at = |b: usize| {
+            layer
+                .cache
+                .keys::<E>(table[tile_start / BLOCK + b], kv_head)
+                .cast_const()
+        };
+        let mut tile = Tile {
+            keys: [at(0); TILE / BLOCK],
+            values: [at(0); TILE / BLOCK],
+        };
+        for b in 0..blocks {
+            tile.keys[b] = at(b);
+        }
+        for b in 0..TILE / BLOCK {
+            tile.values[b] = tile.keys[b].add(BLOCK * layer.cache.head_dim);
+        }
+        (tile, blocks)
+    }
+}
+
+/// All tiles of one split into the running state.
+#[inline(always)]
+unsafe fn run_split<S: Simd>(
+    layer: &AttentionLayer<'_>,
+    rows: &QueryRows<'_>,
+    kv_head: usize,
+    split: usize,
+    parts: &Parts,
+    weights: &mut Scores,
+) {
+    let (begin, end) = rows.positions(layer.config);
+    let (dim, value_dim) = (layer.cache.head_dim, layer.cache.value_dim);
+    // SAFETY: the caller's promise.
+    unsafe {
+        parts.running.clear::<S>(rows.count, value_dim);
+        let from = (split * SPLIT).max(begin / TILE * TILE);
+        let to = ((split + 1) * SPLIT).min(end);
+        for tile_start in (from..to).step_by(TILE) {
+            if layer.cache.dtype == Dtype::F16 {
+                let (tile, blocks) = tile_of::<u16>(layer, rows.blocks, kv_head, tile_start, end);
+                if rows.count >= WIDEN_ROWS {
+                    let wide = widen::<S>(&tile, blocks, dim, value_dim, parts);
+                    rows_tile::<S, f32>(layer, rows, parts, &wide, tile_start, weights);
+                } else {
+                    rows_tile::<S, u16>(layer, rows, parts, &tile, tile_start, weights);
+                }
+            } else {
+                let (tile, _) = tile_of::<f32>(layer, rows.blocks, kv_head, tile_start, end);
+                rows_tile::<S, f32>(layer, rows, parts, &tile, tile_start, weights);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn run_task_kernel<S: Simd>(
+    layer: &AttentionLayer<'_>,
+    rows: &QueryRows<'_>,
+    kv_head: usize,
+    split: Option<(usize, Partials)>,
+    scratch: &Scratch,
+) {
+    let parts = scratch.parts();
+    let mut weights = Scores([[0.0; TILE]; MAX_GROUP]);
+    let value_dim = layer.cache.value_dim;
+    // SAFETY: the caller's promise.
+    unsafe {
+        load_queries::<S>(layer, rows, kv_head, parts.q);
+        if let Some((split, partials)) = split {
+            run_split::<S>(layer, rows, kv_head, split, &parts, &mut weights);
+            for r in 0..rows.count {
+                let to = partials.row(value_dim, split, r);
+                std::ptr::copy_nonoverlapping(parts.running.out.add(r * value_dim), to, value_dim);
+                *to.add(value_dim) = *parts.running.max.add(r);
+                *to.add(value_dim + 1) = *parts.running.sum.add(r);
+            }
+            return;
+        }
+        let (begin, end) = rows.positions(layer.config);
+        parts.total.clear::<S>(rows.count, value_dim);
+        for split in begin / SPLIT..end.div_ceil(SPLIT) {
+            run_split::<S>(layer, rows, kv_head, split, &parts, &mut weights);
+            for r in 0..rows.count {
+                let (max, sum) = (*parts.running.max.add(r), *parts.running.sum.add(r));
+                fold::<S>(
+                    parts.total,
+                    r,
+                    value_dim,
+                    parts.running.out.add(r * value_dim),
+                    max,
+                    sum,
+                );
+            }
+        }
+        write_out::<S>(layer, rows, kv_head, parts.total);
+    }
+}
+isa_entry! {
+    /// Runs one task: all splits and the output, or one split into its partial result.
+    ///
+    /// The entry's cells of the block table are blocks of the cache, whose positions up to the rows' own are written; the
+    /// matrices hold the entry's tokens; nobody else uses the scratch, writes these outputs or this partial result.
+    fn run_task(
+        layer: &AttentionLayer<'_>,
+        rows: &QueryRows<'_>,
+        kv_head: usize,
+        split: Option<(usize, Partials)>,
+        scratch: &Scratch,
+    ) = run_task_kernel
+}
+
+#[inline(always)]
+unsafe fn merge_splits_kernel<S: Simd>(
+    layer: &AttentionLayer<'_>,
+    rows: &QueryRows<'_>,
+    kv_head: usize,
+    partials: Partials,
+    scratch: &Scratch,
+) {
+    let parts = scratch.parts();
+    let value_dim = layer.cache.value_dim;
+    let (begin, end) = rows.positions(layer.config);
+    // SAFETY: the caller's promise.
+    unsafe {
+        parts.total.clear::<S>(rows.count, value_dim);
+        for split in begin / SPLIT..end.div_ceil(SPLIT) {
+            for r in 0..rows.count {
+                let from = partials.row(value_dim, split, r);
+                fold::<S>(
+                    parts.total,
+                    r,
+                    value_dim,
+                    from,
+                    *from.add(value_dim),
+                    *from.add(value_dim + 1),
+                );
+            }
+        }
+        write_out::<S>(layer, rows, kv_head, parts.total);
+    }
+}
+isa_entry! {
+    /// Folds the partial results of a unit whose splits were separate tasks, all finished, and writes the output.
+    fn merge_splits(
+        layer: &AttentionLayer<'_>,
+        rows: &QueryRows<'_>,
+        kv_head: usize,
+        partials: Partials,
+        scratch: &Scratch,
+    ) = merge_splits_kernel
+}
