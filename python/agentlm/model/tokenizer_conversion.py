@@ -69,6 +69,7 @@ def ensure_tokenizer(directory: str | Path, cache_dir: str | Path | None) -> Pat
     for name, content in (*companions.items(), ("tokenizer.json", converted)):
         with tempfile.NamedTemporaryFile(dir=target, delete=False) as beside:
             beside.write(content)
+        Path(beside.name).chmod(0o644)
         Path(beside.name).rename(target / name)
     return target
 
