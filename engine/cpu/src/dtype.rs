@@ -5,8 +5,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use thiserror::Error;
+
+/// Values converted at a time: whole runs use the machine's vector conversion.
+const RUN: usize = 64;
 
 /// A storage format. Arithmetic is always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,29 +52,7 @@ impl Dtype {
     /// [`DtypeError::Length`] when `stored` does not hold exactly `values.len()` values.
     pub fn decode(self, stored: &[u8], values: &mut [f32]) -> Result<(), DtypeError> {
         self.check(stored.len(), values.len())?;
-        match self {
-            Self::F32 => {
-                let (chunks, _) = stored.as_chunks::<4>();
-                values
-                    .iter_mut()
-                    .zip(chunks)
-                    .for_each(|(v, b)| *v = f32::from_le_bytes(*b));
-            }
-            Self::F16 => {
-                let (chunks, _) = stored.as_chunks::<2>();
-                values
-                    .iter_mut()
-                    .zip(chunks)
-                    .for_each(|(v, b)| *v = f16::from_le_bytes(*b).to_f32());
-            }
-            Self::BF16 => {
-                let (chunks, _) = stored.as_chunks::<2>();
-                values
-                    .iter_mut()
-                    .zip(chunks)
-                    .for_each(|(v, b)| *v = bf16::from_le_bytes(*b).to_f32());
-            }
-        }
+        self.decode_exact(stored, values);
         Ok(())
     }
 
@@ -80,6 +62,42 @@ impl Dtype {
     /// [`DtypeError::Length`] when `stored` does not hold exactly `values.len()` values.
     pub fn encode(self, values: &[f32], stored: &mut [u8]) -> Result<(), DtypeError> {
         self.check(stored.len(), values.len())?;
+        self.encode_exact(values, stored);
+        Ok(())
+    }
+
+    /// [`Self::decode`] where the lengths are known to match; of two lengths the shorter counts.
+    pub(crate) fn decode_exact(self, stored: &[u8], values: &mut [f32]) {
+        match self {
+            Self::F32 => {
+                let (chunks, _) = stored.as_chunks::<4>();
+                values
+                    .iter_mut()
+                    .zip(chunks)
+                    .for_each(|(v, b)| *v = f32::from_le_bytes(*b));
+            }
+            Self::F16 => {
+                let mut run = [f16::ZERO; RUN];
+                for (bytes, values) in stored.chunks(2 * RUN).zip(values.chunks_mut(RUN)) {
+                    let run = &mut run[..values.len()];
+                    let (chunks, _) = bytes.as_chunks::<2>();
+                    run.iter_mut()
+                        .zip(chunks)
+                        .for_each(|(h, b)| *h = f16::from_le_bytes(*b));
+                    run.convert_to_f32_slice(values);
+                }
+            }
+            Self::BF16 => {
+                let (chunks, _) = stored.as_chunks::<2>();
+                values.iter_mut().zip(chunks).for_each(|(v, b)| {
+                    *v = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                });
+            }
+        }
+    }
+
+    /// [`Self::encode`] where the lengths are known to match; of two lengths the shorter counts.
+    pub(crate) fn encode_exact(self, values: &[f32], stored: &mut [u8]) {
         match self {
             Self::F32 => {
                 let (chunks, _) = stored.as_chunks_mut::<4>();
@@ -89,11 +107,13 @@ impl Dtype {
                     .for_each(|(b, v)| *b = v.to_le_bytes());
             }
             Self::F16 => {
-                let (chunks, _) = stored.as_chunks_mut::<2>();
-                chunks
-                    .iter_mut()
-                    .zip(values)
-                    .for_each(|(b, v)| *b = f16::from_f32(*v).to_le_bytes());
+                let mut run = [f16::ZERO; RUN];
+                for (bytes, values) in stored.chunks_mut(2 * RUN).zip(values.chunks(RUN)) {
+                    let run = &mut run[..values.len()];
+                    run.convert_from_f32_slice(values);
+                    let (chunks, _) = bytes.as_chunks_mut::<2>();
+                    chunks.iter_mut().zip(run).for_each(|(b, h)| *b = h.to_le_bytes());
+                }
             }
             Self::BF16 => {
                 let (chunks, _) = stored.as_chunks_mut::<2>();
@@ -103,7 +123,6 @@ impl Dtype {
                     .for_each(|(b, v)| *b = bf16::from_f32(*v).to_le_bytes());
             }
         }
-        Ok(())
     }
 
     fn check(self, bytes: usize, values: usize) -> Result<(), DtypeError> {

@@ -1,8 +1,14 @@
 //! SIMD kernels of the CPU backend on one persistent thread pool.
 
 pub mod dtype;
+pub mod executor;
 pub mod isa;
 mod kernels;
 pub mod kv_cache;
+pub mod linear;
 pub mod memory;
 pub mod pool;
+pub mod rows;
+pub mod sampler;
+pub mod tape;
+pub mod weight;

@@ -1,0 +1,241 @@
+//! AVX2 microkernels: tiles of up to 3 x 32 or 6 x 16, with the accumulators in registers.
+
+#![cfg(target_arch = "x86_64")]
+
+use std::arch::x86_64::*;
+
+use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile};
+use crate::dtype::Dtype;
+use crate::weight::GROUP;
+
+/// The AVX2 microkernels.
+pub(super) struct Avx2;
+
+const F32: u8 = 0;
+const F16: u8 = 1;
+const BF16: u8 = 2;
+/// f32 panels that were widened: in cache already, so prefetching is for something else and slower.
+const WIDENED: u8 = 3;
+
+/// Bytes of a value.
+const fn size(format: u8) -> usize {
+    if format == F32 || format == WIDENED { 4 } else { 2 }
+}
+
+/// Bytes from one step of B to the next.
+const fn step_bytes(format: u8) -> usize {
+    if format == WIDENED {
+        PANEL * 4
+    } else {
+        GROUP * size(format)
+    }
+}
+
+/// Eight values as f32.
+///
+/// # Safety
+/// The pointer is readable for 8 values of the format.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m256 {
+    // SAFETY: the caller's promise; the loads are unaligned ones.
+    unsafe {
+        match FORMAT {
+            F32 | WIDENED => _mm256_loadu_ps(from.cast()),
+            F16 => _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+            _ => {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::tile`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
+    const UNROLL: usize = 4;
+    let step_bytes = step_bytes(FORMAT);
+    let mut acc = [[_mm256_setzero_ps(); VECTORS]; ROWS];
+    let mut a = tile.a;
+    let mut b = tile.b;
+    let mut ahead = tile.ahead;
+    let lines = if FORMAT == WIDENED {
+        1
+    } else {
+        UNROLL * step_bytes / 64
+    };
+    for row in 0..ROWS {
+        for v in (0..VECTORS).step_by(2) {
+            let line = tile.c.wrapping_add(row * tile.c_stride + v * 8);
+            _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().cast_const());
+        }
+    }
+    // SAFETY: `a` has ROWS rows of `steps` values A_STRIDE apart, `b` has `steps` rows of VECTORS * 8 values; the loops stay
+    // below `steps`. A prefetch cannot fault.
+    unsafe {
+        for _ in 0..tile.steps / UNROLL {
+            for line in 0..lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * 64).cast());
+            }
+            ahead = ahead.wrapping_add(lines * 64);
+            for step in 0..UNROLL {
+                advance::<ROWS, VECTORS, FORMAT>(&mut acc, a.add(step), b.add(step * step_bytes));
+            }
+            a = a.add(UNROLL);
+            b = b.add(UNROLL * step_bytes);
+        }
+        for step in 0..tile.steps % UNROLL {
+            advance::<ROWS, VECTORS, FORMAT>(&mut acc, a.add(step), b.add(step * step_bytes));
+        }
+        finish(&acc, tile);
+    }
+}
+
+/// # Safety
+/// `a` is readable at ROWS values A_STRIDE apart, `b` at VECTORS * 8 values.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn advance<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(
+    acc: &mut [[__m256; VECTORS]; ROWS],
+    a: *const f32,
+    b: *const u8,
+) {
+    let mut columns = [_mm256_setzero_ps(); VECTORS];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (v, column) in columns.iter_mut().enumerate() {
+            *column = load::<FORMAT>(b.add(v * 8 * size(FORMAT)));
+        }
+        for (row, acc) in acc.iter_mut().enumerate() {
+            let x = _mm256_set1_ps(*a.add(row * A_STRIDE));
+            for (sum, column) in acc.iter_mut().zip(columns) {
+                *sum = _mm256_fmadd_ps(x, column, *sum);
+            }
+        }
+    }
+}
+
+/// Adds a k-block's sums to C.
+///
+/// # Safety
+/// As [`Kernel::tile`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn finish<const ROWS: usize, const VECTORS: usize>(acc: &[[__m256; VECTORS]; ROWS], tile: &Tile) {
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for v in 0..VECTORS {
+        let columns = tile.columns.saturating_sub(v * 8).min(8);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            reason = "columns is at most 8"
+        )]
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(columns as i32), lanes);
+        // SAFETY: C is writable at the masked columns of ROWS rows, bias readable for the full width.
+        unsafe {
+            let bias = if tile.bias.is_null() {
+                None
+            } else {
+                Some(_mm256_loadu_ps(tile.bias.add(v * 8)))
+            };
+            for (row, acc) in acc.iter().enumerate() {
+                let c = tile.c.wrapping_add(row * tile.c_stride + v * 8);
+                let mut sum = acc[v];
+                if !tile.first {
+                    let before = if columns == 8 {
+                        _mm256_loadu_ps(c)
+                    } else {
+                        _mm256_maskload_ps(c, mask)
+                    };
+                    sum = _mm256_add_ps(before, sum);
+                }
+                if let Some(bias) = bias {
+                    sum = _mm256_add_ps(sum, bias);
+                }
+                if columns == 8 {
+                    _mm256_storeu_ps(c, sum);
+                } else {
+                    _mm256_maskstore_ps(c, mask, sum);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::tile`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dispatch<const FORMAT: u8>(rows: usize, panels: usize, args: &Tile) {
+    macro_rules! by_rows {
+        ($vectors:literal: $($rows:literal)*) => {
+            match rows {
+                // SAFETY: the caller's promise, with this many rows and vectors.
+                $($rows => unsafe { tile::<$rows, $vectors, FORMAT>(args) },)*
+                _ => debug_assert!(false, "no tile of {rows} rows"),
+            }
+        };
+    }
+    if panels == 2 {
+        by_rows!(4: 1 2 3);
+    } else {
+        by_rows!(2: 1 2 3 4 5 6);
+    }
+}
+
+/// # Safety
+/// As [`Kernel::widen`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen<const FORMAT: u8>(from: *const u8, steps: usize, to: *mut f32) {
+    for step in 0..steps {
+        for panel in 0..GROUP / PANEL {
+            for v in 0..PANEL / 8 {
+                // SAFETY: both sides hold `steps * GROUP` values, and `to` is aligned.
+                unsafe {
+                    let values =
+                        load::<FORMAT>(from.add((step * GROUP + panel * PANEL + v * 8) * size(FORMAT)));
+                    _mm256_store_ps(to.add((panel * steps + step) * PANEL + v * 8), values);
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for Avx2 {
+    const GROUP_ROWS: usize = 3;
+    const PANEL_ROWS: usize = 6;
+    const LARGE_ROWS: usize = 6;
+    const B_STATIONARY: bool = true;
+    const DIRECT_TILES: usize = 1;
+    const BLOCK_TILES: usize = 16;
+    const TASK_GROUPS: usize = 16;
+
+    unsafe fn tile(rows: usize, panels: usize, tile: &Tile) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tile.layout {
+                Layout::Widened => dispatch::<WIDENED>(rows, panels, tile),
+                Layout::Packed(Dtype::F32) => dispatch::<F32>(rows, panels, tile),
+                Layout::Packed(Dtype::F16) => dispatch::<F16>(rows, panels, tile),
+                Layout::Packed(Dtype::BF16) => dispatch::<BF16>(rows, panels, tile),
+            }
+        }
+    }
+
+    unsafe fn widen(dtype: Dtype, from: *const u8, steps: usize, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match dtype {
+                Dtype::F32 => widen::<F32>(from, steps, to),
+                Dtype::F16 => widen::<F16>(from, steps, to),
+                Dtype::BF16 => widen::<BF16>(from, steps, to),
+            }
+        }
+    }
+
+    fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch cannot fault; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+}

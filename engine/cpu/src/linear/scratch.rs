@@ -1,0 +1,79 @@
+//! Working memory of the linear kernels: one part for each worker, made once.
+//!
+//! Refuses to know sizes of models beyond the widest reduction.
+
+use super::driver::SMALL_ROWS;
+use super::tile::A_STRIDE;
+use crate::memory::{Mapping, MemoryError};
+use crate::weight::{GROUP, K_BLOCK};
+
+/// Row tiles times rows that a large product packs at a time, over all instruction sets.
+pub(super) const BLOCK_ROWS: usize = 96;
+/// Groups that a large product widens at a time, over all instruction sets.
+pub(super) const WIDENED_GROUPS: usize = 16;
+
+/// Working memory for a pool's workers.
+#[derive(Debug)]
+pub struct Scratch {
+    memory: Mapping,
+    workers: usize,
+    max_k: usize,
+    a_floats: usize,
+}
+
+/// One worker's part.
+pub(super) struct WorkerScratch {
+    /// Packed activations.
+    pub a: *mut f32,
+    /// Widened weights.
+    pub b: *mut f32,
+}
+
+impl Scratch {
+    /// Memory for `workers` workers and layers of at most `max_k` inputs.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when the system refuses.
+    pub fn new(workers: usize, max_k: usize) -> Result<Self, MemoryError> {
+        let a_floats = (max_k.div_ceil(K_BLOCK) * SMALL_ROWS).max(BLOCK_ROWS) * A_STRIDE;
+        let floats = a_floats + B_FLOATS;
+        let memory = Mapping::new(workers * floats * size_of::<f32>())?;
+        Ok(Self {
+            memory,
+            workers,
+            max_k,
+            a_floats,
+        })
+    }
+
+    /// Workers it is made for.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Most inputs of a layer it is made for.
+    #[must_use]
+    pub fn max_k(&self) -> usize {
+        self.max_k
+    }
+
+    /// # Safety
+    /// `worker < workers`, and nobody else uses this worker's part meanwhile.
+    pub(super) unsafe fn part(&self, worker: usize) -> WorkerScratch {
+        // SAFETY: each of `workers` parts lies within the mapping; parts are multiples of 64 bytes long.
+        unsafe {
+            let a = self
+                .memory
+                .as_ptr()
+                .cast::<f32>()
+                .add(worker * (self.a_floats + B_FLOATS));
+            WorkerScratch {
+                a,
+                b: a.add(self.a_floats),
+            }
+        }
+    }
+}
+
+const B_FLOATS: usize = WIDENED_GROUPS * K_BLOCK * GROUP;
