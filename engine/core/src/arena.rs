@@ -15,10 +15,12 @@
 //! written to `row_tokens[sample_position]` by the runner itself, so that the next step finds it without the host,
 //! and to `results.ids[sample_index]`.
 
+mod validate;
 mod view;
 mod writer;
 
-pub use view::{ArenaError, BlockDiff, Entry, Init, View};
+pub use validate::ArenaError;
+pub use view::{BlockDiff, Entry, Init, View};
 pub(crate) use writer::Writer;
 
 /// First word of every slot: "AGLM".

@@ -39,6 +39,28 @@ pub enum Mutation {
 }
 
 #[cfg(feature = "mutations")]
+impl Mutation {
+    /// Every mistake.
+    pub const ALL: [Self; 15] = [
+        Self::SkipBlockLimbo,
+        Self::SkipRowLimbo,
+        Self::FreeTwiceOnAbort,
+        Self::CacheUncommitted,
+        Self::CachePastStop,
+        Self::BlockStartOffByOne,
+        Self::ForgetCacheSeed,
+        Self::KeepTokenAfterEos,
+        Self::PrefixHitComputesNothing,
+        Self::PreemptKeepsComputed,
+        Self::IgnoreTokenBudget,
+        Self::RowWithoutInit,
+        Self::OvertakeHead,
+        Self::EosBeforeLength,
+        Self::CutOffBorder,
+    ];
+}
+
+#[cfg(feature = "mutations")]
 macro_rules! mutated {
     ($owner:expr, $name:ident) => {
         $owner.mutation == Some($crate::mutation::Mutation::$name)

@@ -3,6 +3,9 @@
 //! Sections, each `max_rows` (or `max_rows × top_cap`) words, indexed by an entry's `SAMPLE_INDEX`:
 //! ids (u32), log-probabilities (f32 bits), top-n ids (u32, most likely first), top-n log-probabilities (f32 bits).
 
+/// In place of a sampled id: the row had no finite logit, so its request cannot go on. In the top-n ids: an unused cell.
+pub const FAILED: u32 = u32::MAX;
+
 /// Sizes from which the sections' offsets follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {

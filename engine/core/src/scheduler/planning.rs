@@ -147,7 +147,7 @@ mod tests {
                     let n = cut(computed, want, budget);
                     assert!(n <= want && n <= budget);
                     assert!(
-                        n == want || n == 0 || (computed + n) % 16 == 0,
+                        n == want || n == 0 || (computed + n).is_multiple_of(16),
                         "{computed} {want} {budget}: {n}"
                     );
                     assert!(budget < 16 || n > 0, "a block's worth of budget always advances");

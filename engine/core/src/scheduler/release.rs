@@ -81,6 +81,9 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.abort_all();
+        // While unwinding the state may be half changed; the handles know that nobody counts them any more.
+        if !std::thread::panicking() {
+            self.abort_all();
+        }
     }
 }

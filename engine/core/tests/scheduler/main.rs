@@ -1,0 +1,11 @@
+//! The core against a model runner: a device in miniature that really keeps tokens, block tables and KV, so that
+//! any wrong block, row, diff or order changes a request's output or is named as a fault.
+
+mod arena_view;
+mod behaviour;
+mod device;
+#[cfg(feature = "mutations")]
+mod mutations;
+mod properties;
+mod reference;
+mod world;
