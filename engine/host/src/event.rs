@@ -2,17 +2,8 @@
 
 use std::time::Duration;
 
-use agentlm_core::FinishReason;
+use agentlm_core::{FinishReason, TopToken};
 use thiserror::Error;
-
-/// One of the most likely tokens at a position.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TopToken {
-    /// Vocabulary id.
-    pub id: u32,
-    /// Natural logarithm of its probability.
-    pub logprob: f32,
-}
 
 /// One generated token.
 #[derive(Clone, Copy, Debug)]

@@ -81,7 +81,9 @@ impl Shared {
     pub fn fail(&self, why: &str) {
         if self.set_health(Health::Failed(why.to_owned())) {
             // The output thread may be gone at interpreter exit; then nobody is left to hear.
-            let _ = self.output.send(OutputMessage::EndAll(RequestError::EngineFailed(why.to_owned())));
+            let _ = self
+                .output
+                .send(OutputMessage::EndAll(RequestError::EngineFailed(why.to_owned())));
         }
     }
 }
@@ -104,35 +106,58 @@ impl EngineHandle {
             Health::Draining | Health::Closed => return Err(SubmitError::Closed),
             Health::Failed(why) => return Err(SubmitError::Failed(why)),
         }
-        let Submission { prompt, params, keep_stop, cache_seed, sink } = submission;
-        params.validate(&shared.core.limits)?;
-        shared
-            .core
-            .check_prompt(prompt.len(), &params)
-            .map_err(|refusal| SubmitError::Refused(refusal.to_string()))?;
+        let Submission {
+            prompt,
+            params,
+            keep_stop,
+            cache_seed,
+            sink,
+        } = submission;
+        shared.core.check(&prompt, &params)?;
         if shared.unfinished.fetch_add(1, Ordering::AcqRel) >= shared.max_unfinished {
             shared.unfinished.fetch_sub(1, Ordering::AcqRel);
             return Err(SubmitError::Overloaded);
         }
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let ended = Arc::new(AtomicBool::new(false));
-        let options = StreamOptions { stop: params.stop.clone(), keep_stop };
+        let options = StreamOptions {
+            stop: params.stop.clone(),
+            keep_stop,
+        };
         let text = TextStream::new(shared.tokenizer.clone(), &prompt, options);
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let stream = Stream::new(text, sink, prompt_tokens, ended.clone());
         // The stream is opened before the engine can know the request, so no token can come too early.
-        let opened = shared.output.send(OutputMessage::Open(id, Box::new(stream))).is_ok();
-        let request = Request { id, prompt, params, cache_seed };
+        let opened = shared
+            .output
+            .send(OutputMessage::Open(id, Box::new(stream)))
+            .is_ok();
+        let request = Request {
+            id,
+            prompt,
+            params,
+            cache_seed,
+        };
         if !opened || shared.commands.send(Command::Submit(Box::new(request))).is_err() {
             return Err(SubmitError::Closed);
         }
-        Ok(RequestHandle { id, ended, shared: shared.clone() })
+        Ok(RequestHandle {
+            id,
+            ended,
+            shared: shared.clone(),
+        })
     }
 
     /// The caps that requests are validated against.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.shared.core.limits
+    }
+
+    /// What the core was built with.
+    #[must_use]
+    pub fn core_config(&self) -> &CoreConfig {
+        &self.shared.core
     }
 
     /// The tokenizer that the output stage uses.
@@ -153,7 +178,12 @@ impl EngineHandle {
         let deadline = Instant::now() + timeout;
         let mut health = self.shared.health.lock();
         while !matches!(*health, Health::Closed | Health::Failed(_)) {
-            if self.shared.health_changed.wait_until(&mut health, deadline).timed_out() {
+            if self
+                .shared
+                .health_changed
+                .wait_until(&mut health, deadline)
+                .timed_out()
+            {
                 break;
             }
         }
@@ -201,7 +231,10 @@ impl Drop for RequestHandle {
         if !self.ended.load(Ordering::Acquire) {
             // Either thread may be gone already; then the request has ended with it.
             let _ = self.shared.commands.send(Command::Abort(self.id));
-            let _ = self.shared.output.send(OutputMessage::End(self.id, RequestError::Aborted));
+            let _ = self
+                .shared
+                .output
+                .send(OutputMessage::End(self.id, RequestError::Aborted));
         }
     }
 }

@@ -14,10 +14,11 @@ mod source;
 mod submission;
 mod watchdog;
 
+pub use agentlm_core::TopToken;
 pub use counters::Snapshot;
-pub use event::{Finished, RequestError, Sink, Timing, Token, TopToken};
+pub use event::{Finished, RequestError, Sink, Timing, Token};
 pub use handle::{EngineHandle, RequestHandle};
 pub use health::Health;
 pub use mock::{MockConfig, MockRunner, spawn_mock};
 pub use source::{BuildError, EngineConfig, Next, StepSource, build};
-pub use submission::{SubmitError, Submission};
+pub use submission::{Submission, SubmitError};

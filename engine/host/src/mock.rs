@@ -50,7 +50,13 @@ impl MockRunner {
     pub fn new(config: MockConfig, arena: arena::Layout, results: results::Layout) -> Self {
         let max_model_len = arena.max_model_len as usize + 1;
         let row_tokens = vec![0; arena.max_rows as usize * max_model_len];
-        Self { config, arena, results, row_tokens, max_model_len }
+        Self {
+            config,
+            arena,
+            results,
+            row_tokens,
+            max_model_len,
+        }
     }
 
     /// Runs one planned step.
@@ -127,6 +133,8 @@ pub fn spawn_mock(
 ) -> Result<EngineHandle, BuildError> {
     let (handle, source) = build(config, tokenizer)?;
     let runner = MockRunner::new(mock, source.arena_layout(), source.results_layout());
-    std::thread::Builder::new().name("agentlm-mock".into()).spawn(move || drive(source, runner))?;
+    std::thread::Builder::new()
+        .name("agentlm-mock".into())
+        .spawn(move || drive(source, runner))?;
     Ok(handle)
 }

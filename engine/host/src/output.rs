@@ -9,7 +9,7 @@ use agentlm_text::{Piece, TextStream};
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 
-use crate::event::{Finished, RequestError, Sink, Timing, Token, TopToken};
+use crate::event::{Finished, RequestError, Sink, Timing, Token};
 use crate::handle::{Command, Shared};
 
 /// What reaches the output thread, in order.
@@ -73,7 +73,6 @@ pub(crate) struct OutputStage {
     recycle: Sender<Box<Updates>>,
     piece: Piece,
     tail: String,
-    top: Vec<TopToken>,
     /// Set when the engine has failed: whoever comes later hears the same.
     failed: Option<RequestError>,
 }
@@ -86,7 +85,6 @@ impl OutputStage {
             recycle,
             piece: Piece::default(),
             tail: String::new(),
-            top: Vec::new(),
             failed: None,
         }
     }
@@ -140,20 +138,16 @@ impl OutputStage {
     }
 
     fn deliver(&mut self, batch: &Updates) {
-        for start in batch.started() {
-            if let Some(stream) = self.streams.get_mut(&start.request) {
-                stream.timing.queue = stream.submitted.elapsed();
-                stream.cached_tokens = start.cached_tokens;
-            }
-        }
-        for update in batch.tokens() {
+        for update in &batch.tokens {
             // Tokens past a stop string, or past an abort, have no stream any more.
-            let Some(stream) = self.streams.get_mut(&update.request) else { continue };
+            let Some(stream) = self.streams.get_mut(&update.request) else {
+                continue;
+            };
             stream.generated += 1;
             if stream.generated == 1 {
                 stream.timing.first_token = stream.submitted.elapsed();
             }
-            let hit = stream.text.push(update.id, &mut self.piece);
+            let hit = stream.text.push(update.token, &mut self.piece);
             let (reason, stop) = match (&hit, update.finish) {
                 (Some(hit), _) => (Some(FinishReason::StopSequence), Some(hit.index)),
                 (None, finish) => (finish, None),
@@ -163,23 +157,24 @@ impl OutputStage {
                 stream.text.finish(&mut self.tail);
                 self.piece.delta.push_str(&self.tail);
             }
-            self.top.clear();
-            self.top.extend(batch.top(update).map(|(id, logprob)| TopToken { id, logprob }));
             let token = Token {
                 index: stream.generated,
-                id: update.id,
+                id: update.token,
                 text: &self.piece.token_text,
                 delta: &self.piece.delta,
                 logprob: update.logprob,
-                special: self.shared.tokenizer.is_special(update.id),
-                top: &self.top,
+                special: self.shared.tokenizer.is_special(update.token),
+                top: batch.top(update),
             };
             let Some(reason) = reason else {
                 stream.sink.token(&token, None);
                 continue;
             };
             if hit.is_some() && update.finish.is_none() {
-                let finish = Command::Finish { id: update.request, at_token: stream.generated };
+                let finish = Command::Finish {
+                    id: update.request,
+                    at_token: stream.generated,
+                };
                 // The engine thread may have ended already; then the request has too.
                 let _ = self.shared.commands.send(finish);
             }
@@ -189,11 +184,6 @@ impl OutputStage {
                 stream.ended.store(true, Ordering::Release);
                 self.shared.unfinished.fetch_sub(1, Ordering::AcqRel);
                 stream.sink.token(&token, Some(&finished));
-            }
-        }
-        for (request, error) in batch.failed() {
-            if let Some(stream) = self.streams.remove(request) {
-                self.close(stream, &RequestError::Generation(error.to_string()));
             }
         }
     }

@@ -21,25 +21,17 @@ impl Ring {
     #[must_use]
     pub fn new(n_slots: usize, slot_words: usize) -> Self {
         let words = (0..n_slots * slot_words).map(|_| UnsafeCell::new(0)).collect();
-        Self { words, slot_words, n_slots }
+        Self {
+            words,
+            slot_words,
+            n_slots,
+        }
     }
 
     /// Slots in the ring.
     #[must_use]
     pub fn n_slots(&self) -> usize {
         self.n_slots
-    }
-
-    /// Words of one slot.
-    #[must_use]
-    pub fn slot_words(&self) -> usize {
-        self.slot_words
-    }
-
-    /// Address of a slot's first word, for tensor views and for devices.
-    #[must_use]
-    pub fn address(&self, slot: usize) -> usize {
-        self.words[slot * self.slot_words..].as_ptr() as usize
     }
 
     /// The slot, to read.
@@ -57,7 +49,10 @@ impl Ring {
     ///
     /// # Safety
     /// Nobody else may read or write the slot while the slice lives.
-    #[expect(clippy::mut_from_ref, reason = "the step protocol, not the borrow checker, hands out slots")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the step protocol, not the borrow checker, hands out slots"
+    )]
     #[must_use]
     pub unsafe fn slot_mut(&self, slot: usize) -> &mut [u32] {
         let cells = &self.words[slot * self.slot_words..(slot + 1) * self.slot_words];

@@ -60,6 +60,7 @@ pub struct StepSource {
     recycled: Receiver<Box<Updates>>,
     pub(crate) arena: Arc<Ring>,
     pub(crate) results: Arc<Ring>,
+    planned: u64,
     in_flight: usize,
     draining: bool,
     closed: bool,
@@ -72,7 +73,10 @@ pub struct StepSource {
 ///
 /// # Errors
 /// [`BuildError`].
-pub fn build(config: EngineConfig, tokenizer: Arc<Tokenizer>) -> Result<(EngineHandle, StepSource), BuildError> {
+pub fn build(
+    config: EngineConfig,
+    tokenizer: Arc<Tokenizer>,
+) -> Result<(EngineHandle, StepSource), BuildError> {
     let (commands, engine_inbox) = unbounded();
     let (output, output_inbox) = unbounded();
     let (recycle, recycled) = unbounded();
@@ -80,9 +84,17 @@ pub fn build(config: EngineConfig, tokenizer: Arc<Tokenizer>) -> Result<(EngineH
     let n_slots = config.core.steps_in_flight as usize + 1;
     let arena = Arc::new(Ring::new(n_slots, config.core.arena_layout().slot_words()));
     let results = Arc::new(Ring::new(n_slots, config.core.results_layout().slot_words()));
-    let shared = Arc::new(Shared::new(config.core, tokenizer, commands, output, config.max_unfinished));
+    let shared = Arc::new(Shared::new(
+        config.core,
+        tokenizer,
+        commands,
+        output,
+        config.max_unfinished,
+    ));
     let stage = OutputStage::new(shared.clone(), recycle);
-    std::thread::Builder::new().name("agentlm-output".into()).spawn(move || stage.run(&output_inbox))?;
+    std::thread::Builder::new()
+        .name("agentlm-output".into())
+        .spawn(move || stage.run(&output_inbox))?;
     if let Some(limit) = config.step_timeout {
         watchdog::spawn(&shared, limit)?;
     }
@@ -93,6 +105,7 @@ pub fn build(config: EngineConfig, tokenizer: Arc<Tokenizer>) -> Result<(EngineH
         recycled,
         arena,
         results,
+        planned: 0,
         in_flight: 0,
         draining: false,
         closed: false,
@@ -111,7 +124,7 @@ impl StepSource {
             if self.closed || matches!(self.shared.health(), Health::Failed(_)) {
                 return self.close();
             }
-            let slot = self.slot_of(self.core.next_step());
+            let slot = self.slot_of(StepId(self.planned + 1));
             // SAFETY: the ring has one slot more than steps in flight, so no runner reads this one.
             let words = unsafe { self.arena.slot_mut(slot) };
             if let Some(id) = self.core.plan(words) {
@@ -119,13 +132,14 @@ impl StepSource {
                 if self.in_flight == 0 {
                     self.mark_step();
                 }
+                self.planned = id.0;
                 self.in_flight += 1;
                 return Next::Step { id, slot };
             }
             if self.in_flight > 0 {
                 return Next::Wait;
             }
-            if self.draining && self.core.is_empty() {
+            if self.draining && self.core.live() == 0 {
                 return self.close();
             }
             self.publish(0.0);
@@ -140,10 +154,12 @@ impl StepSource {
     pub fn commit(&mut self, id: StepId) {
         let slot = self.slot_of(id);
         let mut updates = self.recycled.try_recv().unwrap_or_default();
-        updates.clear();
         // SAFETY: the runner has finished this step; it writes the slot again only for a later plan.
         let words = unsafe { self.results.slot(slot) };
-        self.core.commit(id, words, &mut updates);
+        let committed = self.core.commit(id, words, &mut updates);
+        if let Err(error) = committed {
+            return self.shared.fail(&error.to_string());
+        }
         self.core.fence(id);
         self.in_flight = self.in_flight.saturating_sub(1);
         if self.in_flight == 0 {
@@ -177,7 +193,10 @@ impl StepSource {
     ///
     /// # Safety
     /// Only between `next_step` returning `slot` and the step's commit, and by one runner.
-    #[expect(clippy::mut_from_ref, reason = "the ring hands out slots by the step protocol")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the ring hands out slots by the step protocol"
+    )]
     #[must_use]
     pub unsafe fn results_slot(&self, slot: usize) -> &mut [u32] {
         // SAFETY: passed on to the caller.
@@ -239,7 +258,8 @@ impl StepSource {
                 self.core.abort(id);
             }
             Command::Finish { id, at_token } => {
-                self.core.finish(id, at_token, agentlm_core::FinishReason::StopSequence);
+                self.core
+                    .finish(id, at_token, agentlm_core::FinishReason::StopSequence);
             }
             Command::Shutdown { drain } => {
                 self.draining = true;
@@ -266,6 +286,3 @@ impl Drop for StepSource {
         }
     }
 }
-
-
-

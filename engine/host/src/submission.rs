@@ -1,6 +1,7 @@
 //! What a caller hands in, and why it may be turned away at once.
 
-use agentlm_core::params::{ParamError, SamplingParams};
+use agentlm_core::Refusal;
+use agentlm_core::params::SamplingParams;
 use thiserror::Error;
 
 use crate::Sink;
@@ -25,12 +26,9 @@ pub enum SubmitError {
     /// Too many requests are unfinished.
     #[error("Model is overloaded")]
     Overloaded,
-    /// A sampling parameter is out of range.
+    /// A parameter is out of range or the prompt does not fit; the text is TGI's where TGI has one.
     #[error(transparent)]
-    Params(#[from] ParamError),
-    /// The prompt does not fit; TGI's wire text.
-    #[error("{0}")]
-    Refused(String),
+    Refused(#[from] Refusal),
     /// The engine is closing or closed.
     #[error("the engine is shutting down")]
     Closed,

@@ -11,7 +11,9 @@ use crate::handle::Shared;
 pub(crate) fn spawn(shared: &Arc<Shared>, limit: Duration) -> std::io::Result<()> {
     let shared = Arc::downgrade(shared);
     let pause = (limit / 4).clamp(Duration::from_millis(5), Duration::from_millis(500));
-    std::thread::Builder::new().name("agentlm-watchdog".into()).spawn(move || watch(&shared, limit, pause))?;
+    std::thread::Builder::new()
+        .name("agentlm-watchdog".into())
+        .spawn(move || watch(&shared, limit, pause))?;
     Ok(())
 }
 
@@ -26,7 +28,10 @@ fn watch(shared: &Weak<Shared>, limit: Duration, pause: Duration) {
         if started == 0 {
             continue;
         }
-        let age = shared.epoch.elapsed().saturating_sub(Duration::from_nanos(started - 1));
+        let age = shared
+            .epoch
+            .elapsed()
+            .saturating_sub(Duration::from_nanos(started - 1));
         if age > limit {
             shared.fail(&format!(
                 "a step has run for {:.1} s, longer than the watchdog's {:.1} s",

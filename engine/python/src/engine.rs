@@ -41,14 +41,12 @@ impl Engine {
             return Err(errors::raise("EngineFailedError", why));
         }
         // SAFETY: the slot is planned and not committed, and the lock makes this the only runner.
-        Ok(unsafe { f(engine_loop.source.arena_slot(slot), engine_loop.source.results_slot(slot)) })
-    }
-
-    /// Layouts of the arena and results slots.
-    pub fn layouts(&self) -> PyResult<(agentlm_core::arena::Layout, agentlm_core::results::Layout)> {
-        let guard = self.engine_loop.lock();
-        let engine_loop = guard.as_ref().ok_or_else(closed)?;
-        Ok((engine_loop.source.arena_layout(), engine_loop.source.results_layout()))
+        Ok(unsafe {
+            f(
+                engine_loop.source.arena_slot(slot),
+                engine_loop.source.results_slot(slot),
+            )
+        })
     }
 }
 
@@ -60,10 +58,13 @@ fn closed() -> PyErr {
 impl Engine {
     /// Builds the engine; its output thread and watchdog start here, its steps when `next_step` is first called.
     #[new]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one frozen Python configuration")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "keyword arguments of one frozen Python configuration"
+    )]
     #[pyo3(signature = (*, tokenizer, num_blocks, max_running, max_step_tokens, max_input_tokens, max_total_tokens,
                         max_stop_sequences, max_top_n_tokens, max_best_of, steps_in_flight, prefix_cache,
-                        eos_token_ids, hash_key, max_unfinished, step_timeout))]
+                        eos_token_ids, vocab_size, hash_key, max_unfinished, step_timeout))]
     fn new(
         tokenizer: &Tokenizer,
         num_blocks: u32,
@@ -77,12 +78,18 @@ impl Engine {
         steps_in_flight: u32,
         prefix_cache: bool,
         eos_token_ids: Vec<u32>,
+        vocab_size: u32,
         hash_key: [u8; 32],
         max_unfinished: usize,
         step_timeout: Option<f64>,
     ) -> PyResult<Self> {
-        let limits =
-            Limits { max_input_tokens, max_total_tokens, max_stop_sequences, max_top_n_tokens, max_best_of };
+        let limits = Limits {
+            max_input_tokens,
+            max_total_tokens,
+            max_stop_sequences,
+            max_top_n_tokens,
+            max_best_of,
+        };
         let core = CoreConfig {
             num_blocks,
             max_running,
@@ -92,17 +99,28 @@ impl Engine {
             prefix_cache,
             eos_token_ids,
             top_cap: max_top_n_tokens,
+            vocab_size,
             hash_key,
         };
         let step_timeout = step_timeout
             .map(Duration::try_from_secs_f64)
             .transpose()
             .map_err(|_| errors::raise("ConfigError", "`step_timeout` must be seconds > 0, or None"))?;
-        let config = EngineConfig { core, max_unfinished, step_timeout };
+        let config = EngineConfig {
+            core,
+            max_unfinished,
+            step_timeout,
+        };
         let (handle, source) = agentlm_host::build(config, tokenizer.inner.clone())
             .map_err(|error| errors::raise("ConfigError", error))?;
-        let engine_loop = Loop { source, planned: std::collections::VecDeque::new() };
-        Ok(Self { handle, engine_loop: Mutex::new(Some(engine_loop)) })
+        let engine_loop = Loop {
+            source,
+            planned: std::collections::VecDeque::new(),
+        };
+        Ok(Self {
+            handle,
+            engine_loop: Mutex::new(Some(engine_loop)),
+        })
     }
 
     /// The engine thread's next act: a planned slot (>= 0), -1 when a step in flight must be committed first, -2 when
@@ -166,10 +184,19 @@ impl Engine {
     ) -> PyResult<Request> {
         let sink = Box::new(MailboxSink::new(mailbox, key, stream, params.wants_logprobs()));
         let params = params.into_params(seed, sample_index);
-        let submission = Submission { prompt, params, keep_stop: false, cache_seed: 0, sink };
-        let handle =
-            py.detach(|| self.handle.submit(submission)).map_err(|error| errors::submit(&error))?;
-        Ok(Request { handle: Mutex::new(Some(handle)) })
+        let submission = Submission {
+            prompt,
+            params,
+            keep_stop: false,
+            cache_seed: 0,
+            sink,
+        };
+        let handle = py
+            .detach(|| self.handle.submit(submission))
+            .map_err(|error| errors::submit(&error))?;
+        Ok(Request {
+            handle: Mutex::new(Some(handle)),
+        })
     }
 
     /// "ready", "draining", "closed" or "failed", and the failure's words.
@@ -190,12 +217,7 @@ impl Engine {
 
     /// Counters and gauges by name, as of the last step.
     fn snapshot(&self) -> std::collections::BTreeMap<&'static str, f64> {
-        let snapshot = self.handle.snapshot();
-        let mut all = snapshot.core.named();
-        all.push(("unfinished", snapshot.unfinished as f64));
-        all.push(("last_step_seconds", snapshot.last_step_seconds));
-        all.push(("total_step_seconds", snapshot.total_step_seconds));
-        all.into_iter().collect()
+        self.handle.snapshot().named().into_iter().collect()
     }
 }
 
@@ -221,6 +243,3 @@ impl Request {
         drop(self.handle.lock().take());
     }
 }
-
-
-

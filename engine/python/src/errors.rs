@@ -14,7 +14,9 @@ pub fn raise(class: &str, message: impl std::fmt::Display) -> PyErr {
             .and_then(|class| class.call1((message.as_str(),)));
         match built {
             Ok(instance) => PyErr::from_value(instance),
-            Err(error) => PyRuntimeError::new_err(format!("{message} (and {class} could not be raised: {error})")),
+            Err(error) => {
+                PyRuntimeError::new_err(format!("{message} (and {class} could not be raised: {error})"))
+            }
         }
     })
 }

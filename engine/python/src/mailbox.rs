@@ -116,8 +116,18 @@ impl Mailbox {
     #[new]
     fn new() -> PyResult<Self> {
         let (reader, writer) = std::io::pipe()?;
-        let queue = Mutex::new(Queue { events: VecDeque::new(), signalled: false });
-        Ok(Self { inner: Arc::new(Inner { queue, arrived: Condvar::new(), reader, writer }) })
+        let queue = Mutex::new(Queue {
+            events: VecDeque::new(),
+            signalled: false,
+        });
+        Ok(Self {
+            inner: Arc::new(Inner {
+                queue,
+                arrived: Condvar::new(),
+                reader,
+                writer,
+            }),
+        })
     }
 
     /// A descriptor that is readable while events wait.
@@ -246,7 +256,11 @@ impl Sink for MailboxSink {
             RequestError::EngineFailed(_) => "engine_failed",
             RequestError::Closed => "closed",
         };
-        let event = ErrorEvent { key: self.key, kind, message: error.to_string() };
+        let event = ErrorEvent {
+            key: self.key,
+            kind,
+            message: error.to_string(),
+        };
         self.inner.push([Event::Error(event)]);
     }
 }

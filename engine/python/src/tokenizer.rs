@@ -21,7 +21,9 @@ impl Tokenizer {
         let inner = py
             .detach(|| agentlm_text::Tokenizer::from_dir(&directory))
             .map_err(|error| errors::raise("TokenizerError", error))?;
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Token ids of a text.
