@@ -13,6 +13,8 @@ use crate::memory::{Mapping, MemoryError};
 
 /// Positions in a block.
 pub const BLOCK: usize = agentlm_core::BLOCK_SIZE as usize;
+/// Most blocks of a cache: slots are numbered in 32 bits.
+pub const MAX_BLOCKS: usize = u32::MAX as usize / BLOCK;
 /// Largest head dimension that the attention kernels take.
 pub const MAX_HEAD_DIM: usize = 256;
 
@@ -49,8 +51,7 @@ pub enum KvCacheError {
     /// A size is 0, or their product overflows.
     #[error(
         "a KV cache of {layers} layers, {num_blocks} blocks and {kv_heads} heads cannot be made; every size must be \
-         at least 1, and {num_blocks} blocks below {}",
-        u32::MAX
+         at least 1, and the blocks at most {MAX_BLOCKS}"
     )]
     Size {
         /// Layers given.
@@ -102,7 +103,7 @@ impl KvCacheConfig {
             .and_then(|n| n.checked_mul(self.head_block_len() * self.dtype.size()))
             .filter(|&n| n > 0 && isize::try_from(n).is_ok());
         match bytes {
-            Some(bytes) if self.num_blocks < u32::MAX as usize => Ok(bytes),
+            Some(bytes) if self.num_blocks <= MAX_BLOCKS => Ok(bytes),
             _ => Err(size),
         }
     }

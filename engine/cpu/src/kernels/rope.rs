@@ -73,8 +73,6 @@ impl RopeTables {
 pub(crate) struct RopeLayer<'a> {
     pub(crate) tables: &'a RopeTables,
     pub(crate) cache: KvLayer,
-    /// Query heads.
-    pub(crate) heads: usize,
     pub(crate) q_norm: Option<&'a [f32]>,
     pub(crate) k_norm: Option<&'a [f32]>,
     pub(crate) norm_eps: f32,

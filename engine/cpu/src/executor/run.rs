@@ -1,0 +1,274 @@
+//! One step inside the pool's region: every worker runs the tape's operations in order, meeting the others after each.
+//! Refuses to know how the step was planned.
+
+use std::cell::UnsafeCell;
+use std::sync::OnceLock;
+
+use super::{ExecError, Executor};
+use crate::kernels::attention::{AttentionLayer, Partials, QueryRows, Unit, merge_splits, run_task};
+use crate::kernels::norm::{add_rms_norm, rms_norm};
+use crate::kernels::rope::{RopeLayer, rope_and_cache};
+use crate::kernels::swiglu::swiglu;
+use crate::linear::{LinearError, Rows, RowsMut, linear};
+use crate::pool::Worker;
+use crate::sampler;
+use crate::tape::{AttentionOp, Axis, BufferId, Op};
+
+/// Columns of SwiGLU that one worker takes at a time: enough for the loop's cost, few enough to share a single row.
+const SWIGLU_COLUMNS: usize = 2048;
+
+/// A value that one worker at a time uses.
+#[derive(Debug)]
+pub(super) struct Own<T>(UnsafeCell<T>);
+
+// SAFETY: each worker uses the value of its own index; `get` states it.
+unsafe impl<T: Send> Sync for Own<T> {}
+
+impl<T> Own<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// # Safety
+    /// Nobody else uses the value meanwhile.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "exclusive by the caller's promise: one worker, one value"
+    )]
+    unsafe fn get(&self) -> &mut T {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
+/// A step's region.
+pub(super) struct Region<'a> {
+    executor: &'a Executor,
+    results: *mut u32,
+    tokens: usize,
+    samples: usize,
+    failed: OnceLock<LinearError>,
+}
+
+// SAFETY: the pointer is the step's results slot, whose cells are each written by one worker.
+unsafe impl Sync for Region<'_> {}
+
+impl<'a> Region<'a> {
+    pub(super) fn new(executor: &'a Executor, results: *mut u32) -> Self {
+        Self {
+            executor,
+            results,
+            tokens: executor.rows.token_ids().len(),
+            samples: executor.rows.samples().len(),
+            failed: OnceLock::new(),
+        }
+    }
+
+    /// What went wrong inside the region.
+    pub(super) fn outcome(self) -> Result<(), ExecError> {
+        self.failed.into_inner().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn rows_of(&self, id: BufferId) -> usize {
+        match self.executor.tape.buffer(id).axis {
+            Axis::Tokens => self.tokens,
+            Axis::Samples => self.samples,
+        }
+    }
+
+    /// Runs the tape and samples.
+    ///
+    /// # Safety
+    /// All workers of one region call it, once, and nobody else uses the executor or the results meanwhile.
+    pub(super) unsafe fn run(&self, worker: &Worker<'_>) {
+        for op in &self.executor.tape.ops {
+            // SAFETY: the caller's promise.
+            if let Err(error) = unsafe { self.run_op(worker, op) } {
+                // Every worker gets the same error and leaves here.
+                let _ = self.failed.set(error);
+                return;
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.sample(worker) }
+    }
+
+    /// One operation; ends with a barrier. In all of them a row is written by the one worker that got its index, and what is
+    /// read was finished before the last barrier.
+    unsafe fn run_op(&self, worker: &Worker<'_>, op: &Op) -> Result<(), LinearError> {
+        let e = self.executor;
+        let isa = e.config.isa;
+        // SAFETY: buffers have a row for each token or sample and the widths that the tape checked; the instruction set was
+        // checked when the executor was made.
+        unsafe {
+            match op {
+                Op::Embed { table, out } => {
+                    let out = e.shared(*out);
+                    let ids = e.rows.token_ids();
+                    worker.parallel_for(self.tokens, |i| table.look_up(isa, ids[i], out.rows_mut(i, 1)));
+                }
+                Op::RmsNorm { x, weight, eps, out } => {
+                    let (x_rows, out) = (e.shared(*x), e.shared(*out));
+                    worker.parallel_for(self.rows_of(*x), |i| {
+                        rms_norm(isa, x_rows.rows(i, 1), weight, *eps, out.rows_mut(i, 1));
+                    });
+                }
+                Op::AddRmsNorm {
+                    residual,
+                    x,
+                    weight,
+                    eps,
+                    out,
+                } => {
+                    let (residual, x_rows, out) = (e.shared(*residual), e.shared(*x), e.shared(*out));
+                    worker.parallel_for(self.rows_of(*x), |i| {
+                        let residual = residual.rows_mut(i, 1);
+                        add_rms_norm(isa, residual, x_rows.rows(i, 1), weight, *eps, out.rows_mut(i, 1));
+                    });
+                }
+                Op::Linear { x, weight, out } => {
+                    let (m, x, out) = (self.rows_of(*x), e.shared(*x), e.shared(*out));
+                    let x = Rows::from_ptr(x.as_ptr(), m, x.dim, x.dim);
+                    let out = RowsMut::from_ptr(out.as_ptr(), m, out.dim, out.dim);
+                    linear(worker, isa, x, weight, &out, &e.linear_scratch)?;
+                }
+                Op::Attention(op) => self.attend(worker, op),
+                Op::SwiGlu { x, out } => {
+                    let (rows, x, out) = (self.rows_of(*x), e.shared(*x), e.shared(*out));
+                    let dim = out.dim;
+                    let pieces = dim.div_ceil(SWIGLU_COLUMNS);
+                    worker.parallel_for(rows * pieces, |i| {
+                        let (row, from) = (i / pieces, i % pieces * SWIGLU_COLUMNS);
+                        let to = (from + SWIGLU_COLUMNS).min(dim);
+                        let (gate, up) = x.rows(row, 1).split_at(dim);
+                        let out =
+                            std::slice::from_raw_parts_mut(out.as_ptr().add(row * dim + from), to - from);
+                        swiglu(isa, &gate[from..to], &up[from..to], out);
+                    });
+                }
+                Op::SampleRows { x, out } => {
+                    let (x, out) = (e.shared(*x), e.shared(*out));
+                    let samples = e.rows.samples();
+                    worker.parallel_for(self.samples, |i| {
+                        out.rows_mut(i, 1)
+                            .copy_from_slice(x.rows(samples[i].token as usize, 1));
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rotation and cache write of all tokens, then attention.
+    unsafe fn attend(&self, worker: &Worker<'_>, op: &AttentionOp) {
+        let e = self.executor;
+        let (Some(plan), Some(tables)) = (&e.plan, &e.config.rope) else {
+            return;
+        };
+        let (isa, config) = (e.config.isa, &op.config);
+        let (qkv, out, cache) = (e.shared(op.qkv), e.shared(op.out), e.cache.layer(op.layer));
+        let (group, kv_heads, dim) = (config.group(), config.kv_heads, config.head_dim);
+        let rope = RopeLayer {
+            tables,
+            cache,
+            q_norm: op.q_norm.as_deref(),
+            k_norm: op.k_norm.as_deref(),
+            norm_eps: config.norm_eps,
+        };
+        let (positions, slots) = (e.rows.positions(), e.rows.slots());
+        worker.parallel_for(self.tokens * kv_heads, |i| {
+            let (token, head) = (i / kv_heads, i % kv_heads);
+            // SAFETY: token and head belong to this index alone, and so does the slot: rows do not share blocks that are
+            // written. The parts of the row lie one behind the other.
+            unsafe {
+                let row = qkv.as_ptr().add(token * qkv.dim);
+                let at = |head: usize, n: usize| std::slice::from_raw_parts_mut(row.add(head * dim), n * dim);
+                let queries = at(head * group, group);
+                let (key, value) = (at(config.heads + head, 1), at(config.heads + kv_heads + head, 1));
+                rope_and_cache(
+                    isa,
+                    &rope,
+                    head,
+                    positions[token],
+                    slots[token],
+                    queries,
+                    key,
+                    value,
+                );
+            }
+        });
+        let layer = AttentionLayer {
+            config,
+            cache,
+            qkv,
+            out,
+        };
+        let scratch = &e.attention_scratch[worker.index()];
+        let rows_of = |unit: &Unit| {
+            let entry = &e.rows.entries()[unit.entry as usize];
+            QueryRows {
+                blocks: e.rows.blocks(entry.row),
+                q_start: entry.q_start as usize,
+                computed: entry.computed as usize,
+                start: unit.start as usize,
+                count: unit.count as usize,
+            }
+        };
+        let partials_of = |unit: &Unit, head: usize| {
+            unit.partial.map(|partial| Partials {
+                // SAFETY: the mapping holds `partial_len` values.
+                start: unsafe {
+                    let start: *mut f32 = e.partials.as_ptr().cast();
+                    start.add(plan.partial_offset(partial, head, cache.value_dim))
+                },
+                rows: unit.count as usize,
+            })
+        };
+        worker.parallel_for(plan.items.len() * kv_heads, |i| {
+            let (item, head) = (plan.items[i / kv_heads], i % kv_heads);
+            let unit = &plan.units[item.unit as usize];
+            let split = item
+                .split
+                .zip(partials_of(unit, head))
+                .map(|(split, to)| (split as usize, to));
+            // SAFETY: units do not overlap, so outputs and partial results belong to this index; the scratch is this worker's; the
+            // step's positions were written before the last barrier.
+            unsafe { run_task(isa, &layer, &rows_of(unit), head, split, scratch) }
+        });
+        if plan.merges.is_empty() {
+            return;
+        }
+        worker.parallel_for(plan.merges.len() * kv_heads, |i| {
+            let unit = &plan.units[plan.merges[i / kv_heads] as usize];
+            if let Some(partials) = partials_of(unit, i % kv_heads) {
+                // SAFETY: as above; all partial results were written before the last barrier.
+                unsafe { merge_splits(isa, &layer, &rows_of(unit), i % kv_heads, partials, scratch) }
+            }
+        });
+    }
+
+    unsafe fn sample(&self, worker: &Worker<'_>) {
+        let e = self.executor;
+        let logits = e.shared(e.tape.logits);
+        worker.parallel_for(self.samples, |i| {
+            let sample = e.rows.samples()[i];
+            let row = sampler::Row {
+                record: e.rows.record(sample.row),
+                history: e.rows.tokens(sample.row, sample.position),
+            };
+            // SAFETY: the row of logits and the results' cells belong to this index, the scratch to this worker.
+            unsafe {
+                let out = sampler::Outcome::new(self.results, e.config.results, i);
+                let scratch = e.sampler_scratch[worker.index()].get();
+                sampler::sample(
+                    e.config.isa,
+                    &e.config.sampler,
+                    row,
+                    logits.rows_mut(i, 1),
+                    scratch,
+                    out,
+                );
+            }
+        });
+    }
+}
