@@ -1,0 +1,100 @@
+"""llama.cpp's server, one slot an agent, over HTTP without streaming."""
+
+import http.client
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bench.cells import MAX_CONTEXT, Cell
+from bench.peers.engine import REPETITIONS, EngineBrokenError, Setup
+from bench.workload import start_agents
+
+START_SECONDS = 120
+
+
+class Engine:
+    """Starts the server and talks to it as agents would."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._cache = "no prefix cache" not in setup.name
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        command = [str(setup.programs / "llama-server"), "-m", str(setup.model), "-t", str(setup.threads)]
+        command += ["--parallel", str(setup.batch), "-c", str(setup.batch * MAX_CONTEXT)]
+        command += ["--host", "127.0.0.1", "--port", str(self._port), "--log-disable"]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._wait_until_ready()
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._server.terminate()
+        self._server.wait(timeout=30)
+
+    def measure(self, cell: Cell) -> Iterator[float]:
+        """Yields generated tokens per second, one value a repetition."""
+        for repetition in range(REPETITIONS):
+            shape, agents = start_agents(cell, repetition)
+            turns = int(cell.context)
+
+            def live(number: int) -> None:
+                agent = agents[number]  # noqa: B023 (the pool is gone before the next repetition)
+                for turn in range(turns):  # noqa: B023
+                    agent.hear(self._complete(agent.ask(turn), shape.answer, number))  # noqa: B023
+
+            start = time.perf_counter()
+            with ThreadPoolExecutor(cell.batch) as pool:
+                list(pool.map(live, range(cell.batch)))
+            yield turns * cell.batch * shape.answer / (time.perf_counter() - start)
+
+    def _complete(self, prompt: list[int], tokens: int, slot: int) -> list[int]:
+        answer = self._post(
+            "/completion",
+            {
+                "prompt": prompt,
+                "n_predict": tokens,
+                "ignore_eos": True,
+                "temperature": 0,
+                "cache_prompt": self._cache,
+                "id_slot": slot,
+                "return_tokens": True,
+            },
+        )
+        generated: list[int] = answer["tokens"]
+        return generated
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=3600)
+        try:
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            response = connection.getresponse()
+            said = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise EngineBrokenError(f"llama-server answered {response.status}: {said[-500:]!r}")
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(START_SECONDS * 10):
+            if self._server.poll() is not None:
+                raise EngineBrokenError(f"llama-server ended with {self._server.returncode} while starting")
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+            try:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                pass
+            finally:
+                connection.close()
+            time.sleep(0.1)
+        self.close()
+        raise EngineBrokenError(f"llama-server was not ready after {START_SECONDS} s")

@@ -1,0 +1,158 @@
+"""The table, the goals and the plot from a record. Refuses to measure."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cells import Cell
+from bench.peers import PEERS
+from bench.results import Measured, Record
+from bench.roofline import Limits, bound, limit
+
+BESIDE_BEST = 0.97
+"""Our worst allowed ratio to the best peer at the same precision."""
+AGENTS_WITHOUT_CACHE = 3.0
+AGENTS_WITH_CACHE = 1.2
+NOISY = 0.04
+"""Above this share of other processes a figure is marked with ~."""
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+OURS = next(peer.name for peer in PEERS if peer.ours)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One promise and whether it is kept."""
+
+    what: str
+    wanted: float
+    reached: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it is kept."""
+        return self.reached >= self.wanted
+
+
+def cells_of(record: Record) -> list[Cell]:
+    """The cells that were measured, in the table's order."""
+    cells = {Cell.from_key(key) for _, key in record.measured}
+    order = ["prefill", "decode", "agents"]
+    return sorted(
+        cells, key=lambda c: (c.model, c.precision, order.index(c.kind), len(c.context), c.context, c.batch)
+    )
+
+
+def goals(record: Record, limits: Limits) -> Iterator[Goal]:
+    """Every goal that the record can say something about."""
+    for cell in cells_of(record):
+        ours = record.measured.get((OURS, cell.key))
+        if ours is None or ours.median is None:
+            continue
+        share_wanted, most = _share_goal(cell), limit(cell, limits)
+        if share_wanted and most:
+            yield Goal(
+                f"{cell.key}: share of the {bound(cell, limits)} limit", share_wanted, ours.median / most
+            )
+        for cached, wanted in ((False, AGENTS_WITHOUT_CACHE), (True, AGENTS_WITH_CACHE)):
+            best = _best_peer(record, cell, cached if cell.kind == "agents" else None)
+            if best is None or (best.median or 0) <= 0 or (cell.kind != "agents" and cached):
+                continue
+            least = wanted if cell.kind == "agents" else BESIDE_BEST
+            yield Goal(f"{cell.key}: times {best.peer}", least, ours.median / (best.median or 1))
+
+
+def _share_goal(cell: Cell) -> float | None:
+    half = cell.precision == "float16"
+    if cell.kind == "prefill" and half:
+        return 0.95
+    if cell.kind == "decode" and cell.batch == 1 and half:
+        return 0.90
+    if cell.kind == "decode" and cell.batch == 16:
+        return 0.80 if half else 0.75
+    return None
+
+
+def _best_peer(record: Record, cell: Cell, prefix_cache: bool | None) -> Measured | None:
+    found = [
+        record.measured[peer.name, cell.key]
+        for peer in PEERS
+        if not peer.ours
+        and (prefix_cache is None or peer.prefix_cache == prefix_cache)
+        and (peer.name, cell.key) in record.measured
+    ]
+    return max(
+        (one for one in found if one.median is not None), key=lambda one: one.median or 0, default=None
+    )
+
+
+def markdown(record: Record) -> str:
+    """The whole report of one machine."""
+    limits = record.limits
+    if limits is None:
+        return "Nothing was measured."
+    machine, lines = record.machine, []
+    memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
+    sets = ", ".join(machine["instruction_sets"]) or "no wide instruction set"
+    threads = f"{machine['threads']} threads of {machine['cores']}"
+    commits = ", ".join(sorted({one.commit for one in record.measured.values()}))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
+    gigabytes, gigaflops = limits.bytes_per_second / 1e9, limits.flops / 1e9
+    lines.append(
+        f"{machine['processor']}, {machine['architecture']}, {threads}{memory}; {sets}; {machine['system']}."
+    )
+    lines.append(f"Commits: {commits}. Versions: {versions}.")
+    lines.append(f"Limits: {gigabytes:.1f} GB/s read, {gigaflops:.0f} GFLOP/s of fp32 multiply-adds.")
+    lines.append("")
+    lines.append("Tokens per second (median), and the share of what the limits allow.")
+    lines.append(f"`~`: other processes took more than {NOISY:.0%} of the machine in some repetition.")
+    cells = cells_of(record)
+    for model, precision in dict.fromkeys((cell.model, cell.precision) for cell in cells):
+        group = [cell for cell in cells if (cell.model, cell.precision) == (model, precision)]
+        peers = [
+            peer.name for peer in PEERS if any((peer.name, cell.key) in record.measured for cell in group)
+        ]
+        lines += ["", f"**{model}, {precision}**", "", f"| workload | {' | '.join(peers)} |"]
+        lines.append("| --- |" + " ---: |" * len(peers))
+        lines += [_row(record, cell, peers, limits) for cell in group]
+    found = list(goals(record, limits))
+    if found:
+        lines += ["", "| goal | wanted | reached | |", "| --- | ---: | ---: | --- |"]
+        lines += [
+            f"| {goal.what} | {goal.wanted:.2f} | {goal.reached:.2f} | {'met' if goal.met else '**missed**'} |"
+            for goal in found
+        ]
+    return "\n".join(lines)
+
+
+def _row(record: Record, cell: Cell, peers: list[str], limits: Limits) -> str:
+    most = limit(cell, limits)
+    shown = [_figure(record.measured.get((peer, cell.key)), most) for peer in peers]
+    return f"| {_workload(cell)} | {' | '.join(shown)} |"
+
+
+def _workload(cell: Cell) -> str:
+    if cell.kind == "prefill":
+        return f"prefill, {cell.context}"
+    if cell.kind == "decode":
+        return f"decode, {cell.batch} at once, {cell.context}"
+    return f"{cell.batch} agents, {cell.context} turns"
+
+
+def _figure(one: Measured | None, most: float | None) -> str:
+    if one is None:
+        return ""
+    if one.median is None:
+        return "failed"
+    mark = "~" if (one.others or 0) > NOISY else ""
+    share = f" ({one.median / most:.0%})" if most else ""
+    return f"{mark}{one.median:.3g}{share}" if one.median < 100 else f"{mark}{one.median:.0f}{share}"
+
+
+def write_page(page: Path, text: str) -> None:
+    """Puts the report between the marks of a page. Raises `ValueError` where the page has none."""
+    old = page.read_text(encoding="utf-8")
+    if BEGIN not in old or END not in old:
+        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r}")
+    block = f"{BEGIN}\n\n{text}\n\n{END}"
+    page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, old, flags=re.DOTALL), encoding="utf-8")

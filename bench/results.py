@@ -1,0 +1,82 @@
+"""The record of a machine: one JSON file, written after every cell, so that a run can be taken up where it stopped.
+
+Refuses to know how numbers are made and how they are shown.
+"""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from bench.roofline import Limits
+
+FOLDER = Path(__file__).parent / "results"
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one engine did in one cell."""
+
+    peer: str
+    cell: str
+    commit: str
+    """Of this repository, also for other engines: the driver and the workload are ours."""
+    values: list[float] = field(default_factory=list)
+    """Tokens per second, one a repetition."""
+    others: float | None = None
+    """The largest share of the machine that other processes took during a repetition, 0 to 1."""
+    error: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        """The figure of the table, None after an error."""
+        return statistics.median(self.values) if self.values and self.error is None else None
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything in a results file."""
+
+    file: Path
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    limits: Limits | None = None
+    measured: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    """By peer and cell."""
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Reads a file of `results/`, or starts a new one."""
+        file = FOLDER / f"{name}.json"
+        record = cls(file)
+        if file.is_file():
+            read = json.loads(file.read_text(encoding="utf-8"))
+            record.machine, record.versions = read["machine"], read["versions"]
+            record.limits = Limits(**read["limits"])
+            for one in read["measured"]:
+                record.put(Measured(**one))
+        return record
+
+    def put(self, measured: Measured) -> None:
+        """Takes a cell in, in the place of an earlier one."""
+        self.measured[measured.peer, measured.cell] = measured
+
+    def save(self) -> None:
+        """Writes the file as a whole."""
+        if self.limits is None:
+            raise ValueError("limits are measured before anything else")
+        written = {
+            "machine": self.machine,
+            "versions": self.versions,
+            "limits": asdict(self.limits),
+            "measured": [_rounded(asdict(one)) for _, one in sorted(self.measured.items())],
+        }
+        FOLDER.mkdir(exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        partial.rename(self.file)
+
+
+def _rounded(one: dict[str, Any]) -> dict[str, Any]:
+    return {**one, "values": [float(f"{value:.5g}") for value in one["values"]]}
