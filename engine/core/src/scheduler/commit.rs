@@ -120,13 +120,8 @@ impl Core {
     }
 
     /// Lets the prefix cache know the full blocks among the first `end` positions, whose KV is now in the cache.
-    fn name_blocks(&mut self, slot: u32, end: u32) {
+    pub(super) fn name_blocks(&mut self, slot: u32, end: u32) {
         let state = &mut self.slots[slot as usize];
-        let end = if mutated!(self, CacheUncommitted) {
-            state.computed.min(state.known())
-        } else {
-            end
-        };
         let full = end / BLOCK_SIZE;
         if !self.config.prefix_cache || full <= state.n_named {
             return;

@@ -132,6 +132,11 @@ impl Core {
             end,
             sample,
         });
+        #[cfg(feature = "mutations")]
+        if mutated!(self, CacheUncommitted) {
+            let known = self.slots[slot as usize].known();
+            self.name_blocks(slot, end.min(known));
+        }
     }
 }
 
