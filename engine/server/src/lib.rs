@@ -1,1 +1,27 @@
-//! The TGI- and OpenAI-compatible HTTP server.
+//! agentlm-server: the HTTP face of one engine, in TGI's and OpenAI's formats.
+//!
+//! [`serve`] binds, answers on its own tokio runtime and never installs a signal handler. It knows no Python, no
+//! kernel and no scheduling: a request is parsed, validated, tokenised, submitted through
+//! [`agentlm_host::EngineHandle`], and its events become bytes.
+//!
+//! Native routes (`/`, `/generate`, `/generate_stream`, `/tokenize`) answer as TGI does, byte for byte. The `/v1`
+//! routes follow [`V1Dialect`].
+
+mod access;
+mod app;
+mod body;
+mod config;
+mod error;
+mod flow;
+mod gate;
+mod metrics;
+mod prompt;
+mod routes;
+mod seed;
+mod serve;
+mod stream;
+mod wire;
+
+pub use app::{ChatRenderer, RenderChat, RenderError, RenderedChat};
+pub use config::{ConfigError, ServerConfig, V1Dialect};
+pub use serve::{RunningServer, ServeError, serve};

@@ -1,0 +1,141 @@
+//! Who may call: API keys and browsers' origins. Also the last net under a handler that panics.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// Refuses requests without one of the configured keys.
+pub(crate) async fn require_key(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if is_allowed(&app.config.api_keys, request.headers()) {
+        return next.run(request).await;
+    }
+    if request.uri().path().starts_with("/v1/") {
+        ApiError::Unauthorized.v1(app.config.v1_dialect)
+    } else {
+        ApiError::Unauthorized.native()
+    }
+}
+
+fn is_allowed(keys: &[String], headers: &HeaderMap) -> bool {
+    if keys.is_empty() {
+        return true;
+    }
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    let Some(given) = given.strip_prefix(b"Bearer ") else {
+        return false;
+    };
+    // Every key is compared to its end: the time taken tells nothing about any of them.
+    keys.iter()
+        .fold(false, |found, key| found | same(key.as_bytes(), given))
+}
+
+/// Equality whose time depends on the lengths only.
+fn same(key: &[u8], given: &[u8]) -> bool {
+    let differences = key.iter().zip(given).fold(0u8, |bits, (a, b)| bits | (a ^ b));
+    std::hint::black_box(differences) == 0 && key.len() == given.len()
+}
+
+/// Answers preflights and marks every answer with the origins that may read it.
+pub(crate) async fn cors(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let origins = &app.config.cors_allow_origin;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let preflight = request.method() == Method::OPTIONS
+        && request
+            .headers()
+            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if preflight {
+        Response::new(Body::empty())
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    let allowed = if origins.is_empty() {
+        Some(HeaderValue::from_static("*"))
+    } else {
+        origin.filter(|origin| {
+            origins
+                .iter()
+                .any(|allowed| allowed.as_bytes() == origin.as_bytes())
+        })
+    };
+    if let Some(allowed) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+    }
+    let vary = "origin, access-control-request-method, access-control-request-headers";
+    headers.insert(header::VARY, HeaderValue::from_static(vary));
+    if preflight {
+        let allow_headers = if app.config.api_keys.is_empty() {
+            "content-type"
+        } else {
+            "content-type,authorization"
+        };
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET,POST"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static(allow_headers),
+        );
+    }
+    response
+}
+
+/// A handler that panics is answered with a 500, and the connection lives on.
+pub(crate) async fn catch_panic(request: Request, next: Next) -> Response {
+    let mut answer = pin!(next.run(request));
+    std::future::poll_fn(|context| {
+        // The future is not polled again after a panic, so nobody sees what it left half done.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
+            Ok(poll) => poll,
+            Err(_) => Poll::Ready(ApiError::Internal.native()),
+        }
+    })
+    .await
+}
+
+/// The empty answer of a path or method that does not exist.
+pub(crate) async fn not_found() -> StatusCode {
+    StatusCode::NOT_FOUND
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_case_sensitive_and_any_one_opens() {
+        let keys = ["first".to_owned(), "Second".to_owned()];
+        let cases = [
+            (Some("Bearer first"), true),
+            (Some("Bearer Second"), true),
+            (Some("Bearer second"), false),
+            (Some("Bearer firs"), false),
+            (Some("Bearer first "), false),
+            (Some("Bearer "), false),
+            (Some("first"), false),
+            (None, false),
+        ];
+        for (given, allowed) in cases {
+            let mut headers = HeaderMap::new();
+            if let Some(given) = given {
+                headers.insert(header::AUTHORIZATION, given.parse().unwrap());
+            }
+            assert_eq!(is_allowed(&keys, &headers), allowed, "{given:?}");
+            assert!(is_allowed(&[], &headers), "no key configured means open");
+        }
+    }
+}

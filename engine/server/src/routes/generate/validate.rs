@@ -1,0 +1,342 @@
+//! TGI's checks of the parameters, in TGI's order. Lengths are checked after tokenisation, in [`crate::prompt`].
+
+use agentlm_core::params::{Limits, ParamError, SamplingParams};
+
+use super::types::{GenerateParameters, GenerateRequest};
+use crate::error::ApiError;
+
+/// A native request whose parameters are in range.
+#[derive(Debug)]
+pub(crate) struct Valid {
+    pub(crate) inputs: String,
+    /// Ready but for the length and, without a seed of its own, the seed.
+    pub(crate) params: SamplingParams,
+    /// The seed that was asked for.
+    pub(crate) seed: Option<u64>,
+    pub(crate) best_of: u32,
+    pub(crate) truncate: Option<u64>,
+    pub(crate) return_full_text: Option<bool>,
+    pub(crate) details: bool,
+    /// What the length checks come before: a feature that is not there.
+    unsupported: Option<&'static str>,
+}
+
+impl Valid {
+    /// The checks that follow those of the length.
+    pub(crate) fn check_features(&self) -> Result<(), ApiError> {
+        match self.unsupported {
+            Some(text) => Err(ApiError::Validation(text.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the sampler draws, so that a seed means something.
+    pub(crate) fn samples(&self) -> bool {
+        self.params.temperature > 0.0
+    }
+}
+
+/// Checks everything that needs no tokens.
+pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) -> Result<Valid, ApiError> {
+    let GenerateRequest {
+        inputs, parameters, ..
+    } = request;
+    // TGI samples by default when `parameters` is absent and is greedy by default when it is present.
+    let given = parameters.unwrap_or(GenerateParameters {
+        do_sample: Some(true),
+        ..Default::default()
+    });
+    let refuse = |text: String| Err(ApiError::Validation(text));
+    let refuse_param = |error: ParamError| Err(ApiError::Validation(error.to_string()));
+
+    let best_of = given.best_of.unwrap_or(1);
+    let max_best_of = u64::from(limits.max_best_of);
+    if best_of > 1 && best_of > max_best_of {
+        return refuse(if max_best_of == 1 {
+            "`best_of` != 1 is not allowed for this endpoint".to_owned()
+        } else {
+            format!("`best_of` must be > 0 and <= {max_best_of}. Given: {best_of}")
+        });
+    }
+    if stream {
+        if best_of != 1 {
+            return refuse("`best_of` != 1 is not supported when streaming tokens".to_owned());
+        }
+        if given.decoder_input_details == Some(true) {
+            return refuse(
+                "`decoder_input_details` == true is not supported when streaming tokens".to_owned(),
+            );
+        }
+    }
+    let off = 1.0;
+    let warps = given.temperature.is_some_and(|value| value != off)
+        || given.top_k.is_some()
+        || given.top_p.is_some_and(|value| value != off)
+        || given.min_p.is_some_and(|value| value != 0.0)
+        || given.typical_p.is_some_and(|value| value != off);
+    let sampling = given.do_sample == Some(true) || warps;
+    let asks_to_sample = sampling
+        || given.temperature.is_some()
+        || given.top_p.is_some()
+        || given.min_p.is_some()
+        || given.typical_p.is_some();
+    if best_of > 1 && !asks_to_sample {
+        return refuse("you must use sampling when `best_of` is > 1".to_owned());
+    }
+    let temperature = given.temperature.unwrap_or(1.0);
+    if !(temperature > 0.0 && temperature.is_finite()) {
+        return refuse_param(ParamError::Temperature);
+    }
+    let params = SamplingParams {
+        max_new_tokens: given.max_new_tokens,
+        min_new_tokens: given.min_new_tokens.unwrap_or(0),
+        ignore_eos: given.ignore_eos.unwrap_or(false),
+        temperature: if sampling { temperature } else { 0.0 },
+        top_k: u32::try_from(given.top_k.unwrap_or(0)).unwrap_or(0),
+        top_p: given.top_p.unwrap_or(1.0),
+        min_p: given.min_p.unwrap_or(0.0),
+        typical_p: given.typical_p.unwrap_or(1.0),
+        repetition_penalty: given.repetition_penalty.unwrap_or(1.0),
+        frequency_penalty: given.frequency_penalty.unwrap_or(0.0),
+        presence_penalty: given.presence_penalty.unwrap_or(0.0),
+        stop: given.stop.unwrap_or_default().0,
+        top_n_tokens: given.top_n_tokens.unwrap_or(0),
+        // A stream shows them at each token, and the best of several runs is chosen by them.
+        logprobs: stream || best_of > 1 || given.details == Some(true),
+        ..SamplingParams::default()
+    };
+    // TGI checks `top_k` between what the core checks before and after it, and likewise `seed`.
+    match params.validate(limits) {
+        Err(
+            error @ (ParamError::RepetitionPenalty
+            | ParamError::FrequencyPenalty
+            | ParamError::PresencePenalty
+            | ParamError::TopP
+            | ParamError::TypicalP),
+        ) => return refuse_param(error),
+        _ if given.top_k.is_some_and(|k| k <= 0) => {
+            return refuse("`top_k` must be strictly positive".to_owned());
+        }
+        Err(error) if !matches!(error, ParamError::TopNTokens { .. }) => return refuse_param(error),
+        _ if best_of > 1 && given.seed.is_some() => {
+            return refuse("`seed` must not be set when `best_of` > 1".to_owned());
+        }
+        Err(error) => return refuse_param(error),
+        Ok(()) => {}
+    }
+    if inputs.is_empty() {
+        return refuse("`inputs` cannot be empty".to_owned());
+    }
+    let max_input = limits.max_input_tokens;
+    if let Some(keep) = given.truncate
+        && (keep == 0 || keep > u64::from(max_input))
+    {
+        return refuse(format!(
+            "`truncate` must be strictly positive and less than {max_input}. Given: {keep}"
+        ));
+    }
+    let unsupported = if given.grammar.is_some() {
+        Some("grammar is not supported")
+    } else if given.watermark == Some(true) {
+        Some("`watermark` == true is not supported")
+    } else if given.decoder_input_details == Some(true) {
+        Some(
+            "`decoder_input_details` == true is not supported: this server gives no log-probabilities of prompts",
+        )
+    } else if given.adapter_id.is_some() {
+        Some("`adapter_id` is not supported: this server has no adapters")
+    } else {
+        None
+    };
+    Ok(Valid {
+        inputs,
+        params,
+        seed: given.seed,
+        best_of: u32::try_from(best_of.max(1)).unwrap_or(1),
+        truncate: given.truncate,
+        return_full_text: given.return_full_text,
+        details: given.details.unwrap_or(false),
+        unsupported,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_input_tokens: 100,
+        max_total_tokens: 200,
+        max_stop_sequences: 4,
+        max_top_n_tokens: 5,
+        max_best_of: 2,
+    };
+
+    fn check(parameters: &str, stream: bool, limits: &Limits) -> Result<Valid, String> {
+        let body = format!("{{\"inputs\":\"a\",\"parameters\":{parameters}}}");
+        let valid = validate(serde_json::from_str(&body).unwrap(), stream, limits);
+        let valid = valid.and_then(|valid| valid.check_features().map(|()| valid));
+        valid.map_err(|error| error.to_string().replacen("Input validation error: ", "", 1))
+    }
+
+    #[test]
+    fn every_text_is_tgis() {
+        let whole = [
+            (r#"{"best_of":3}"#, "`best_of` must be > 0 and <= 2. Given: 3"),
+            (r#"{"best_of":2}"#, "you must use sampling when `best_of` is > 1"),
+            (r#"{"temperature":0}"#, "`temperature` must be strictly positive"),
+            (r#"{"temperature":-1}"#, "`temperature` must be strictly positive"),
+            (
+                r#"{"temperature":1e39}"#,
+                "`temperature` must be strictly positive",
+            ),
+            (
+                r#"{"repetition_penalty":0}"#,
+                "`repetition_penalty` must be strictly positive",
+            ),
+            (
+                r#"{"frequency_penalty":2.5}"#,
+                "`frequency_penalty` must be >= -2.0 and <= 2.0",
+            ),
+            (
+                r#"{"presence_penalty":-3}"#,
+                "`presence_penalty` must be >= -2.0 and <= 2.0",
+            ),
+            (r#"{"top_p":0}"#, "`top_p` must be > 0.0 and < 1.0"),
+            (r#"{"top_p":1.1}"#, "`top_p` must be > 0.0 and < 1.0"),
+            (r#"{"typical_p":-0.5}"#, "`typical_p` must be > 0.0 and < 1.0"),
+            (r#"{"min_p":1}"#, "`min_p` must be >= 0.0 and < 1.0"),
+            (r#"{"top_k":0}"#, "`top_k` must be strictly positive"),
+            (r#"{"top_k":-5}"#, "`top_k` must be strictly positive"),
+            (
+                r#"{"max_new_tokens":0}"#,
+                "`max_new_tokens` must be strictly positive",
+            ),
+            (
+                r#"{"stop":["a","b","c","d","e"]}"#,
+                "`stop` supports up to 4 stop sequences. Given: 5",
+            ),
+            (r#"{"stop":[""]}"#, "`stop` sequences cannot be empty"),
+            (
+                r#"{"best_of":2,"do_sample":true,"seed":1}"#,
+                "`seed` must not be set when `best_of` > 1",
+            ),
+            (
+                r#"{"top_n_tokens":6}"#,
+                "`top_n_tokens` must be >= 0 and <= 5. Given: 6",
+            ),
+            (
+                r#"{"truncate":0}"#,
+                "`truncate` must be strictly positive and less than 100. Given: 0",
+            ),
+            (
+                r#"{"truncate":101}"#,
+                "`truncate` must be strictly positive and less than 100. Given: 101",
+            ),
+            (
+                r#"{"grammar":{"type":"regex","value":"a"}}"#,
+                "grammar is not supported",
+            ),
+            (r#"{"watermark":true}"#, "`watermark` == true is not supported"),
+            (
+                r#"{"adapter_id":"x"}"#,
+                "`adapter_id` is not supported: this server has no adapters",
+            ),
+            (
+                r#"{"decoder_input_details":true}"#,
+                "`decoder_input_details` == true is not supported: this server gives no log-probabilities of prompts",
+            ),
+            (
+                r#"{"min_new_tokens":5,"max_new_tokens":4}"#,
+                "`min_new_tokens` must be <= `max_new_tokens`. Given: 5 and 4",
+            ),
+        ];
+        for (parameters, text) in whole {
+            assert_eq!(
+                check(parameters, false, &LIMITS).unwrap_err(),
+                text,
+                "{parameters}"
+            );
+        }
+        let streamed = [
+            (
+                r#"{"best_of":2}"#,
+                "`best_of` != 1 is not supported when streaming tokens",
+            ),
+            (
+                r#"{"best_of":0}"#,
+                "`best_of` != 1 is not supported when streaming tokens",
+            ),
+            (
+                r#"{"decoder_input_details":true}"#,
+                "`decoder_input_details` == true is not supported when streaming tokens",
+            ),
+        ];
+        for (parameters, text) in streamed {
+            assert_eq!(
+                check(parameters, true, &LIMITS).unwrap_err(),
+                text,
+                "{parameters}"
+            );
+        }
+        let one = Limits {
+            max_best_of: 1,
+            ..LIMITS
+        };
+        let text = "`best_of` != 1 is not allowed for this endpoint";
+        assert_eq!(check(r#"{"best_of":2}"#, false, &one).unwrap_err(), text);
+    }
+
+    #[test]
+    fn the_first_fault_in_tgis_order_is_told() {
+        // Each of these parameters is at fault; the list is in the order in which TGI looks.
+        let faults = [
+            (r#""best_of":3"#, "`best_of` must"),
+            (r#""temperature":0"#, "`temperature`"),
+            (r#""repetition_penalty":-1"#, "`repetition_penalty`"),
+            (r#""frequency_penalty":9"#, "`frequency_penalty`"),
+            (r#""top_p":0"#, "`top_p`"),
+            (r#""typical_p":0"#, "`typical_p`"),
+            (r#""top_k":0"#, "`top_k`"),
+            (r#""max_new_tokens":0"#, "`max_new_tokens`"),
+            (r#""stop":["a","b","c","d","e"]"#, "`stop`"),
+            (r#""top_n_tokens":6"#, "`top_n_tokens`"),
+            (r#""truncate":0"#, "`truncate`"),
+            (r#""grammar":{}"#, "grammar"),
+        ];
+        for first in 0..faults.len() {
+            let all: Vec<&str> = faults[first..].iter().map(|fault| fault.0).collect();
+            let text = check(&format!("{{{}}}", all.join(",")), false, &LIMITS).unwrap_err();
+            assert!(text.starts_with(faults[first].1), "{all:?}: {text}");
+        }
+        let seed_first = r#"{"best_of":2,"do_sample":true,"seed":1,"top_n_tokens":6}"#;
+        assert!(
+            check(seed_first, false, &LIMITS)
+                .unwrap_err()
+                .starts_with("`seed`")
+        );
+    }
+
+    #[test]
+    fn what_turns_sampling_on() {
+        let cases = [
+            ("{}", 0.0),
+            (r#"{"temperature":1.0}"#, 0.0),
+            (r#"{"top_p":1.0,"typical_p":1}"#, 0.0),
+            (r#"{"seed":7}"#, 0.0),
+            (r#"{"do_sample":false,"temperature":0.5}"#, 0.5),
+            (r#"{"do_sample":true}"#, 1.0),
+            (r#"{"top_k":1}"#, 1.0),
+            (r#"{"top_p":0.9}"#, 1.0),
+            (r#"{"min_p":0.1}"#, 1.0),
+            (r#"{"best_of":1,"typical_p":0.5}"#, 1.0),
+            ("null", 1.0),
+        ];
+        for (parameters, temperature) in cases {
+            let valid = check(parameters, false, &LIMITS).unwrap();
+            assert_eq!(valid.params.temperature, temperature, "{parameters}");
+        }
+        let absent = validate(serde_json::from_str(r#"{"inputs":"a"}"#).unwrap(), false, &LIMITS).unwrap();
+        assert!(absent.samples(), "without `parameters` TGI samples");
+    }
+}

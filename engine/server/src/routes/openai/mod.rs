@@ -1,0 +1,6 @@
+//! What the two `/v1` generating routes share: sampling fields, names, usage, log-probabilities, streams.
+
+pub(crate) mod answer;
+pub(crate) mod logprobs;
+pub(crate) mod sampling;
+pub(crate) mod stream;

@@ -1,0 +1,217 @@
+//! OpenAI's sampling fields, and those of ours beside them, checked and turned into the engine's.
+
+use agentlm_core::params::{Limits, ParamError, SamplingParams};
+use serde_json::Value;
+
+use crate::app::App;
+use crate::body::Stop;
+use crate::config::V1Dialect;
+use crate::error::ApiError;
+
+/// The fields as they came.
+#[derive(Debug, Default)]
+pub(crate) struct Fields {
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) top_k: Option<i32>,
+    pub(crate) min_p: Option<f32>,
+    pub(crate) typical_p: Option<f32>,
+    pub(crate) repetition_penalty: Option<f32>,
+    pub(crate) frequency_penalty: Option<f32>,
+    pub(crate) presence_penalty: Option<f32>,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) min_tokens: Option<u32>,
+    pub(crate) ignore_eos: Option<bool>,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) n: Option<u32>,
+    pub(crate) logit_bias: Option<Value>,
+    /// How many likely tokens are wanted at each position, if log-probabilities are wanted at all.
+    pub(crate) top_logprobs: Option<u32>,
+}
+
+/// Fields in range.
+#[derive(Debug)]
+pub(crate) struct Sampling {
+    /// Ready but for the length and the seed.
+    pub(crate) params: SamplingParams,
+    pub(crate) seed: Option<u64>,
+    /// Choices a prompt.
+    pub(crate) n: u32,
+}
+
+impl Fields {
+    /// Checks the fields. Unlike the native routes an absent temperature samples, 0 is greedy, and penalties follow
+    /// OpenAI's formulas.
+    pub(crate) fn validate(self, limits: &Limits) -> Result<Sampling, ApiError> {
+        let refuse = |text: String| Err(ApiError::Validation(text));
+        let n = self.n.unwrap_or(1);
+        let max = limits.max_best_of.max(1);
+        if n == 0 || n > max {
+            return refuse(format!("`n` must be > 0 and <= {max}. Given: {n}"));
+        }
+        let temperature = self.temperature.unwrap_or(1.0);
+        // OpenAI allows 0: nothing but the most likely token is left.
+        let greedy = self.top_p == Some(0.0);
+        let params = SamplingParams {
+            max_new_tokens: self.max_tokens,
+            min_new_tokens: self.min_tokens.unwrap_or(0),
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            temperature: if greedy { 0.0 } else { temperature },
+            top_k: u32::try_from(self.top_k.unwrap_or(0)).unwrap_or(0),
+            top_p: if greedy { 1.0 } else { self.top_p.unwrap_or(1.0) },
+            min_p: self.min_p.unwrap_or(0.0),
+            typical_p: self.typical_p.unwrap_or(1.0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
+            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            presence_penalty: self.presence_penalty.unwrap_or(0.0),
+            openai_penalties: true,
+            stop: self.stop.unwrap_or_default().0,
+            logprobs: self.top_logprobs.is_some(),
+            raw_logprobs: true,
+            top_n_tokens: self.top_logprobs.unwrap_or(0),
+            ..SamplingParams::default()
+        };
+        if !(temperature >= 0.0 && temperature.is_finite()) {
+            return refuse(ParamError::Temperature.to_string());
+        }
+        // -1 is "off" to the clients of other servers.
+        if self.top_k.is_some_and(|k| k < -1) {
+            return refuse("`top_k` must be strictly positive".to_owned());
+        }
+        params
+            .validate(limits)
+            .map_err(|error| ApiError::Validation(error.to_string()))?;
+        if self.logit_bias.is_some_and(|bias| !is_empty(&bias)) {
+            return refuse("`logit_bias` is not supported".to_owned());
+        }
+        Ok(Sampling {
+            params,
+            seed: self.seed,
+            n,
+        })
+    }
+}
+
+/// Whether a field says nothing: null, `[]` or `{}`.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// The name that an answer gives the model: the one that was asked for, or the served one.
+pub(crate) fn model(app: &App, asked: Option<String>) -> Result<String, ApiError> {
+    match asked {
+        // TGI's own client says "tgi" to any model.
+        None => Ok(app.config.model_id.clone()),
+        Some(name) if name == "tgi" || name == app.config.model_id => Ok(app.config.model_id.clone()),
+        Some(name) if app.config.strict_model => Err(ApiError::UnknownModel(name)),
+        Some(name) => Ok(name),
+    }
+}
+
+/// Whether stop strings stay in the text.
+pub(crate) fn keeps_stop(app: &App) -> bool {
+    app.config.v1_dialect == V1Dialect::Tgi
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_input_tokens: 100,
+        max_total_tokens: 200,
+        max_stop_sequences: 4,
+        max_top_n_tokens: 5,
+        max_best_of: 2,
+    };
+
+    #[test]
+    fn what_openai_clients_send_is_accepted() {
+        let sampling = Fields {
+            top_p: Some(1.0),
+            presence_penalty: Some(0.0),
+            logit_bias: Some(serde_json::json!({})),
+            ..Fields::default()
+        };
+        let sampling = sampling.validate(&LIMITS).unwrap();
+        assert_eq!((sampling.params.temperature, sampling.n), (1.0, 1));
+        assert!(sampling.params.openai_penalties && sampling.params.raw_logprobs);
+        for fields in [
+            Fields {
+                temperature: Some(0.0),
+                ..Fields::default()
+            },
+            Fields {
+                top_p: Some(0.0),
+                ..Fields::default()
+            },
+        ] {
+            assert_eq!(fields.validate(&LIMITS).unwrap().params.temperature, 0.0);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        let cases = [
+            (
+                Fields {
+                    n: Some(3),
+                    ..Fields::default()
+                },
+                "`n` must be > 0 and <= 2. Given: 3",
+            ),
+            (
+                Fields {
+                    n: Some(0),
+                    ..Fields::default()
+                },
+                "`n` must be > 0 and <= 2. Given: 0",
+            ),
+            (
+                Fields {
+                    temperature: Some(-0.1),
+                    ..Fields::default()
+                },
+                "`temperature` must be strictly positive",
+            ),
+            (
+                Fields {
+                    top_p: Some(1.5),
+                    ..Fields::default()
+                },
+                "`top_p` must be > 0.0 and < 1.0",
+            ),
+            (
+                Fields {
+                    top_k: Some(-2),
+                    ..Fields::default()
+                },
+                "`top_k` must be strictly positive",
+            ),
+            (
+                Fields {
+                    top_logprobs: Some(6),
+                    ..Fields::default()
+                },
+                "`top_n_tokens` must be >= 0 and <= 5. Given: 6",
+            ),
+            (
+                Fields {
+                    logit_bias: Some(serde_json::json!({"7": 1})),
+                    ..Fields::default()
+                },
+                "`logit_bias` is not supported",
+            ),
+        ];
+        for (fields, text) in cases {
+            let error = fields.validate(&LIMITS).unwrap_err().to_string();
+            assert_eq!(error, format!("Input validation error: {text}"));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Bind, accept, and close in order. It knows connections, not what is said on them.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentlm_host::EngineHandle;
+use agentlm_text::Tokenizer;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::app::{self, App, ChatRenderer};
+use crate::config::{ConfigError, ServerConfig};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// A client has this long to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after an accept that failed for want of a resource.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server could not start.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// A setting is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The host name has no address.
+    #[error("cannot resolve `{hostname}`: {source}; give an address or a name of this machine")]
+    Resolve {
+        /// The name as configured.
+        hostname: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another port or stop the process that holds it")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The threads could not be started.
+    #[error("cannot start the HTTP threads: {0}")]
+    Runtime(io::Error),
+}
+
+/// A server that answers. Dropping it closes every connection at once.
+pub struct RunningServer {
+    local_addr: SocketAddr,
+    /// The grace, once shutdown has begun.
+    closing: watch::Sender<Option<Duration>>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+    runtime: Mutex<Option<Runtime>>,
+}
+
+/// Starts to serve `engine`. The port is open when this returns, so call it when the model is ready.
+///
+/// # Errors
+/// [`ServeError`], in one line, when a setting is out of range or the address cannot be had.
+pub fn serve(
+    config: ServerConfig,
+    engine: EngineHandle,
+    tokenizer: Arc<Tokenizer>,
+    renderer: Option<ChatRenderer>,
+) -> Result<RunningServer, ServeError> {
+    config.validate()?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(config.http_workers)
+        .max_blocking_threads(config.validation_workers)
+        .thread_name("agentlm-http")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let listener = {
+        let _inside = runtime.enter();
+        bind(&config.hostname, config.port)?
+    };
+    let local_addr = listener.local_addr().map_err(ServeError::Runtime)?;
+    let router = app::router(Arc::new(App::new(config, engine, tokenizer, renderer)));
+    let (closing, watcher) = watch::channel(None);
+    let acceptor = runtime.spawn(accept(listener, router, watcher));
+    Ok(RunningServer {
+        local_addr,
+        closing,
+        acceptor: Mutex::new(Some(acceptor)),
+        runtime: Mutex::new(Some(runtime)),
+    })
+}
+
+impl RunningServer {
+    /// The address that is listened on, with the real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Stops accepting. Requests in flight have `grace` to finish; then their connections are closed, which aborts
+    /// them. The first call sets the grace.
+    pub fn begin_shutdown(&self, grace: Duration) {
+        self.closing.send_if_modified(|closing| {
+            let first = closing.is_none();
+            closing.get_or_insert(grace);
+            first
+        });
+    }
+
+    /// Blocks until the server is closed: [`RunningServer::begin_shutdown`] was called, and the requests have
+    /// ended or the grace is over. Further calls return at once.
+    pub fn wait(&self) {
+        let acceptor = self.acceptor.lock().take();
+        let runtime = self.runtime.lock().take();
+        let (Some(acceptor), Some(runtime)) = (acceptor, runtime) else {
+            return;
+        };
+        // The acceptor cannot be cancelled while the runtime lives; if it panicked the server is closed all the same.
+        let _ = runtime.block_on(acceptor);
+        runtime.shutdown_background();
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Listens on the first address of the name that can be had. Needs a runtime's context.
+fn bind(hostname: &str, port: u16) -> Result<TcpListener, ServeError> {
+    let unresolved = |source| ServeError::Resolve {
+        hostname: hostname.to_owned(),
+        source,
+    };
+    let mut last = unresolved(io::Error::from(io::ErrorKind::NotFound));
+    for address in (hostname, port).to_socket_addrs().map_err(unresolved)? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(source) => last = ServeError::Bind { address, source },
+        }
+    }
+    Err(last)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // Without it a restart waits for the old connections' last minutes.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: TcpListener, router: Router, mut closing: watch::Receiver<Option<Duration>>) {
+    let connections = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    // One flat buffer a write: streamed frames are far smaller than what vectored writes are good for.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .writev(false);
+    // Tasks hold the receiver; closing it ends those that outlive the grace.
+    let (alive, over) = watch::channel(());
+    let grace = loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            grace = closed(&mut closing) => break grace,
+        };
+        let connection = http.serve_connection(socket(stream), TowerToHyperService::new(router.clone()));
+        let connection = connections.watch(connection);
+        let mut over = over.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                // A connection's own failure is the client's business: it is gone.
+                _ = connection => {}
+                _ = over.changed() => {}
+            }
+        });
+    };
+    drop(listener);
+    // Over time, dropping `alive` closes what is left.
+    let _ = tokio::time::timeout(grace, connections.shutdown()).await;
+    drop(alive);
+}
+
+/// The grace, once there is one. A dropped server has none.
+async fn closed(closing: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    match closing.wait_for(Option::is_some).await {
+        Ok(grace) => (*grace).unwrap_or_default(),
+        Err(_) => Duration::ZERO,
+    }
+}
+
+fn socket(stream: TcpStream) -> TokioIo<TcpStream> {
+    // Frames are small and each is wanted now. If the option cannot be set they come later, not wrong.
+    let _ = stream.set_nodelay(true);
+    TokioIo::new(stream)
+}

@@ -1,0 +1,120 @@
+//! One stream's unsent bytes: sinks append whole frames, the connection takes everything there is at once.
+//!
+//! Frames that pile up while a connection writes leave together in the next write. There is no bound but the
+//! request's own length: the output thread must never wait for a client.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+/// Room for a few frames; taken again once the connection has sent what it took.
+const CAPACITY: usize = 2048;
+
+#[derive(Default)]
+struct State {
+    unsent: BytesMut,
+    waiting: Option<Waker>,
+    closed: bool,
+}
+
+/// The writing end, shared by a request's sinks.
+#[derive(Clone)]
+pub(crate) struct Pipe {
+    state: Arc<Mutex<State>>,
+}
+
+/// The reading end.
+pub(crate) struct Outlet {
+    state: Arc<Mutex<State>>,
+}
+
+/// A new stream's two ends.
+pub(crate) fn pipe() -> (Pipe, Outlet) {
+    let state = Arc::new(Mutex::new(State {
+        unsent: BytesMut::with_capacity(CAPACITY),
+        ..State::default()
+    }));
+    (Pipe { state: state.clone() }, Outlet { state })
+}
+
+impl Pipe {
+    /// Appends what `write` writes. With `last`, nothing more will come. After the end it does nothing.
+    pub(crate) fn write(&self, last: bool, write: impl FnOnce(&mut BytesMut)) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        write(&mut state.unsent);
+        state.closed = last;
+        let waiting = state.waiting.take();
+        drop(state);
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+}
+
+impl Outlet {
+    /// Everything unsent; `None` when the stream has ended and all of it was taken.
+    pub(crate) fn poll_take(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
+        let mut state = self.state.lock();
+        if !state.unsent.is_empty() {
+            let taken = state.unsent.split().freeze();
+            if !state.closed {
+                state.unsent.reserve(CAPACITY / 4);
+            }
+            return Poll::Ready(Some(taken));
+        }
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        match &mut state.waiting {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Whether all of the stream was taken.
+    pub(crate) fn is_done(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.unsent.is_empty()
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        // Nobody reads on: sinks that still write need not keep their bytes.
+        self.state.lock().closed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_leave_together_and_the_end_comes_after_the_last_byte() {
+        let context = Context::from_waker(Waker::noop());
+        let (pipe, mut outlet) = pipe();
+        assert_eq!(outlet.poll_take(&context), Poll::Pending);
+        pipe.write(false, |out| out.extend_from_slice(b"a"));
+        pipe.write(false, |out| out.extend_from_slice(b"b"));
+        assert_eq!(
+            outlet.poll_take(&context),
+            Poll::Ready(Some(Bytes::from_static(b"ab")))
+        );
+        assert_eq!(outlet.poll_take(&context), Poll::Pending);
+        pipe.write(true, |out| out.extend_from_slice(b"c"));
+        pipe.write(false, |out| out.extend_from_slice(b"too late"));
+        assert!(!outlet.is_done());
+        assert_eq!(
+            outlet.poll_take(&context),
+            Poll::Ready(Some(Bytes::from_static(b"c")))
+        );
+        assert!(outlet.is_done());
+        assert_eq!(outlet.poll_take(&context), Poll::Ready(None));
+    }
+}
