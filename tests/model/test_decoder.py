@@ -29,9 +29,8 @@ def run(decoder: Decoder, ops: ReferenceOps, chunks: list[Chunk]) -> torch.Tenso
 @pytest.mark.parametrize("case", families.CASES)
 @pytest.mark.parametrize("seed", families.SEEDS)
 def test_logprobs_equal_transformers(tmp_path: Path, case: str, seed: int) -> None:
-    directory = families.write(tmp_path, case, seed)
-    references = families.transformers_reference(directory, families.prompts(seed))
-    decoder, ops = bind(directory)
+    references = families.reference(case, seed)
+    decoder, ops = bind(families.write(tmp_path, case, seed))
     # All sequences in one batch, each against transformers' run alone.
     chunks = [Chunk(r.prompt + r.tokens, sample="all") for r in references]
     ours = torch.log_softmax(run(decoder, ops, chunks), dim=-1).numpy()
@@ -44,9 +43,8 @@ def test_logprobs_equal_transformers(tmp_path: Path, case: str, seed: int) -> No
 
 @pytest.mark.parametrize("case", families.CASES)
 def test_greedy_tokens_equal_transformers_through_a_chunked_cache(tmp_path: Path, case: str) -> None:
-    directory = families.write(tmp_path, case, seed=3)
-    decoder, ops = bind(directory)
-    for reference in families.transformers_reference(directory, families.prompts(3)):
+    decoder, ops = bind(families.write(tmp_path, case, seed=0))
+    for reference in families.reference(case, 0):
         cache = KvCache()
         for start in range(0, len(reference.prompt), 7):
             chunk = Chunk(reference.prompt[start : start + 7], cache, "last")
@@ -87,7 +85,9 @@ def test_gradients_equal_transformers(tmp_path: Path, case: str) -> None:
     expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     assert ops.parameters.keys() == expected.keys()
     for name, parameter in ops.parameters.items():
-        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-6, msg=name)
+        # Elements near zero carry the rounding of their tensor's large ones: compare whole tensors.
+        error = (parameter.grad - expected[name]).norm() / expected[name].norm()
+        assert error < 2e-5, name
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -1,5 +1,6 @@
 """From a model's name to a directory: a local path, or a download from the hub. Refuses to know what is in the files."""
 
+import errno
 from pathlib import Path
 
 from agentlm.errors import (
@@ -112,29 +113,35 @@ def _snapshot(
                 f"{name} is not, or not completely, in the local cache, and downloads are off. Run once without "
                 "--offline and HF_HUB_OFFLINE, or give a local directory."
             ) from error
-        raise _unreachable(name, error) from error
+        # What the hub answered, if it did, is the cause.
+        raise _failed(name, error.__cause__ or error) from error
     except transport_errors as error:
-        response = getattr(error, "response", None)
-        if response is not None and response.status_code in (401, 403):
-            raise GatedModelError(
-                f"The hub refuses {name} to this account ({error}). {_TOKEN_HINT}"
-            ) from error
-        if isinstance(error, OSError) and error.errno is not None and response is None:
-            raise HubError(
-                f"{name} could not be written to the cache: {error}. Free some space or give another cache directory; "
-                "the download is resumed."
-            ) from error
-        raise _unreachable(name, error) from error
+        raise _failed(name, error) from error
     finally:
         if quiet:
             enable_progress_bars()
 
 
-def _unreachable(name: str, error: BaseException) -> HubUnreachableError:
+def _failed(name: str, error: BaseException) -> HubError:
+    """The error for a failure that the hub library does not name: refused, not written, or not answered."""
+    reason = str(error).partition("\n")[0]
+    response = getattr(error, "response", None)
+    if response is not None and response.status_code in (401, 403):
+        return GatedModelError(f"{name} is refused to this account ({reason}). {_TOKEN_HINT}")
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EROFS,
+        errno.EPERM,
+    ):
+        return HubError(
+            f"{name} could not be written to the cache ({reason}). Free some space there, or give another cache "
+            "directory; the download is resumed."
+        )
     return HubUnreachableError(
-        f"{name} could not be fetched: the hub did not answer ({error.__cause__ or error}). Check the network and run "
-        "again, the download is resumed. Without a network: give a local directory, or set HF_HUB_OFFLINE=1 to use "
-        "the local cache only."
+        f"{name} could not be fetched: the hub did not answer ({reason}). Check the network and run again, the download "
+        "is resumed. Without a network: give a local directory, or set HF_HUB_OFFLINE=1 to use the local cache only."
     )
 
 
