@@ -11,7 +11,8 @@ pub struct CoreConfig {
     pub num_blocks: u32,
     /// Rows: the most requests that run at once.
     pub max_running: u32,
-    /// Token budget of one step.
+    /// Token budget of one step. At least `max_running + BLOCK_SIZE` lets a prefill advance beside any number of
+    /// decodes; with less it may wait for earlier requests to end.
     pub max_step_tokens: u32,
     /// Caps on one request.
     pub limits: Limits,

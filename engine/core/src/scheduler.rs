@@ -50,6 +50,8 @@ pub struct Stats {
     pub finished_stop: u64,
     /// Requests ended by `abort`.
     pub aborted: u64,
+    /// Requests ended because their sample failed.
+    pub failed: u64,
 }
 
 impl Stats {
@@ -62,7 +64,7 @@ impl Stats {
     }
 }
 
-/// The state machine. One thread owns it; see the crate's documentation for the calls of a step.
+/// The state machine. One thread owns it.
 ///
 /// ```text
 /// submit / abort / finish at any moment
@@ -176,7 +178,7 @@ impl Core {
 
     /// Ends a request whose output stage found an end after `at_token` generated tokens. The tokens past it are
     /// dropped: they are not reported again and leave the prefix cache. Returns false if no such request lives,
-    /// because it has ended otherwise in the meantime.
+    /// because it has ended otherwise in the meantime; what it computed past `at_token` then stays cached.
     pub fn finish(&mut self, id: RequestId, at_token: u32, reason: FinishReason) -> bool {
         let Some(&slot) = self.by_id.get(&id) else {
             return false;

@@ -37,6 +37,8 @@ pub struct Updates {
     pub tokens: Vec<TokenUpdate>,
     /// Requests that `abort` ended since the last commit (or since [`crate::Core::take_aborted`]).
     pub aborted: Vec<RequestId>,
+    /// Requests that ended because their row had no valid sample; the other requests are not affected.
+    pub failed: Vec<RequestId>,
     pub(crate) top: Vec<TopToken>,
 }
 
@@ -58,12 +60,13 @@ impl Updates {
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.aborted.is_empty()
+        self.tokens.is_empty() && self.aborted.is_empty() && self.failed.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
         self.tokens.clear();
         self.aborted.clear();
+        self.failed.clear();
         self.top.clear();
     }
 }

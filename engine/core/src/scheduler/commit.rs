@@ -1,6 +1,7 @@
 //! Taking one step's results in: new tokens, ends, and names for blocks that are now full.
 
 use crate::arena::NO_SAMPLE;
+use crate::results::{FAILED, Layout};
 use crate::rows::NO_ROW;
 use crate::scheduler::Core;
 use crate::step::Planned;
@@ -48,6 +49,11 @@ impl Core {
             }
             return false;
         }
+        if planned.sample != NO_SAMPLE
+            && results[Layout::IDS + planned.sample as usize] >= self.config.vocab_size
+        {
+            return self.fail(slot, updates);
+        }
         // A preempted request has given its blocks up; a sample of it is its next token all the same.
         if state.residency == planned.residency {
             self.name_blocks(slot, planned.end);
@@ -56,7 +62,7 @@ impl Core {
             return false;
         }
         let state = &mut self.slots[slot as usize];
-        let token = results[planned.sample as usize];
+        let token = results[Layout::IDS + planned.sample as usize];
         state.tokens.push(token);
         state.pending -= 1;
         self.stats.tokens_generated += 1;
@@ -64,6 +70,21 @@ impl Core {
         self.report(slot, planned.sample, finish, results, updates);
         let Some(reason) = finish else { return false };
         self.stats.count_finish(reason);
+        self.end_in_commit(slot)
+    }
+
+    /// Ends a request whose sample failed ([`FAILED`], or no token id at all). The others go on. Its KV may be
+    /// what failed, so nobody else shall find it.
+    fn fail(&mut self, slot: u32, updates: &mut Updates) -> bool {
+        let state = &self.slots[slot as usize];
+        state.names.iter().for_each(|&name| self.pool.forget(name));
+        updates.failed.push(state.id);
+        self.stats.failed += 1;
+        self.end_in_commit(slot)
+    }
+
+    /// Ends a request; true if the caller still has to take it out of the running list.
+    fn end_in_commit(&mut self, slot: u32) -> bool {
         let running = self.slots[slot as usize].row != NO_ROW;
         if !running {
             self.unlist(slot);
@@ -104,14 +125,15 @@ impl Core {
         let ids = &results[layout.top_ids() + at..][..wanted];
         let logprobs = &results[layout.top_logprobs() + at..][..wanted];
         let start = narrow(updates.top.len());
-        let top = ids.iter().zip(logprobs).map(|(&id, &bits)| TopToken {
+        let used = ids.iter().zip(logprobs).take_while(|(id, _)| **id != FAILED);
+        let top = used.map(|(&id, &bits)| TopToken {
             id,
             logprob: f32::from_bits(bits),
         });
         updates.top.extend(top);
         updates.tokens.push(TokenUpdate {
             request: state.id,
-            token: results[crate::results::Layout::IDS + sample],
+            token: results[Layout::IDS + sample],
             logprob: f32::from_bits(results[layout.logprobs() + sample]),
             generated: state.known().saturating_sub(state.n_prompt),
             finish,

@@ -2,6 +2,7 @@
 
 use agentlm_core::arena::{Entry, View};
 use agentlm_core::params::SamplingParams;
+use agentlm_core::results;
 use agentlm_core::{Core, CoreConfig, FinishReason, Refusal, Request, RequestId, StepError, StepId, Updates};
 
 use crate::reference::{EOS, VOCAB};
@@ -441,4 +442,26 @@ fn new_rows_wait_until_their_tokens_fit_the_slot() {
     }
     assert_eq!(desk.step(5).len(), 45);
     assert_eq!(desk.step(5).len(), 80);
+}
+
+#[test]
+fn a_failed_sample_ends_its_request_and_no_other() {
+    let mut desk = Desk::new(config(16, 4, 128, 2));
+    desk.submit(1, vec![1; 40], new_tokens(9));
+    desk.submit(2, vec![2; 40], new_tokens(9));
+    let (first, _) = desk.plan().expect("prefill");
+    let (second, _) = desk.plan().expect("decode");
+    desk.results.fill(5);
+    desk.results[0] = results::FAILED;
+    desk.core
+        .commit(first, &desk.results, &mut desk.updates)
+        .expect("in order");
+    assert_eq!(desk.tokens(), [(2, 5, None)]);
+    assert_eq!(desk.updates.failed, [RequestId(1)]);
+    desk.core.fence(first);
+    desk.commit(second, 5);
+    assert_eq!(desk.tokens(), [(2, 5, None)]);
+    // Nothing that it computed is found again.
+    desk.submit(3, vec![1; 40], new_tokens(1));
+    assert_eq!(desk.step(5)[1].computed, 0);
 }

@@ -244,7 +244,15 @@ impl World {
         while !self.in_flight.is_empty() {
             self.commit()?;
         }
+        // The oldest request advances in every other turn at least, so that nobody waits longer than this.
+        let mut turns_left = 2 * MAX_TOTAL as usize * (self.core.live() + 1);
         while self.core.live() > 0 {
+            demand!(
+                turns_left > 0,
+                "{} requests still live: somebody starves",
+                self.core.live()
+            );
+            turns_left -= 1;
             while !self.unfenced.is_empty() {
                 self.fence()?;
             }
