@@ -1,7 +1,7 @@
 """Checkpoints on disk: safetensors files, mapped into memory and checked. Refuses to know models, devices and torch.
 
 The format: 8 bytes little-endian header length, a JSON header `{name: {dtype, shape, data_offsets}}`, then the data;
-offsets count from the end of the header (https://huggingface.co/docs/safetensors).
+offsets count from the end of the header (the safetensors library's format description).
 """
 
 import json
