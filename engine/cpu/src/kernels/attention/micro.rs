@@ -2,7 +2,9 @@
 //! Refuses to know softmax, masks and tables.
 
 use super::TILE;
-use crate::kernels::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::{Avx2, Avx512};
+use crate::kernels::simd::{Portable, Simd};
 use crate::kv_cache::BLOCK;
 
 /// How the cache stores a number.
@@ -50,7 +52,7 @@ pub(super) struct Tile<E> {
 /// # Safety
 /// `q` holds `M` rows of `dim` values; every block of the tile is readable (what it holds does not matter).
 #[inline(always)]
-pub(super) unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
+unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
     q: *const f32,
     dim: usize,
     tile: &Tile<E>,
@@ -97,7 +99,7 @@ pub(super) unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
     clippy::too_many_arguments,
     reason = "register-blocked product: all of them are loop bounds or pointers"
 )]
-pub(super) unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
+unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
     weights: &Scores,
     alpha: &[f32; MAX_GROUP],
     tile: &Tile<E>,
@@ -141,3 +143,114 @@ pub(super) unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: u
         }
     }
 }
+
+/// [`weighted_sum`] for one row and one vector of columns.
+///
+/// # Safety
+/// As [`weighted_sum`].
+#[inline(always)]
+unsafe fn weighted_column<S: Simd, E: Stored>(
+    weights: &[f32; TILE],
+    alpha: f32,
+    tile: &Tile<E>,
+    (lo, hi): (usize, usize),
+    value_dim: usize,
+    column: usize,
+    out: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = S::mul(S::load(out.add(column)), S::splat(alpha));
+        for p in lo..hi {
+            let v = E::load::<S>(tile.values[p / BLOCK].add((p % BLOCK) * value_dim + column));
+            acc = S::fma(S::splat(weights[p]), v, acc);
+        }
+        S::store(out.add(column), acc);
+    }
+}
+
+/// The products with as many rows and vectors in registers as an instruction set holds. Only these combinations are
+/// compiled: each is a few hundred instructions.
+pub(super) trait Products: Simd {
+    /// Most query rows of one call.
+    const GROUP: usize;
+
+    /// [`scores`] of `count <= GROUP` rows.
+    ///
+    /// # Safety
+    /// As [`scores`].
+    unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, out: &mut Scores);
+
+    /// [`weighted_sum`] of `count <= GROUP` rows and all columns.
+    ///
+    /// # Safety
+    /// As [`weighted_sum`].
+    unsafe fn weighted_sum<E: Stored>(
+        count: usize,
+        weights: &Scores,
+        alpha: &[f32; MAX_GROUP],
+        tile: &Tile<E>,
+        positions: (usize, usize),
+        value_dim: usize,
+        out: *mut f32,
+    );
+}
+
+macro_rules! products {
+    ($simd:ident, $vectors:literal, [$($rows:literal),*], $most:literal) => {
+        impl Products for $simd {
+            const GROUP: usize = $most;
+
+            #[inline(always)]
+            unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, out: &mut Scores) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match count {
+                        $($rows => scores::<Self, E, $rows, $vectors>(q, dim, tile, out),)*
+                        _ => scores::<Self, E, $most, $vectors>(q, dim, tile, out),
+                    }
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn weighted_sum<E: Stored>(
+                count: usize,
+                weights: &Scores,
+                alpha: &[f32; MAX_GROUP],
+                tile: &Tile<E>,
+                positions: (usize, usize),
+                value_dim: usize,
+                out: *mut f32,
+            ) {
+                const COLUMNS: usize = $vectors * <$simd as Simd>::LANES;
+                let whole = value_dim - value_dim % COLUMNS;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for column in (0..whole).step_by(COLUMNS) {
+                        match count {
+                            $($rows => weighted_sum::<Self, E, $rows, $vectors>(
+                                weights, alpha, tile, positions, value_dim, column, out,
+                            ),)*
+                            _ => weighted_sum::<Self, E, $most, $vectors>(
+                                weights, alpha, tile, positions, value_dim, column, out,
+                            ),
+                        }
+                    }
+                    // Heads that are not a multiple of the register block: row by row, the same sums.
+                    for column in (whole..value_dim).step_by(Self::LANES) {
+                        for r in 0..count {
+                            let (weights, out) = (&weights.0[r], out.add(r * value_dim));
+                            weighted_column::<Self, E>(weights, alpha[r], tile, positions, value_dim, column, out);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+products!(Portable, 1, [1], 2);
+#[cfg(target_arch = "x86_64")]
+products!(Avx2, 2, [1, 2, 3, 4, 5], 6);
+#[cfg(target_arch = "x86_64")]
+products!(Avx512, 4, [1, 2, 3, 4, 5], 6);

@@ -3,7 +3,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::micro::{MAX_GROUP, Scores, Stored, Tile, scores, weighted_sum};
+use super::micro::{MAX_GROUP, Products, Scores, Stored, Tile};
 use super::{AttentionConfig, MAX_ROWS, SPLIT, TILE};
 use crate::dtype::Dtype;
 use crate::kernels::exp::exp2;
@@ -303,42 +303,9 @@ unsafe fn soften<S: Simd>(
     alpha
 }
 
-/// One tile for `M` rows from `first` on.
-#[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "inner loop: everything it needs is a number or a pointer"
-)]
-unsafe fn group_tile<S: Simd, E: Stored, const M: usize, const N: usize, const W: usize>(
-    parts: &Parts,
-    tile: &Tile<E>,
-    first: usize,
-    seen: &[(i32, i32); MAX_GROUP],
-    (lo, hi): (usize, usize),
-    dim: usize,
-    value_dim: usize,
-    weights: &mut Scores,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        scores::<S, E, M, N>(parts.q.add(first * dim), dim, tile, weights);
-        let alpha = soften::<S>(weights, seen, M, parts.running, first);
-        let out = parts.running.out.add(first * value_dim);
-        let mut column = 0;
-        while column + W * S::LANES <= value_dim {
-            weighted_sum::<S, E, M, W>(weights, &alpha, tile, (lo, hi), value_dim, column, out);
-            column += W * S::LANES;
-        }
-        while column < value_dim {
-            weighted_sum::<S, E, M, 1>(weights, &alpha, tile, (lo, hi), value_dim, column, out);
-            column += S::LANES;
-        }
-    }
-}
-
 /// All rows of a task over one tile.
 #[inline(always)]
-unsafe fn rows_tile<S: Simd, E: Stored>(
+unsafe fn rows_tile<S: Products, E: Stored>(
     layer: &AttentionLayer<'_>,
     rows: &QueryRows<'_>,
     parts: &Parts,
@@ -349,7 +316,7 @@ unsafe fn rows_tile<S: Simd, E: Stored>(
     let config = layer.config;
     let (group, dim, value_dim) = (config.group(), config.head_dim, layer.cache.value_dim);
     let (begin, _) = rows.positions(config);
-    let steps = rows.count.div_ceil(MAX_GROUP);
+    let steps = rows.count.div_ceil(S::GROUP);
     let size = rows.count.div_ceil(steps);
     let mut first = 0;
     while first < rows.count {
@@ -370,43 +337,12 @@ unsafe fn rows_tile<S: Simd, E: Stored>(
         }
         let lo = begin.saturating_sub(tile_start);
         if lo < hi {
-            macro_rules! run {
-                ($rows:literal) => {
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        if S::LANES == 16 {
-                            group_tile::<S, E, $rows, 4, 4>(
-                                parts,
-                                tile,
-                                first,
-                                &seen,
-                                (lo, hi),
-                                dim,
-                                value_dim,
-                                weights,
-                            )
-                        } else {
-                            group_tile::<S, E, $rows, 2, 2>(
-                                parts,
-                                tile,
-                                first,
-                                &seen,
-                                (lo, hi),
-                                dim,
-                                value_dim,
-                                weights,
-                            )
-                        }
-                    }
-                };
-            }
-            match count {
-                1 => run!(1),
-                2 => run!(2),
-                3 => run!(3),
-                4 => run!(4),
-                5 => run!(5),
-                _ => run!(6),
+            // SAFETY: the caller's promise; the rows are within the scratch.
+            unsafe {
+                S::scores(count, parts.q.add(first * dim), dim, tile, weights);
+                let alpha = soften::<S>(weights, &seen, count, parts.running, first);
+                let out = parts.running.out.add(first * value_dim);
+                S::weighted_sum(count, weights, &alpha, tile, (lo, hi), value_dim, out);
             }
         }
         first += count;
@@ -485,7 +421,7 @@ unsafe fn tile_of<E: Stored>(
 
 /// All tiles of one split into the running state.
 #[inline(always)]
-unsafe fn run_split<S: Simd>(
+unsafe fn run_split<S: Products>(
     layer: &AttentionLayer<'_>,
     rows: &QueryRows<'_>,
     kv_head: usize,
@@ -501,24 +437,23 @@ unsafe fn run_split<S: Simd>(
         let from = (split * SPLIT).max(begin / TILE * TILE);
         let to = ((split + 1) * SPLIT).min(end);
         for tile_start in (from..to).step_by(TILE) {
-            if layer.cache.dtype == Dtype::F16 {
+            let wide = if layer.cache.dtype == Dtype::F16 {
                 let (tile, blocks) = tile_of::<u16>(layer, rows.blocks, kv_head, tile_start, end);
-                if rows.count >= WIDEN_ROWS {
-                    let wide = widen::<S>(&tile, blocks, dim, value_dim, parts);
-                    rows_tile::<S, f32>(layer, rows, parts, &wide, tile_start, weights);
-                } else {
+                if rows.count < WIDEN_ROWS {
                     rows_tile::<S, u16>(layer, rows, parts, &tile, tile_start, weights);
+                    continue;
                 }
+                widen::<S>(&tile, blocks, dim, value_dim, parts)
             } else {
-                let (tile, _) = tile_of::<f32>(layer, rows.blocks, kv_head, tile_start, end);
-                rows_tile::<S, f32>(layer, rows, parts, &tile, tile_start, weights);
-            }
+                tile_of::<f32>(layer, rows.blocks, kv_head, tile_start, end).0
+            };
+            rows_tile::<S, f32>(layer, rows, parts, &wide, tile_start, weights);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn run_task_kernel<S: Simd>(
+unsafe fn run_task_kernel<S: Products>(
     layer: &AttentionLayer<'_>,
     rows: &QueryRows<'_>,
     kv_head: usize,
@@ -531,33 +466,30 @@ unsafe fn run_task_kernel<S: Simd>(
     // SAFETY: the caller's promise.
     unsafe {
         load_queries::<S>(layer, rows, kv_head, parts.q);
-        if let Some((split, partials)) = split {
-            run_split::<S>(layer, rows, kv_head, split, &parts, &mut weights);
-            for r in 0..rows.count {
-                let to = partials.row(value_dim, split, r);
-                std::ptr::copy_nonoverlapping(parts.running.out.add(r * value_dim), to, value_dim);
-                *to.add(value_dim) = *parts.running.max.add(r);
-                *to.add(value_dim + 1) = *parts.running.sum.add(r);
-            }
-            return;
-        }
         let (begin, end) = rows.positions(layer.config);
+        let splits = match split {
+            Some((split, _)) => split..split + 1,
+            None => begin / SPLIT..end.div_ceil(SPLIT),
+        };
         parts.total.clear::<S>(rows.count, value_dim);
-        for split in begin / SPLIT..end.div_ceil(SPLIT) {
-            run_split::<S>(layer, rows, kv_head, split, &parts, &mut weights);
+        for split_index in splits {
+            run_split::<S>(layer, rows, kv_head, split_index, &parts, &mut weights);
             for r in 0..rows.count {
+                let from = parts.running.out.add(r * value_dim);
                 let (max, sum) = (*parts.running.max.add(r), *parts.running.sum.add(r));
-                fold::<S>(
-                    parts.total,
-                    r,
-                    value_dim,
-                    parts.running.out.add(r * value_dim),
-                    max,
-                    sum,
-                );
+                if let Some((_, partials)) = split {
+                    let to = partials.row(value_dim, split_index, r);
+                    std::ptr::copy_nonoverlapping(from, to, value_dim);
+                    *to.add(value_dim) = max;
+                    *to.add(value_dim + 1) = sum;
+                } else {
+                    fold::<S>(parts.total, r, value_dim, from, max, sum);
+                }
             }
         }
-        write_out::<S>(layer, rows, kv_head, parts.total);
+        if split.is_none() {
+            write_out::<S>(layer, rows, kv_head, parts.total);
+        }
     }
 }
 isa_entry! {
