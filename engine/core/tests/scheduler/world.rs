@@ -51,6 +51,8 @@ pub struct Client {
     pub expected: (Vec<u32>, FinishReason),
     pub output: Vec<u32>,
     pub end: Option<End>,
+    /// The last step planned before its end.
+    ended_after: u64,
     admitted: bool,
 }
 
@@ -80,6 +82,7 @@ pub struct World {
     tenancies: Vec<u64>,
     last_tenancy: u64,
     last_serial: u32,
+    planned: u64,
     committed: u64,
     updates: Updates,
     spare: Vec<Flight>,
@@ -97,6 +100,7 @@ impl World {
             unfenced: VecDeque::new(),
             last_tenancy: 0,
             last_serial: 0,
+            planned: 0,
             committed: 0,
             updates: Updates::new(),
             spare: Vec::new(),
@@ -140,6 +144,7 @@ impl World {
                     expected,
                     output: Vec::new(),
                     end: None,
+                    ended_after: 0,
                     admitted: false,
                 };
                 self.clients.insert(serial, client);
@@ -181,6 +186,7 @@ impl World {
     fn end(&mut self, serial: u32, end: End) -> Result<(), Fault> {
         if let Some(client) = self.clients.get_mut(&serial) {
             client.end = Some(end);
+            client.ended_after = self.planned;
         }
         self.check()
     }
@@ -201,6 +207,7 @@ impl World {
             return Ok(false);
         };
         (flight.step, flight.committed_at_plan, flight.has_run) = (step, self.committed, false);
+        self.planned = step.0;
         self.check_plan(&flight)?;
         self.in_flight.push_back(flight);
         self.check()?;
@@ -473,7 +480,10 @@ impl World {
                     cell.step
                 );
                 let writer = &self.clients[&cell.writer];
-                if let Some(End::Stopped(at)) = writer.end {
+                // A hit that was planned before the stop string was found is none of its business.
+                if let Some(End::Stopped(at)) = writer.end
+                    && writer.ended_after < flight.step.0
+                {
                     let kept = writer.prompt.len() + at as usize;
                     let kept = kept / BLOCK_SIZE as usize * BLOCK_SIZE as usize;
                     demand!(
