@@ -1,0 +1,377 @@
+//! The `/v1` routes, in OpenAI's wording and in TGI's.
+
+use agentlm_server::V1Dialect;
+use serde_json::{Value, json};
+
+use crate::client::{Reply, post};
+use crate::fixture::{EOS, Fixture, Setup, normalised, start};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+fn chat(server: &Fixture, fields: &str) -> Reply {
+    let body =
+        format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"temperature\":0{fields}}}");
+    post(server.address, CHAT, &body)
+}
+
+fn tgi() -> Fixture {
+    let mut setup = Setup::default();
+    setup.config.v1_dialect = V1Dialect::Tgi;
+    setup.start()
+}
+
+/// A stream's bytes with its id and date replaced.
+fn stable(reply: &Reply) -> String {
+    let first: Value = serde_json::from_str(reply.events()[0]).unwrap();
+    let (id, created) = (first["id"].to_string(), first["created"].to_string());
+    reply
+        .body
+        .replace(&format!("\"id\":{id}"), "\"id\":\"ID\"")
+        .replace(&created, "0")
+}
+
+const ORIGIN: &str = concat!(
+    "\"model\":\"test/model\",\"system_fingerprint\":\"",
+    env!("CARGO_PKG_VERSION"),
+    "-native\""
+);
+
+#[test]
+fn a_whole_chat_answer() {
+    let server = start();
+    let reply = chat(&server, r#","max_tokens":2"#);
+    assert_eq!(
+        normalised(reply.json()).to_string(),
+        format!(
+            "{{\"object\":\"chat.completion\",\"id\":\"ID\",\"created\":0,{ORIGIN},\"choices\":[{{\"index\":0,\"message\":\
+             {{\"role\":\"assistant\",\"content\":\"aa\"}},\"logprobs\":null,\"finish_reason\":\"length\"}}],\"usage\":\
+             {{\"prompt_tokens\":19,\"completion_tokens\":2,\"total_tokens\":21,\
+             \"prompt_tokens_details\":{{\"cached_tokens\":0}}}}}}"
+        )
+    );
+    assert!(reply.json()["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert_eq!(reply.header("x-compute-characters"), Some("19"));
+    let again = chat(&server, r#","max_tokens":2"#).json();
+    assert_eq!(
+        again["usage"]["prompt_tokens_details"]["cached_tokens"], 16,
+        "one whole block was kept"
+    );
+}
+
+#[test]
+fn a_chat_stream() {
+    let server = start();
+    let reply = chat(
+        &server,
+        r#","max_tokens":2,"stream":true,"stream_options":{"include_usage":true}"#,
+    );
+    let head = format!(
+        "data: {{\"object\":\"chat.completion.chunk\",\"id\":\"ID\",\"created\":0,{ORIGIN},\"choices\":"
+    );
+    assert_eq!(
+        stable(&reply),
+        format!(
+            "{head}[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"a\"}},\"logprobs\":null,\
+             \"finish_reason\":null}}],\"usage\":null}}\n\n\
+             {head}[{{\"index\":0,\"delta\":{{\"content\":\"a\"}},\"logprobs\":null,\"finish_reason\":\"length\"}}],\
+             \"usage\":null}}\n\n\
+             {head}[],\"usage\":{{\"prompt_tokens\":19,\"completion_tokens\":2,\"total_tokens\":21,\
+             \"prompt_tokens_details\":{{\"cached_tokens\":0}}}}}}\n\n\
+             data: [DONE]\n\n"
+        )
+    );
+    let without = chat(&server, r#","max_tokens":2,"stream":true"#);
+    assert_eq!(without.events().len(), 3, "no usage unless asked for");
+}
+
+#[test]
+fn tgis_wording_on_request() {
+    let server = tgi();
+    let reply = chat(&server, r#","max_tokens":9,"stream":true,"stop":"aa""#);
+    let head = format!(
+        "data: {{\"object\":\"chat.completion.chunk\",\"id\":\"ID\",\"created\":0,{ORIGIN},\"choices\":"
+    );
+    assert_eq!(
+        stable(&reply),
+        format!(
+            "{head}[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"a\"}},\"logprobs\":null,\
+             \"finish_reason\":null}}],\"usage\":null}}\n\n\
+             {head}[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"a\"}},\"logprobs\":null,\
+             \"finish_reason\":\"stop_sequence\"}}],\"usage\":null}}\n\ndata: [DONE]\n\n"
+        )
+    );
+    let reply = post(
+        server.address,
+        COMPLETIONS,
+        r#"{"prompt":"hi","max_tokens":2,"stream":true,"temperature":0}"#,
+    );
+    assert_eq!(
+        stable(&reply),
+        format!(
+            "data: {{\"object\":\"text_completion\",\"id\":\"ID\",\"created\":0,\"choices\":[{{\"index\":0,\"text\":\"a\",\
+             \"logprobs\":null,\"finish_reason\":\"\"}}],{ORIGIN}}}\n\n\
+             data: {{\"object\":\"text_completion\",\"id\":\"ID\",\"created\":0,{ORIGIN},\"choices\":[{{\"index\":0,\
+             \"text\":\"a\",\"logprobs\":null,\"finish_reason\":\"length\"}}],\"usage\":{{\"prompt_tokens\":3,\
+             \"completion_tokens\":2,\"total_tokens\":5}}}}\n\ndata: [DONE]\n\n"
+        )
+    );
+    let reply = chat(&server, r#","top_p":7"#);
+    let error = "Input validation error: `top_p` must be > 0.0 and < 1.0";
+    assert_eq!(
+        reply.body,
+        format!("{{\"error\":\"{error}\",\"error_type\":\"validation\"}}")
+    );
+    let reply = chat(&server, r#","top_p":7,"stream":true"#);
+    assert_eq!(reply.status, 200);
+    let event = format!(
+        "data: {{\"error\":{{\"message\":\"{error}\",\"http_status_code\":422}}}}\n\ndata: [DONE]\n\n"
+    );
+    assert_eq!(reply.body, event);
+}
+
+#[test]
+fn a_stop_string_is_cut_and_never_shown_in_parts() {
+    let server = start();
+    for (stop, content) in [(r#""aa""#, ""), (r#"["b","aaa"]"#, "")] {
+        let reply = chat(&server, &format!(",\"max_tokens\":9,\"stop\":{stop}")).json();
+        assert_eq!(reply["choices"][0]["message"]["content"], content);
+        assert_eq!(reply["choices"][0]["finish_reason"], "stop");
+        let stream = chat(
+            &server,
+            &format!(",\"max_tokens\":9,\"stream\":true,\"stop\":{stop}"),
+        );
+        let events = stream.events();
+        assert_eq!(events.len(), 2, "held-back text makes no event: {events:?}");
+        let last: Value = serde_json::from_str(events[0]).unwrap();
+        assert_eq!(
+            last["choices"][0]["delta"],
+            json!({"role": "assistant", "content": content})
+        );
+        assert_eq!(last["choices"][0]["finish_reason"], "stop");
+    }
+    // What only looked like a stop string is released.
+    let stream = chat(&server, r#","max_tokens":2,"stream":true,"stop":"aab""#);
+    let text: String = stream
+        .events()
+        .iter()
+        .filter_map(|event| serde_json::from_str::<Value>(event).ok())
+        .map(|event| {
+            event["choices"][0]["delta"]["content"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(text, "aa");
+}
+
+#[test]
+fn the_end_of_sequence_is_stop() {
+    let server = Setup {
+        says: vec![EOS],
+        ..Setup::default()
+    }
+    .start();
+    let reply = chat(&server, "").json();
+    assert_eq!(reply["choices"][0]["message"]["content"], "");
+    assert_eq!(reply["choices"][0]["finish_reason"], "stop");
+    assert_eq!(reply["usage"]["completion_tokens"], 1);
+}
+
+#[test]
+fn several_choices() {
+    let server = start();
+    let reply = chat(&server, r#","max_tokens":2,"n":2"#).json();
+    assert_eq!(reply["choices"].as_array().unwrap().len(), 2);
+    assert_eq!(reply["choices"][1]["index"], 1);
+    assert_eq!(reply["usage"]["prompt_tokens"], 19, "the prompt counts once");
+    assert_eq!(reply["usage"]["completion_tokens"], 4);
+    let reply = chat(
+        &server,
+        r#","max_tokens":2,"n":2,"stream":true,"stream_options":{"include_usage":true}"#,
+    );
+    let events = reply.events();
+    assert_eq!(
+        events.len(),
+        6,
+        "two of each choice, the usage and the end: {events:?}"
+    );
+    assert_eq!(*events.last().unwrap(), "[DONE]");
+    let usage: Value = serde_json::from_str(events[4]).unwrap();
+    assert_eq!(
+        (
+            &usage["usage"]["prompt_tokens"],
+            &usage["usage"]["completion_tokens"]
+        ),
+        (&json!(19), &json!(4))
+    );
+    for index in 0..2 {
+        let ends = events[..4]
+            .iter()
+            .map(|event| serde_json::from_str::<Value>(event).unwrap());
+        let ends = ends.filter(|event| event["choices"][0]["index"] == index);
+        let reasons: Vec<Value> = ends
+            .map(|event| event["choices"][0]["finish_reason"].clone())
+            .collect();
+        assert_eq!(reasons, [Value::Null, json!("length")]);
+    }
+}
+
+#[test]
+fn log_probabilities() {
+    let server = start();
+    let token = r#"{"token":"a","logprob":-1.0,"bytes":[97]"#;
+    let logprobs = format!(r#"{{"content":[{token},"top_logprobs":[{token}}}]}}]}}"#);
+    let reply = chat(&server, r#","max_tokens":1,"logprobs":true,"top_logprobs":1"#).json();
+    assert_eq!(reply["choices"][0]["logprobs"].to_string(), logprobs);
+    let reply = chat(
+        &server,
+        r#","max_tokens":1,"logprobs":true,"top_logprobs":1,"stream":true"#,
+    );
+    assert!(
+        reply.events()[0].contains(&format!("\"logprobs\":{logprobs},")),
+        "{}",
+        reply.body
+    );
+    assert_eq!(
+        chat(&server, r#","max_tokens":1,"top_logprobs":1"#).json()["choices"][0]["logprobs"],
+        Value::Null
+    );
+
+    let body = r#"{"prompt":"hi","max_tokens":2,"logprobs":0,"temperature":0}"#;
+    let lists =
+        r#"{"tokens":["a","a"],"token_logprobs":[-1.0,-1.0],"top_logprobs":[{},{}],"text_offset":[0,1]}"#;
+    assert_eq!(
+        post(server.address, COMPLETIONS, body).json()["choices"][0]["logprobs"].to_string(),
+        lists
+    );
+}
+
+#[test]
+fn completions_of_several_prompts() {
+    let server = start();
+    let reply = post(
+        server.address,
+        COMPLETIONS,
+        r#"{"prompt":["hi","you"],"max_tokens":2,"temperature":0,"echo":true}"#,
+    );
+    assert_eq!(
+        normalised(reply.json()).to_string(),
+        format!(
+            "{{\"object\":\"text_completion\",\"id\":\"ID\",\"created\":0,{ORIGIN},\"choices\":[{{\"index\":0,\"text\":\
+             \"hiaa\",\"logprobs\":null,\"finish_reason\":\"length\"}},{{\"index\":1,\"text\":\"youaa\",\"logprobs\":null,\
+             \"finish_reason\":\"length\"}}],\"usage\":{{\"prompt_tokens\":7,\"completion_tokens\":4,\"total_tokens\":11,\
+             \"prompt_tokens_details\":{{\"cached_tokens\":0}}}}}}"
+        )
+    );
+    assert_eq!(reply.header("x-compute-time"), None);
+    assert_eq!(reply.header("x-compute-characters"), Some("5"));
+    let ids = post(
+        server.address,
+        COMPLETIONS,
+        r#"{"prompt":[104,105],"max_tokens":1,"temperature":0}"#,
+    )
+    .json();
+    assert_eq!(ids["usage"]["prompt_tokens"], 2, "ids are taken as they are");
+    let reply = post(
+        server.address,
+        COMPLETIONS,
+        r#"{"prompt":[104,999],"max_tokens":1}"#,
+    );
+    assert_eq!(
+        reply.json()["error"]["message"],
+        "Input validation error: `prompt` token ids must be below 258. Given: 999"
+    );
+
+    let body = r#"{"prompt":["hi","you"],"max_tokens":1,"temperature":0,"stream":true,"echo":true}"#;
+    let reply = post(server.address, COMPLETIONS, body);
+    let mut texts: Vec<String> = Vec::new();
+    for event in &reply.events()[..2] {
+        let event: Value = serde_json::from_str(event).unwrap();
+        texts.push(event["choices"][0]["text"].as_str().unwrap().to_owned());
+        assert_eq!(event["choices"][0]["finish_reason"], "length");
+    }
+    texts.sort();
+    assert_eq!(texts, ["hia", "youa"]);
+    assert_eq!(reply.events()[2..], ["[DONE]"]);
+}
+
+#[test]
+fn errors_are_objects_and_have_their_status_also_before_a_stream() {
+    let server = start();
+    for stream in ["", r#","stream":true"#] {
+        let reply = chat(&server, &format!("{stream},\"top_p\":7"));
+        assert_eq!(reply.status, 422);
+        assert_eq!(
+            reply.body,
+            "{\"error\":{\"message\":\"Input validation error: `top_p` must be > 0.0 and < 1.0\",\"type\":\
+             \"invalid_request_error\",\"param\":\"top_p\",\"code\":\"validation\",\"http_status_code\":422},\
+             \"error_type\":\"validation\"}"
+        );
+    }
+    let reply = post(
+        server.address,
+        CHAT,
+        r#"{"messages":[{"role":"bad","content":""}]}"#,
+    );
+    assert_eq!(
+        reply.json()["error"]["message"],
+        "Template error: roles must alternate"
+    );
+    let reply = post(
+        server.address,
+        CHAT,
+        r#"{"messages":[{"role":"bug","content":""}]}"#,
+    );
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["type"]),
+        (500, &json!("server_error"))
+    );
+    let reply = post(
+        server.address,
+        CHAT,
+        r#"{"messages":[{"role":"user","content":7}]}"#,
+    );
+    let text = "Failed to deserialize the JSON body into the target type: messages[0].content: data did not match any \
+                variant of untagged enum MessageBody";
+    assert!(
+        reply.json()["error"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with(text),
+        "{}",
+        reply.body
+    );
+    let reply = post(server.address, COMPLETIONS, r#"{"prompt":[]}"#);
+    assert!(
+        reply
+            .body
+            .contains("Empty array detected. Do not use an empty array for the prompt."),
+        "{}",
+        reply.body
+    );
+    server.wait_idle();
+}
+
+#[test]
+fn the_answer_names_the_model_that_was_asked_for() {
+    let server = start();
+    for (asked, named) in [
+        ("tgi", "test/model"),
+        ("dummy", "dummy"),
+        ("test/model", "test/model"),
+    ] {
+        let reply = chat(&server, &format!(",\"max_tokens\":1,\"model\":\"{asked}\"")).json();
+        assert_eq!(reply["model"], named);
+    }
+    let mut setup = Setup::default();
+    setup.config.strict_model = true;
+    let server = setup.start();
+    let reply = chat(&server, r#","model":"dummy""#);
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["code"]),
+        (404, &json!("model_not_found"))
+    );
+    assert_eq!(chat(&server, r#","model":"tgi","max_tokens":1"#).status, 200);
+}
