@@ -78,6 +78,10 @@ test-python: $(ENGINE) ## the tests under tests/
 bench: $(ENGINE) ## compare with other engines on this machine (hours; ARGS="--quick" for a look)
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: $(ENGINE) ## random traffic against one engine for an hour (ARGS="--minutes 5"): leaks, stuck requests, changed answers
+	$(BIN)/python -m bench.soak $(ARGS)
+
 .PHONY: wheel
 wheel: $(DEPENDENCIES) ## the three wheels, portable, in dist/
 	@rm -rf dist
@@ -106,8 +110,10 @@ check-python: $(DEPENDENCIES)
 	ruff format --quiet --check
 	mypy $(PYTHON_PACKAGES)
 
+# The extension's stubs are compared with the extension itself, so that they cannot drift.
 .PHONY: check-stubs
-check-stubs:
+check-stubs: $(ENGINE)
+	$(BIN)/python -m mypy.stubtest --concise agentlm._engine
 
 .PHONY: check-text
 check-text: $(DEPENDENCIES)
