@@ -333,6 +333,16 @@ impl Tokenizer {
         &self.special
     }
 
+    /// The text of every special token of the vocabulary.
+    pub(crate) fn special_texts(&self) -> Vec<String> {
+        let added = self.library.get_added_tokens_decoder();
+        added
+            .into_iter()
+            .filter(|(id, _)| self.is_special(*id))
+            .map(|(_, token)| token.content)
+            .collect()
+    }
+
     /// The precomputed bytes, where the decoder allows them.
     pub(crate) fn table(&self) -> Option<&TokenTable> {
         self.table.as_ref()
