@@ -114,7 +114,39 @@ pub(crate) async fn not_found() -> StatusCode {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_handler_that_panics_is_a_500() {
+        async fn broken() -> StatusCode {
+            panic!("a fault of the handler's own")
+        }
+        let router = Router::new().route("/", get(broken)).layer(from_fn(catch_panic));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(axum::serve(listener, router).into_future());
+        let ask = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let answer = ask.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        let body = "{\"error\":\"internal server error\",\"error_type\":\"internal\"}";
+        assert!(answer.ends_with(body), "{answer}");
+        server.abort();
+    }
 
     #[test]
     fn keys_are_case_sensitive_and_any_one_opens() {

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use agentlm_host::EngineHandle;
-use agentlm_text::{ChatInput, Tokenizer};
+use agentlm_text::{Renderer, Tokenizer};
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use thiserror::Error;
 
 use crate::access;
 use crate::config::ServerConfig;
@@ -17,39 +16,12 @@ use crate::metrics::Metrics;
 use crate::routes::{chat, compat, completions, generate, health, info, models, tokenize};
 use crate::seed::Seeds;
 
-/// Turns a conversation into a prompt. Called on the validation pool: it may take its time.
-pub trait RenderChat: Send + Sync {
-    /// Renders a conversation up to where the model goes on. Each message is an object with at least `role` and a
-    /// string `content`.
-    ///
-    /// # Errors
-    /// [`RenderError`]: what the template says against the conversation.
-    fn render(&self, input: &ChatInput<'_>) -> Result<RenderedChat, RenderError>;
-}
-
-/// The renderer of the served checkpoint.
-pub type ChatRenderer = Arc<dyn RenderChat>;
-
-/// A rendered conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RenderedChat {
-    /// The whole text, special tokens included.
-    pub text: String,
-    /// Its token ids.
-    pub ids: Vec<u32>,
-}
-
-/// Why a conversation cannot be rendered.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct RenderError(pub String);
-
 /// One server's shared state.
 pub(crate) struct App {
     pub(crate) config: ServerConfig,
     pub(crate) engine: EngineHandle,
     pub(crate) tokenizer: Arc<Tokenizer>,
-    pub(crate) renderer: Option<ChatRenderer>,
+    pub(crate) renderer: Option<Arc<Renderer>>,
     pub(crate) gate: Gate,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Seeds,
@@ -62,7 +34,7 @@ impl App {
         config: ServerConfig,
         engine: EngineHandle,
         tokenizer: Arc<Tokenizer>,
-        renderer: Option<ChatRenderer>,
+        renderer: Option<Arc<Renderer>>,
     ) -> Self {
         Self {
             gate: Gate::new(config.max_concurrent_requests),

@@ -22,6 +22,5 @@ mod serve;
 mod stream;
 mod wire;
 
-pub use app::{ChatRenderer, RenderChat, RenderError, RenderedChat};
 pub use config::{ConfigError, ServerConfig, V1Dialect};
 pub use serve::{RunningServer, ServeError, serve};

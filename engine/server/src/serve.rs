@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentlm_host::EngineHandle;
-use agentlm_text::Tokenizer;
+use agentlm_text::{Renderer, Tokenizer};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::app::{self, App, ChatRenderer};
+use crate::app::{self, App};
 use crate::config::{ConfigError, ServerConfig};
 
 /// Connections that may wait to be accepted.
@@ -65,7 +65,8 @@ pub struct RunningServer {
     runtime: Mutex<Option<Runtime>>,
 }
 
-/// Starts to serve `engine`. The port is open when this returns, so call it when the model is ready.
+/// Starts to serve `engine`. The port is open when this returns, so call it when the model is ready. Without a renderer
+/// the chat routes answer that there is no template.
 ///
 /// # Errors
 /// [`ServeError`], in one line, when a setting is out of range or the address cannot be had.
@@ -73,7 +74,7 @@ pub fn serve(
     config: ServerConfig,
     engine: EngineHandle,
     tokenizer: Arc<Tokenizer>,
-    renderer: Option<ChatRenderer>,
+    renderer: Option<Arc<Renderer>>,
 ) -> Result<RunningServer, ServeError> {
     config.validate()?;
     let runtime = Builder::new_multi_thread()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentlm_text::Encoding;
+use agentlm_text::{Encoding, Tokenizer};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -56,13 +56,19 @@ pub(crate) async fn chat_tokenize(State(app): State<Arc<App>>, request: Request)
             messages: messages(request.messages)?,
             template_variables: request.chat_template_kwargs,
         };
-        let text = render(&app, chat).await?.text;
+        let prompt = render(&app, chat).await?;
         let tokenizer = app.tokenizer.clone();
         on_pool(move || {
-            let encoding = encode(&tokenizer, &text, false)?;
+            let encoding = encode(&tokenizer, &prompt.text, false)?;
+            let tokenize_response = if encoding.ids == prompt.ids {
+                tokens(&prompt.text, encoding)
+            } else {
+                // Special-token text in a message stays text in a prompt, which plain tokenisation does not know.
+                prompt.ids.iter().map(|&id| unplaced(&tokenizer, id)).collect()
+            };
             Ok(ChatTokens {
-                tokenize_response: tokens(&text, encoding),
-                templated_text: text,
+                tokenize_response,
+                templated_text: prompt.text,
             })
         })
         .await
@@ -74,6 +80,16 @@ fn respond(answer: Result<impl Serialize, ApiError>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => error.native(),
+    }
+}
+
+/// A token whose place in the text is not known.
+fn unplaced(tokenizer: &Tokenizer, id: u32) -> SimpleToken {
+    SimpleToken {
+        id,
+        text: tokenizer.token_text(id).into_owned(),
+        start: 0,
+        stop: 0,
     }
 }
 

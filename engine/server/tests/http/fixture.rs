@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use agentlm_core::CoreConfig;
 use agentlm_core::params::Limits;
 use agentlm_host::{EngineConfig, EngineHandle, MockConfig, Snapshot, spawn_mock};
-use agentlm_server::{RenderChat, RenderError, RenderedChat, RunningServer, ServerConfig, serve};
-use agentlm_text::{ChatInput, SpecialTokens, Tokenizer};
+use agentlm_server::{RunningServer, ServerConfig, serve};
+use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokenizer};
 use serde_json::{Map, Value, json};
 
 /// `<s>`, put before each prompt.
@@ -54,28 +54,16 @@ pub fn tokenizer() -> Tokenizer {
     Tokenizer::from_json(json.to_string().as_bytes(), SpecialTokens::default()).expect("the fixture is valid")
 }
 
-/// `[role]content` of each message, and `[assistant]` for the answer. The role "bad" is refused, "bug" panics.
-struct Plain(Arc<Tokenizer>);
+/// `[role]content` of each message, and `[assistant]` for the answer. The role "bad" is refused.
+const TEMPLATE: &str = "{% for message in messages %}{% if message.role == 'bad' %}\
+    {{ raise_exception('roles must alternate') }}{% endif %}[{{ message.role }}]{{ message.content }}{% endfor %}\
+    {% if style %}({{ style }}){% endif %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
-impl RenderChat for Plain {
-    fn render(&self, input: &ChatInput<'_>) -> Result<RenderedChat, RenderError> {
-        let mut text = String::new();
-        for message in input.messages {
-            let role = message["role"].as_str().unwrap();
-            assert_ne!(role, "bug", "a fault of the renderer's own");
-            if role == "bad" {
-                return Err(RenderError("roles must alternate".to_owned()));
-            }
-            text.push_str(&format!("[{role}]{}", message["content"].as_str().unwrap()));
-        }
-        text.push_str("[assistant]");
-        let ids = self
-            .0
-            .encode(&text, false)
-            .map_err(|error| RenderError(error.to_string()))?
-            .ids;
-        Ok(RenderedChat { text, ids })
-    }
+fn renderer(tokenizer: Arc<Tokenizer>) -> Renderer {
+    let source = TemplateSource::Explicit("the tests".to_owned());
+    let template =
+        ChatTemplate::new(TEMPLATE, &SpecialTokens::default(), source).expect("the template is valid");
+    Renderer::new(tokenizer, Arc::new(template))
 }
 
 /// What a test wants other than usual.
@@ -145,7 +133,7 @@ impl Setup {
             tokenizer.clone(),
         )
         .unwrap();
-        let renderer = Arc::new(Plain(tokenizer.clone()));
+        let renderer = Arc::new(renderer(tokenizer.clone()));
         let server = serve(self.config, engine.clone(), tokenizer, Some(renderer)).unwrap();
         let address = server.local_addr();
         Fixture {

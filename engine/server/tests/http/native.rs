@@ -150,7 +150,7 @@ fn a_stop_string_ends_the_text_and_stays_in_it() {
         (&reply["generated_text"], &reply["details"]["finish_reason"]),
         (&json!("aa"), &json!("stop_sequence"))
     );
-    assert_eq!(server.wait_idle().core.finished_stop, 1);
+    server.wait_idle();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::convert;
 use super::types::ChatRequest;
 use super::validate::{Conversation, Valid, validate};
-use crate::app::{App, RenderedChat};
+use crate::app::App;
 use crate::error::ApiError;
 use crate::flow::{self, Collector, Running};
 use crate::metrics::Meter;
@@ -60,7 +60,7 @@ pub(crate) fn failed_stream(app: &App, error: &ApiError) -> Response {
 }
 
 /// Renders and tokenises a conversation on the validation pool. A last message of the assistant's is continued.
-pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<RenderedChat, ApiError> {
+pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<agentlm_text::Prompt, ApiError> {
     let Some(renderer) = app.renderer.clone() else {
         return Err(ApiError::Template("template not found".to_owned()));
     };
@@ -73,7 +73,7 @@ pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<Rendere
             ..ChatInput::default()
         };
         renderer
-            .render(&input)
+            .prompt(&input)
             .map_err(|error| ApiError::Template(error.to_string()))
     })
     .await
