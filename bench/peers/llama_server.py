@@ -27,6 +27,9 @@ class Engine:
         command = [str(setup.programs / "llama-server"), "-m", str(setup.model), "-t", str(setup.threads)]
         command += ["--parallel", str(setup.batch), "-c", str(setup.batch * MAX_CONTEXT)]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--log-disable"]
+        if not self._cache:
+            # Not even the copy that it keeps of prompts that left their slot.
+            command += ["--cache-ram", "0"]
         self._server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
