@@ -49,7 +49,11 @@ class Engine:
             str(cell.batch * (depth + steps)),
         ]
         said = self._run("llama-batched-bench", [*arguments, "--output-format", "jsonl"])
-        rates = [json.loads(line)["speed_tg"] for line in said.splitlines() if line.startswith("{")]
+        rates = [
+            json.loads(line[line.index("{") :])["speed_tg"]
+            for line in said.splitlines()
+            if '"speed_tg"' in line
+        ]
         if not rates:
             raise EngineBrokenError(f"llama-batched-bench printed no figures: {said[-500:]}")
         yield from rates
