@@ -499,3 +499,6 @@ impl Tape {
         self.buffers[id.0 as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,3 +192,126 @@ isa_entry! {
         value: &[f32],
     ) = rope_and_cache_kernel
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+    use crate::kv_cache::{KvCache, KvCacheConfig};
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n)
+            .map(|i| ((i * 53 + seed * 29) % 89) as f32 / 40.0 - 1.1)
+            .collect()
+    }
+
+    fn reference(head: &[f32], norm: Option<&[f32]>, cos: &[f32], sin: &[f32]) -> Vec<f64> {
+        let mut x: Vec<f64> = head.iter().map(|&v| v.into()).collect();
+        if let Some(weight) = norm {
+            let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+            x.iter_mut()
+                .zip(weight)
+                .for_each(|(v, &w)| *v = *v / (mean + 1e-6).sqrt() * f64::from(w));
+        }
+        let half = cos.len();
+        for i in 0..half {
+            let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+            (x[i], x[i + half]) = (x[i] * c - x[i + half] * s, x[i + half] * c + x[i] * s);
+        }
+        x
+    }
+
+    #[test]
+    fn heads_are_normed_rotated_and_written_to_their_slot_only() {
+        for (head_dim, rotary_dim) in [(16, 16), (64, 64), (40, 24), (128, 128), (256, 64)] {
+            for (isa, dtype) in Isa::available()
+                .into_iter()
+                .flat_map(|isa| [(isa, Dtype::F16), (isa, Dtype::F32)])
+            {
+                for norms in [false, true] {
+                    let half = rotary_dim / 2;
+                    let angles: Vec<f32> = values(10 * half, 9);
+                    let (cos, sin) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+                    let tables = RopeTables::new(cos, sin, rotary_dim).unwrap();
+                    let config = KvCacheConfig {
+                        layers: 1,
+                        num_blocks: 3,
+                        kv_heads: 2,
+                        head_dim,
+                        dtype,
+                    };
+                    let cache = KvCache::new(config).unwrap();
+                    let weights = (values(head_dim, 5), values(head_dim, 6));
+                    let layer = RopeLayer {
+                        tables: &tables,
+                        cache: cache.layer(0),
+                        q_norm: norms.then_some(&weights.0[..]),
+                        k_norm: norms.then_some(&weights.1[..]),
+                        norm_eps: 1e-6,
+                    };
+                    let (queries, key, value) =
+                        (values(3 * head_dim, 1), values(head_dim, 2), values(head_dim, 3));
+                    let (mut q, mut k) = (queries.clone(), key.clone());
+                    // SAFETY: an available instruction set, a slot and head of the cache.
+                    unsafe { rope_and_cache(isa, &layer, 1, 7, 16 + 5, &mut q, &mut k, &value) };
+                    let (cos, sin) = tables.at(7);
+                    for (got, head) in q.chunks(head_dim).zip(queries.chunks(head_dim)) {
+                        for (g, w) in got.iter().zip(reference(head, layer.q_norm, cos, sin)) {
+                            assert!(
+                                (f64::from(*g) - w).abs() < 2e-6,
+                                "{isa}, {head_dim}/{rotary_dim}: {g}, {w}"
+                            );
+                        }
+                    }
+                    for (g, w) in k.iter().zip(reference(&key, layer.k_norm, cos, sin)) {
+                        assert!(
+                            (f64::from(*g) - w).abs() < 2e-6,
+                            "{isa}, {head_dim}/{rotary_dim}: {g}, {w}"
+                        );
+                    }
+                    // SAFETY: inside the cache, which nobody else uses.
+                    let stored = |head: usize, i: usize| unsafe {
+                        match dtype {
+                            Dtype::F16 => {
+                                half::f16::from_bits(*layer.cache.keys::<u16>(1, head).add(i)).to_f32()
+                            }
+                            _ => *layer.cache.keys::<f32>(1, head).add(i),
+                        }
+                    };
+                    let round = |x: f32| {
+                        if dtype == Dtype::F16 {
+                            half::f16::from_f32(x).to_f32()
+                        } else {
+                            x
+                        }
+                    };
+                    for i in 0..config.head_block_len() {
+                        let (keys, wide) = (BLOCK * head_dim, config.value_dim());
+                        let expected = match i {
+                            _ if i < keys && i % BLOCK == 5 => round(k[i / BLOCK]),
+                            _ if i >= keys && (i - keys) / wide == 5 && (i - keys) % wide < head_dim => {
+                                round(value[(i - keys) % wide])
+                            }
+                            _ => 0.0,
+                        };
+                        assert_eq!(stored(1, i), expected, "{isa}, {dtype}, {head_dim}, number {i}");
+                        assert_eq!(stored(0, i), 0.0, "another head was written");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_refused_with_the_numbers() {
+        for (cos, sin, rotary_dim) in [(8, 4, 8), (6, 6, 8), (8, 8, 7), (8, 8, 0)] {
+            let error = RopeTables::new(vec![0.0; cos], vec![0.0; sin], rotary_dim).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("{cos} cosines and {sin} sines")),
+                "{error}"
+            );
+        }
+    }
+}
