@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p agentlm-text` uses the tests' byte-level vocabulary.
 
+#![expect(clippy::expect_used, reason = "a benchmark fails by panicking")]
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 
 mod escape;
 mod literal;
+mod model_text;
 mod native_form;
 mod python_values;
 mod renderer;

@@ -1,9 +1,11 @@
 //! Rendered ids equal transformers', the mask covers exactly what the model writes, and clients cannot write special
 //! tokens.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use agentlm_text::{
     ChatInput, ChatTemplate, MaskSource, RenderError, Rendered, Renderer, TemplateSource, Tokenizer,
@@ -376,8 +378,8 @@ proptest! {
         prop::collection::vec(prop_oneof!["\\PC{1,6}", "[a-z]{1,4}", Just("</s>".to_owned()), Just("<|eot_id|>".to_owned())], 1..4)
             .prop_map(|parts| parts.concat()), 2..3)
     ) {
-        for name in ["llama2", "llama3"] {
-            let renderer = form(name);
+        static RENDERERS: LazyLock<[Renderer; 2]> = LazyLock::new(|| [form("llama2"), form("llama3")]);
+        for renderer in &*RENDERERS {
             let messages = [user(&contents[0]), assistant(&contents[1])];
             let rendered = renderer.conversation(&input(&messages)).unwrap();
             let turn_ends = rendered.ids.iter().zip(&rendered.trained)

@@ -1,5 +1,11 @@
 //! The text of a stream of ids: whole characters, stop strings, hold-back.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Chat templates: equal to Jinja in Python on our conversations, found where checkpoints keep them.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::path::{Path, PathBuf};
