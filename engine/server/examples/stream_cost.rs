@@ -3,8 +3,7 @@
 //! `cargo run --release -p agentlm-server --example stream_cost -- [connections] [tokens] [native|chat]`. Linux only.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,8 @@ use agentlm_core::params::Limits;
 use agentlm_host::{EngineConfig, MockConfig, spawn_mock};
 use agentlm_server::{ServerConfig, serve};
 use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokenizer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -125,7 +126,7 @@ fn thread_times() -> Result<BTreeMap<String, u64>, Failure> {
     Ok(times)
 }
 
-/// The other process: one thread a connection, each reads its stream to the end.
+/// The other process: one thread reads all streams to their ends.
 fn clients(arguments: &[String]) -> Result<(), Failure> {
     let [address, connections, tokens, route] = arguments else {
         return Err("wrong arguments".into());
@@ -148,30 +149,34 @@ fn clients(arguments: &[String]) -> Result<(), Failure> {
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let threads: Vec<_> = (0..connections.parse::<u32>()?)
-        .map(|_| {
-            let head = head.clone();
-            std::thread::Builder::new()
-                .stack_size(64 * 1024)
-                .spawn(move || -> std::io::Result<u64> {
-                    let mut stream = TcpStream::connect(address)?;
-                    stream.write_all(head.as_bytes())?;
-                    let (mut buffer, mut read) = ([0; 4096], 0);
-                    loop {
-                        match stream.read(&mut buffer)? {
-                            0 => return Ok(read),
-                            n => read += n as u64,
-                        }
-                    }
-                })
-        })
-        .collect::<Result<_, _>>()?;
     let least = 20 * tokens.parse::<u64>()?;
-    for thread in threads {
-        let read = thread.join().map_err(|_| "a client panicked")??;
-        if read < least {
-            return Err(format!("a stream had only {read} bytes").into());
+    let connections: u32 = connections.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let streams: Vec<_> = (0..connections)
+            .map(|_| tokio::spawn(stream(address, head.clone())))
+            .collect();
+        for stream in streams {
+            let read = stream.await??;
+            if read < least {
+                return Err(format!("a stream had only {read} bytes").into());
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Reads one stream to its end; the bytes it had.
+async fn stream(address: SocketAddr, head: String) -> std::io::Result<u64> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(head.as_bytes()).await?;
+    let (mut buffer, mut read) = ([0; 4096], 0);
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(read),
+            n => read += n as u64,
         }
     }
-    Ok(())
 }

@@ -193,6 +193,7 @@ async fn accept(listener: TcpListener, router: Router, mut closing: watch::Recei
         let mut over = over.clone();
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 // A connection's own failure is the client's business: it is gone.
                 _ = connection => {}
                 _ = over.changed() => {}

@@ -1,5 +1,12 @@
 //! The server over a real socket, on the mock runner: wire formats, limits, and what happens when things end.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod client;
 mod fixture;
 mod lifecycle;
