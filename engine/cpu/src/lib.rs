@@ -8,6 +8,7 @@ pub mod kv_cache;
 pub mod linear;
 pub mod memory;
 pub mod pool;
+pub mod rounding;
 pub mod rows;
 pub mod sampler;
 pub mod tape;

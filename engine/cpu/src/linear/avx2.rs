@@ -17,6 +17,9 @@ const BF16: u8 = 2;
 /// f32 panels that were widened: in cache already, so prefetching is for something else and slower.
 const WIDENED: u8 = 3;
 
+/// How far ahead B is fetched from the second cache into the first.
+const NEAR_BYTES: usize = 512;
+
 /// Bytes of a value.
 const fn size(format: u8) -> usize {
     if format == F32 || format == WIDENED { 4 } else { 2 }
@@ -58,6 +61,23 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
     const UNROLL: usize = 4;
     let step_bytes = step_bytes(FORMAT);
     let mut acc = [[_mm256_setzero_ps(); VECTORS]; ROWS];
+    // One step for all rows and columns. A macro, not a function: were `acc` borrowed by a call, the compiler would keep
+    // it in memory.
+    macro_rules! advance {
+        ($a:expr, $b:expr) => {{
+            let (a, b): (*const f32, *const u8) = ($a, $b);
+            let mut columns = [_mm256_setzero_ps(); VECTORS];
+            for v in 0..VECTORS {
+                columns[v] = load::<FORMAT>(b.add(v * 8 * size(FORMAT)));
+            }
+            for row in 0..ROWS {
+                let x = _mm256_set1_ps(*a.add(row * A_STRIDE));
+                for v in 0..VECTORS {
+                    acc[row][v] = _mm256_fmadd_ps(x, columns[v], acc[row][v]);
+                }
+            }
+        }};
+    }
     let mut a = tile.a;
     let mut b = tile.b;
     let mut ahead = tile.ahead;
@@ -81,84 +101,79 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
             }
             ahead = ahead.wrapping_add(lines * 64);
             for step in 0..UNROLL {
-                advance::<ROWS, VECTORS, FORMAT>(&mut acc, a.add(step), b.add(step * step_bytes));
+                for v in 0..(VECTORS * size(FORMAT)).div_ceil(8) {
+                    let near = b.wrapping_add(step * step_bytes + NEAR_BYTES + v * 64);
+                    _mm_prefetch::<_MM_HINT_T0>(near.cast());
+                }
+                advance!(a.add(step), b.add(step * step_bytes));
             }
             a = a.add(UNROLL);
             b = b.add(UNROLL * step_bytes);
         }
         for step in 0..tile.steps % UNROLL {
-            advance::<ROWS, VECTORS, FORMAT>(&mut acc, a.add(step), b.add(step * step_bytes));
+            advance!(a.add(step), b.add(step * step_bytes));
         }
-        finish(&acc, tile);
     }
-}
-
-/// # Safety
-/// `a` is readable at ROWS values A_STRIDE apart, `b` at VECTORS * 8 values.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn advance<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(
-    acc: &mut [[__m256; VECTORS]; ROWS],
-    a: *const f32,
-    b: *const u8,
-) {
-    let mut columns = [_mm256_setzero_ps(); VECTORS];
-    // SAFETY: the caller's promise.
+    // Loops over `acc` stay this simple so that all of them are unrolled: one that is not would force it into memory.
+    // SAFETY: C is writable at ROWS rows of `columns` columns; here that is the full width.
     unsafe {
-        for (v, column) in columns.iter_mut().enumerate() {
-            *column = load::<FORMAT>(b.add(v * 8 * size(FORMAT)));
-        }
-        for (row, acc) in acc.iter_mut().enumerate() {
-            let x = _mm256_set1_ps(*a.add(row * A_STRIDE));
-            for (sum, column) in acc.iter_mut().zip(columns) {
-                *sum = _mm256_fmadd_ps(x, column, *sum);
+        if tile.columns >= VECTORS * 8 && tile.bias.is_null() {
+            if tile.first {
+                for row in 0..ROWS {
+                    for v in 0..VECTORS {
+                        _mm256_storeu_ps(tile.c.add(row * tile.c_stride + v * 8), acc[row][v]);
+                    }
+                }
+            } else {
+                for row in 0..ROWS {
+                    for v in 0..VECTORS {
+                        let c = tile.c.add(row * tile.c_stride + v * 8);
+                        _mm256_storeu_ps(c, _mm256_add_ps(_mm256_loadu_ps(c), acc[row][v]));
+                    }
+                }
             }
+            return;
         }
     }
+    let mut sums = [[[0f32; 8]; VECTORS]; ROWS];
+    for row in 0..ROWS {
+        for v in 0..VECTORS {
+            // SAFETY: an array of 8 values.
+            unsafe { _mm256_storeu_ps(sums[row][v].as_mut_ptr(), acc[row][v]) };
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { finish(&sums, tile) };
 }
 
-/// Adds a k-block's sums to C.
+/// Adds a k-block's sums to C where the tile is cut off or a bias is due.
 ///
 /// # Safety
 /// As [`Kernel::tile`].
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn finish<const ROWS: usize, const VECTORS: usize>(acc: &[[__m256; VECTORS]; ROWS], tile: &Tile) {
+unsafe fn finish<const VECTORS: usize>(sums: &[[[f32; 8]; VECTORS]], tile: &Tile) {
     let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for v in 0..VECTORS {
-        let columns = tile.columns.saturating_sub(v * 8).min(8);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_possible_wrap,
-            reason = "columns is at most 8"
-        )]
-        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(columns as i32), lanes);
-        // SAFETY: C is writable at the masked columns of ROWS rows, bias readable for the full width.
-        unsafe {
-            let bias = if tile.bias.is_null() {
-                None
-            } else {
-                Some(_mm256_loadu_ps(tile.bias.add(v * 8)))
-            };
-            for (row, acc) in acc.iter().enumerate() {
-                let c = tile.c.wrapping_add(row * tile.c_stride + v * 8);
-                let mut sum = acc[v];
+    for (row, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
+            let columns = tile.columns.saturating_sub(v * 8).min(8);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_possible_wrap,
+                reason = "columns is at most 8"
+            )]
+            let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(columns as i32), lanes);
+            let c = tile.c.wrapping_add(row * tile.c_stride + v * 8);
+            // SAFETY: C is writable at the masked columns of each row, bias readable for the full width.
+            unsafe {
+                let mut sum = _mm256_loadu_ps(sum.as_ptr());
                 if !tile.first {
-                    let before = if columns == 8 {
-                        _mm256_loadu_ps(c)
-                    } else {
-                        _mm256_maskload_ps(c, mask)
-                    };
-                    sum = _mm256_add_ps(before, sum);
+                    sum = _mm256_add_ps(_mm256_maskload_ps(c, mask), sum);
                 }
-                if let Some(bias) = bias {
-                    sum = _mm256_add_ps(sum, bias);
+                if !tile.bias.is_null() {
+                    sum = _mm256_add_ps(sum, _mm256_loadu_ps(tile.bias.add(v * 8)));
                 }
-                if columns == 8 {
-                    _mm256_storeu_ps(c, sum);
-                } else {
-                    _mm256_maskstore_ps(c, mask, sum);
-                }
+                _mm256_maskstore_ps(c, mask, sum);
             }
         }
     }

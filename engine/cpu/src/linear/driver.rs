@@ -184,7 +184,8 @@ unsafe fn small<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch: &WorkerS
         }
     }
     let widened = tiling.tiles > K::DIRECT_TILES && (K::B_STATIONARY || weight.dtype() != Dtype::F32);
-    worker.parallel_for(weight.groups(), |group| {
+    let runs = Runs::new(weight.groups(), worker.count());
+    let each_block = |group: usize| {
         for k_block in 0..k_blocks {
             let steps = job.steps(k_block);
             let block_bytes = steps * GROUP * weight.dtype().size();
@@ -213,7 +214,39 @@ unsafe fn small<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch: &WorkerS
                 }
             }
         }
-    });
+    };
+    worker.parallel_for(runs.count(), |run| runs.get(run).for_each(each_block));
+}
+
+/// Consecutive groups that one worker takes at a time: what it prefetches past a group's end is mostly its own next one.
+/// Towards the end single groups, so that the workers finish together.
+struct Runs {
+    long: usize,
+    groups: usize,
+}
+
+impl Runs {
+    const LENGTH: usize = 4;
+
+    fn new(groups: usize, workers: usize) -> Self {
+        Self {
+            long: groups.saturating_sub(Self::LENGTH * workers) / Self::LENGTH,
+            groups,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.long + (self.groups - self.long * Self::LENGTH)
+    }
+
+    fn get(&self, run: usize) -> Range<usize> {
+        if run < self.long {
+            run * Self::LENGTH..(run + 1) * Self::LENGTH
+        } else {
+            let group = self.long * Self::LENGTH + (run - self.long);
+            group..group + 1
+        }
+    }
 }
 
 /// Many rows: a task is a chunk of columns by a chunk of rows; for each k-block its B is widened once.
@@ -301,7 +334,8 @@ unsafe fn large_block<K: Kernel>(
             // SAFETY: as `run`; scratch B holds this group's widened block.
             unsafe {
                 let b = if direct {
-                    (packed, Layout::Packed(dtype))
+                    // The packed layout is the widened one; as such it leaves most of the prefetching to the calls below.
+                    (packed, Layout::Widened)
                 } else {
                     if K::B_STATIONARY {
                         K::widen(dtype, packed, steps, widened(group));
@@ -314,7 +348,7 @@ unsafe fn large_block<K: Kernel>(
                 job.group::<K>(tiling, block.clone(), (group, k_block), scratch.a, b, |_| {
                     rows.advance::<K>();
                     let at = fetched;
-                    fetched += if direct { block_bytes } else { AHEAD_BYTES };
+                    fetched += AHEAD_BYTES;
                     // The next group (its k-block is widened next), or the task's next k-block, group by group.
                     let (group, inner) = if K::B_STATIONARY {
                         (

@@ -16,7 +16,7 @@ pub(super) const PANEL: usize = GROUP / 2;
 pub(super) enum Layout {
     /// `[steps][GROUP]` as [`crate::weight::PackedWeight`] stores them.
     Packed(Dtype),
-    /// f32 as [`Kernel::widen`] writes them.
+    /// f32 as [`Kernel::widen`] writes them (unless `B_STATIONARY`, that is the packed layout).
     Widened,
 }
 
