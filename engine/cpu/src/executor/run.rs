@@ -9,6 +9,7 @@ use crate::kernels::attention::{AttentionLayer, Partials, QueryRows, Unit, merge
 use crate::kernels::norm::{add_rms_norm, rms_norm};
 use crate::kernels::rope::{RopeLayer, rope_and_cache};
 use crate::kernels::swiglu::swiglu;
+use crate::kv_cache::BLOCK;
 use crate::linear::{LinearError, Rows, RowsMut, linear};
 use crate::pool::Worker;
 use crate::sampler;
@@ -176,25 +177,31 @@ impl<'a> Region<'a> {
             norm_eps: config.norm_eps,
         };
         let (positions, slots) = (e.rows.positions(), e.rows.slots());
-        worker.parallel_for(self.tokens * kv_heads, |i| {
-            let (token, head) = (i / kv_heads, i % kv_heads);
-            // SAFETY: token and head belong to this index alone, and so does the slot: rows do not share blocks that are
-            // written. The parts of the row lie one behind the other.
-            unsafe {
-                let row = qkv.as_ptr().add(token * qkv.dim);
-                let at = |head: usize, n: usize| std::slice::from_raw_parts_mut(row.add(head * dim), n * dim);
-                let queries = at(head * group, group);
-                let (key, value) = (at(config.heads + head, 1), at(config.heads + kv_heads + head, 1));
-                rope_and_cache(
-                    isa,
-                    &rope,
-                    head,
-                    positions[token],
-                    slots[token],
-                    queries,
-                    key,
-                    value,
-                );
+        // Neighbouring tokens share the cache lines of a block's keys: one worker writes a run of them, where there are enough.
+        let run = (self.tokens * kv_heads / (8 * worker.count())).clamp(1, BLOCK);
+        let runs = self.tokens.div_ceil(run);
+        worker.parallel_for(runs * kv_heads, |i| {
+            let (first, head) = (i / kv_heads * run, i % kv_heads);
+            for token in first..(first + run).min(self.tokens) {
+                // SAFETY: token and head belong to this index alone, and so does the slot: rows do not share blocks that are
+                // written. The parts of the row lie one behind the other.
+                unsafe {
+                    let row = qkv.as_ptr().add(token * qkv.dim);
+                    let at =
+                        |head: usize, n: usize| std::slice::from_raw_parts_mut(row.add(head * dim), n * dim);
+                    let queries = at(head * group, group);
+                    let (key, value) = (at(config.heads + head, 1), at(config.heads + kv_heads + head, 1));
+                    rope_and_cache(
+                        isa,
+                        &rope,
+                        head,
+                        positions[token],
+                        slots[token],
+                        queries,
+                        key,
+                        value,
+                    );
+                }
             }
         });
         let layer = AttentionLayer {

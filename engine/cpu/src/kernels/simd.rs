@@ -46,6 +46,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sum(v: Self::V) -> f32;
     /// Largest lane.
     unsafe fn largest(v: Self::V) -> f32;
+    /// Asks for a cache line into the second level. Any address will do.
+    fn prefetch<T>(p: *const T);
 }
 
 /// Eight lanes of plain Rust.
@@ -172,6 +174,8 @@ impl Simd for Portable {
         v.into_iter()
             .fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
+    #[inline(always)]
+    fn prefetch<T>(_: *const T) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -306,6 +310,11 @@ mod x86 {
                 _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
             }
         }
+        #[inline(always)]
+        fn prefetch<T>(p: *const T) {
+            // SAFETY: a hint; it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
     }
 
     /// AVX-512 F, BW, DQ and VL.
@@ -419,6 +428,10 @@ mod x86 {
                 let eight = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
                 <Avx2 as Simd>::largest(eight)
             }
+        }
+        #[inline(always)]
+        fn prefetch<T>(p: *const T) {
+            <Avx2 as Simd>::prefetch(p);
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::kv_cache::BLOCK;
 
 /// How the cache stores a number.
 pub(super) trait Stored: Copy + 'static {
+    /// Whether tiles of it come straight from the cache, so that the next one is worth asking for early: blocks lie apart, and
+    /// no hardware prefetcher follows from one to the next.
+    const AHEAD: bool;
     /// Loads one vector.
     ///
     /// # Safety
@@ -17,6 +20,8 @@ pub(super) trait Stored: Copy + 'static {
 }
 
 impl Stored for f32 {
+    const AHEAD: bool = false;
+
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const Self) -> S::V {
         // SAFETY: the caller's promise.
@@ -26,6 +31,8 @@ impl Stored for f32 {
 
 /// The bits of an IEEE binary16.
 impl Stored for u16 {
+    const AHEAD: bool = true;
+
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const Self) -> S::V {
         // SAFETY: the caller's promise.
@@ -45,6 +52,8 @@ pub(super) const MAX_GROUP: usize = 6;
 pub(super) struct Tile<E> {
     pub(super) keys: [*const E; TILE / BLOCK],
     pub(super) values: [*const E; TILE / BLOCK],
+    /// From a block's keys to the keys of the block four later, in numbers; 0 where there is none. Only addresses are made of it.
+    pub(super) ahead: [isize; TILE / BLOCK],
 }
 
 /// `scores[r][p] = sum over d, in order, of q[r][d] * keys[d][p]` for all positions of the tile.
@@ -63,15 +72,20 @@ unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
     unsafe {
         for j0 in (0..vectors).step_by(N) {
             let mut from = [tile.keys[0]; N];
+            let mut ahead = [0; N];
             for (j, from) in from.iter_mut().enumerate() {
                 let position = (j0 + j) * S::LANES;
                 *from = tile.keys[position / BLOCK].add(position % BLOCK);
+                ahead[j] = tile.ahead[position / BLOCK];
             }
             let mut acc = [[S::splat(0.0); N]; M];
             for d in 0..dim {
                 let mut k = [S::splat(0.0); N];
                 for j in 0..N {
                     k[j] = E::load::<S>(from[j].add(d * BLOCK));
+                    if E::AHEAD {
+                        S::prefetch(from[j].wrapping_add(d * BLOCK).wrapping_offset(ahead[j]));
+                    }
                 }
                 for r in 0..M {
                     let a = S::splat(*q.add(r * dim + d));
@@ -120,11 +134,15 @@ unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
         let mut p = lo;
         while p < hi {
             let end = hi.min((p / BLOCK + 1) * BLOCK);
+            let ahead = tile.ahead[p / BLOCK];
             let mut row = tile.values[p / BLOCK].add((p % BLOCK) * value_dim + column);
             while p < end {
                 let mut v = [S::splat(0.0); N];
                 for j in 0..N {
                     v[j] = E::load::<S>(row.add(j * S::LANES));
+                    if E::AHEAD {
+                        S::prefetch(row.wrapping_add(j * S::LANES).wrapping_offset(ahead));
+                    }
                 }
                 for r in 0..M {
                     let w = S::splat(weights.0[r][p]);

@@ -265,42 +265,56 @@ unsafe fn soften<S: Simd>(
     first: usize,
 ) -> [f32; MAX_GROUP] {
     let vectors = TILE / S::LANES;
-    let mut alpha = [1.0; MAX_GROUP];
-    for r in 0..count {
-        let (lo, hi) = seen[r];
-        let row = scores.0[r].as_mut_ptr();
-        // SAFETY: a row of scores holds TILE values; the state holds the rows.
-        unsafe {
-            let none = S::splat(f32::NEG_INFINITY);
-            let mut largest = none;
+    let none = f32::NEG_INFINITY;
+    // One vector for all rows of the group: MAX_GROUP is below every LANES.
+    let (mut new, mut sums, mut alpha) = ([none; BLOCK], [0.0; BLOCK], [1.0; BLOCK]);
+    // SAFETY: a row of scores holds TILE values; the state holds the rows; the arrays hold a vector.
+    unsafe {
+        for r in 0..count {
+            let (lo, hi) = seen[r];
+            let row = scores.0[r].as_mut_ptr();
+            let mut largest = S::splat(none);
             if lo <= 0 && hi >= TILE as i32 {
                 for j in 0..vectors {
                     largest = S::max(S::load(row.add(j * S::LANES)), largest);
                 }
             } else {
                 for j in 0..vectors {
-                    let at = (j * S::LANES) as i32;
-                    let v = S::keep_lanes(S::load(row.add(j * S::LANES)), lo - at, hi - at, none);
-                    S::store(row.add(j * S::LANES), v);
+                    let (at, p) = ((j * S::LANES) as i32, row.add(j * S::LANES));
+                    let v = S::keep_lanes(S::load(p), lo - at, hi - at, S::splat(none));
+                    S::store(p, v);
                     largest = S::max(v, largest);
                 }
             }
-            let largest = S::largest(largest);
-            let old = *state.max.add(first + r);
-            let new = if largest > old { largest } else { old };
-            let base = S::splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
+            new[r] = S::largest(largest);
+        }
+        let old = S::load_first(state.max.add(first), count);
+        let largest = S::max(S::load(new.as_ptr()), old);
+        // Rows that have seen nothing yet subtract a finite number: 2^(-inf - x) is 0, where -inf - -inf would be NaN.
+        let base = S::max(largest, S::splat(f32::MIN));
+        S::store_first(state.max.add(first), count, largest);
+        S::store(new.as_mut_ptr(), base);
+        let factors = exp2::<S>(S::sub(old, base));
+        S::store(alpha.as_mut_ptr(), factors);
+        for r in 0..count {
+            let row = scores.0[r].as_mut_ptr();
+            let base = S::splat(new[r]);
             let mut sum = S::splat(0.0);
             for j in 0..vectors {
                 let w = exp2::<S>(S::sub(S::load(row.add(j * S::LANES)), base));
                 S::store(row.add(j * S::LANES), w);
                 sum = S::add(sum, w);
             }
-            alpha[r] = decay::<S>(old, new);
-            *state.max.add(first + r) = new;
-            *state.sum.add(first + r) = *state.sum.add(first + r) * alpha[r] + S::sum(sum);
+            sums[r] = S::sum(sum);
         }
+        let sum = S::load_first(state.sum.add(first), count);
+        S::store_first(
+            state.sum.add(first),
+            count,
+            S::fma(sum, factors, S::load(sums.as_ptr())),
+        );
     }
-    alpha
+    std::array::from_fn(|r| alpha[r])
 }
 
 /// All rows of a task over one tile.
@@ -361,6 +375,7 @@ unsafe fn widen<S: Simd>(
     let mut wide = Tile {
         keys: [parts.keys.cast_const(); TILE / BLOCK],
         values: [parts.values.cast_const(); TILE / BLOCK],
+        ahead: [0; TILE / BLOCK],
     };
     // SAFETY: blocks hold that many values and the scratch holds a tile.
     unsafe {
@@ -408,9 +423,14 @@ unsafe fn tile_of<E: Stored>(
         let mut tile = Tile {
             keys: [at(0); TILE / BLOCK],
             values: [at(0); TILE / BLOCK],
+            ahead: [0; TILE / BLOCK],
         };
         for b in 0..blocks {
             tile.keys[b] = at(b);
+            if E::AHEAD && tile_start + TILE + b * BLOCK < end {
+                let distance = at(b + TILE / BLOCK).addr().wrapping_sub(at(b).addr());
+                tile.ahead[b] = distance as isize / size_of::<E>() as isize;
+            }
         }
         for b in 0..TILE / BLOCK {
             tile.values[b] = tile.keys[b].add(BLOCK * layer.cache.head_dim);
