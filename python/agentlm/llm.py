@@ -1,6 +1,7 @@
 """Batch generation from Python, on the engine that also serves. Refuses to know how anything is computed."""
 
 import asyncio
+import json
 import secrets
 import sys
 import weakref
@@ -8,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentlm._engine import EndEvent, ErrorEvent, Mailbox, Request, TokenEvent
+from agentlm._engine import ChatTemplate, EndEvent, ErrorEvent, Mailbox, Request, TokenEvent
 from agentlm.completion import Chunk, Completion, Usage
 from agentlm.config import EngineConfig
 from agentlm.errors import (
@@ -59,6 +60,7 @@ class LLM:
         self._progress = sys.stderr.isatty() if progress is None else progress
         with loading_progress(self._progress) as advance:
             self._running = open_engine(config, advance)
+        self._template: ChatTemplate | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopMailbox] = (
             weakref.WeakKeyDictionary()
         )
@@ -160,7 +162,10 @@ class LLM:
 
     def render_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that the model is to continue."""
-        return self._running.chat_template().render([dict(message) for message in messages])
+        self._running.check_usable()
+        if self._template is None:
+            self._template = self._running.chat_template()
+        return self._template.prompt(json.dumps([dict(message) for message in messages]))[1]
 
     def close(self) -> None:
         """Ends unfinished requests with an error and frees the memory. Safe to repeat."""

@@ -186,5 +186,11 @@ impl OutputStage {
                 stream.sink.token(&token, Some(&finished));
             }
         }
+        for request in &batch.failed {
+            if let Some(stream) = self.streams.remove(request) {
+                let why = "the model's logits for this request hold no finite number";
+                self.close(stream, &RequestError::Generation(why.to_owned()));
+            }
+        }
     }
 }

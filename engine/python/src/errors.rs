@@ -25,7 +25,7 @@ pub fn raise(class: &str, message: impl std::fmt::Display) -> PyErr {
 pub fn submit(error: &SubmitError) -> PyErr {
     let class = match error {
         SubmitError::Overloaded => "OverloadedError",
-        SubmitError::Params(_) | SubmitError::Refused(_) => "InvalidRequestError",
+        SubmitError::Refused(_) => "InvalidRequestError",
         SubmitError::Closed => "EngineClosedError",
         SubmitError::Failed(_) => "EngineFailedError",
     };

@@ -18,10 +18,9 @@ class CpuModel:
     def __init__(
         self, model: ModelConfig, checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
     ) -> None:
-        threads = config.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.config = model
-        self.backend = CpuBackend(threads or 1, config.cpu_isa)
-        self.dtype = self.backend.storage(checkpoint_tensors(checkpoint)) if config.dtype == "auto" else config.dtype
+        self.backend = CpuBackend(config.threads or usable_cores(), config.cpu_isa)
+        self.dtype = storage_dtype(checkpoint) if config.dtype == "auto" else config.dtype
         self.kv_dtype = config.kv_cache_dtype
         if self.kv_dtype == "auto":
             self.kv_dtype = "float32" if self.dtype == "float32" else "float16"
@@ -33,9 +32,24 @@ class CpuModel:
     @property
     def bytes_per_block(self) -> int:
         """Bytes of keys and values of one block, all layers together."""
-        width = 4 if self.kv_dtype == "float32" else 2
-        model = self.config
-        return 2 * model.layers * memory.BLOCK_SIZE * model.kv_heads * model.head_dim * width
+        return self.tape.bytes_per_block(self.kv_dtype)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def storage_dtype(checkpoint: Checkpoint) -> str:
+    """How matrices are stored when nobody chose: 16-bit ones as they are; 32-bit ones as float16 if that is harmless."""
+    kinds = {tensor.dtype for tensor in checkpoint.tensors() if len(tensor.shape) == 2}
+    if kinds == {"BF16"}:
+        return "bfloat16"
+    if kinds == {"F16"}:
+        return "float16"
+    return "float32"
 
 
 class CpuRunner:
@@ -45,14 +59,17 @@ class CpuRunner:
 
     def __init__(self, engine: Engine, model: CpuModel, plan: memory.KvPlan, max_step_tokens: int) -> None:
         cos, sin = rope.tables(model.config.rope, model.config.head_dim, plan.max_total_tokens)
+        config = model.config
         self._executor = CpuExecutor(
             engine,
             model.tape,
             num_blocks=plan.num_blocks,
             kv_dtype=model.kv_dtype,
             max_step_tokens=max_step_tokens,
-            cos=cos,
-            sin=sin,
+            vocab_size=config.vocab,
+            cos=cos.ravel().tolist(),
+            sin=sin.ravel().tolist(),
+            rotary_dim=2 * cos.shape[1],
         )
 
     def launch(self, slot: int) -> None:

@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentlm._engine import Engine, Tokenizer
+from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
 from agentlm.errors import ConfigError, ForkError
 from agentlm.model import hub
@@ -69,6 +69,10 @@ class RunningEngine:
                 "or start processes with the 'spawn' method"
             )
 
+    def chat_template(self, explicit: str | Path | None = None) -> ChatTemplate:
+        """The checkpoint's chat template, or the file given. Raises `ChatTemplateError`."""
+        return ChatTemplate(self.info.directory, self.tokenizer, explicit)
+
     def close(self) -> None:
         """Ends unfinished requests with an error, stops the thread, frees the memory. Safe to repeat."""
         self._finalizer()
@@ -120,7 +124,7 @@ def open_engine(config: EngineConfig, progress: Progress | None = None) -> Runni
         memory.available(),
     )
     eos = list(model_config.eos_token_ids) or tokenizer.eos_token_ids
-    engine = _engine(config, tokenizer, plan, eos)
+    engine = _engine(config, tokenizer, plan, eos, model_config.vocab)
     runner = CpuRunner(engine, model, plan, config.max_batch_prefill_tokens)
     info = _info(config, directory, plan, model.dtype, model.kv_dtype, "cpu")
     return RunningEngine(engine, runner, tokenizer, info)
@@ -130,7 +134,7 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
     total = config.max_total_tokens or MOCK_CONTEXT
     blocks = config.max_batch_size * -(-total // memory.BLOCK_SIZE)
     plan = memory.KvPlan(blocks, total, 0)
-    engine = _engine(config, tokenizer, plan, [])
+    engine = _engine(config, tokenizer, plan, [], tokenizer.vocab_size)
     runner = MockStepRunner(engine, tokenizer, config.mock_step_time)
     return RunningEngine(engine, runner, tokenizer, _info(config, directory, plan, "none", "none", "mock"))
 
@@ -152,7 +156,9 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentlm"
 
 
-def _engine(config: EngineConfig, tokenizer: Tokenizer, plan: memory.KvPlan, eos: list[int]) -> Engine:
+def _engine(
+    config: EngineConfig, tokenizer: Tokenizer, plan: memory.KvPlan, eos: list[int], vocab_size: int
+) -> Engine:
     max_input = config.max_input_tokens or plan.max_total_tokens - 1
     if max_input >= plan.max_total_tokens:
         raise ConfigError(
@@ -171,6 +177,7 @@ def _engine(config: EngineConfig, tokenizer: Tokenizer, plan: memory.KvPlan, eos
         steps_in_flight=config.steps_in_flight,
         prefix_cache=config.prefix_cache,
         eos_token_ids=eos,
+        vocab_size=vocab_size,
         hash_key=secrets.token_bytes(32),
         max_unfinished=config.max_concurrent_requests or 2**62,
         step_timeout=config.step_timeout,

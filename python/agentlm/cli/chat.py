@@ -1,0 +1,51 @@
+"""`agentlm chat`: a conversation on the terminal."""
+
+from typing import Any
+
+import click
+
+from agentlm.cli.options import engine_settings, model_options, sampling_options
+
+
+@click.command("chat")
+@click.option("--system", help="System message.")
+@sampling_options
+@model_options
+def command(system: str | None, **options: Any) -> None:
+    """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /reset forgets the conversation."""
+    from agentlm import LLM, SamplingParams
+
+    settings = engine_settings(options)
+    params = SamplingParams.from_dict({name: value for name, value in options.items() if value is not None})
+    start = [{"role": "system", "content": system}] if system else []
+    with LLM(settings.pop("model"), **settings) as llm:
+        if llm.info.is_random:
+            click.echo("note: no model was given; this small random one's text means nothing", err=True)
+        messages = list(start)
+        while True:
+            try:
+                said = click.prompt(click.style("you", fg="cyan"), default="", show_default=False)
+            except click.Abort:
+                click.echo()
+                return
+            if not said:
+                return
+            if said == "/reset":
+                messages = list(start)
+                continue
+            messages.append({"role": "user", "content": said})
+            answer = _answer(llm, messages, params)
+            messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(llm: Any, messages: list[dict[str, str]], params: Any) -> str:
+    """Streams one answer to the terminal; Ctrl-C keeps what came so far."""
+    said: list[str] = []
+    try:
+        for chunk in llm.stream(llm.render_chat(messages), params):
+            said.append(chunk.text)
+            click.echo(chunk.text, nl=False)
+    except KeyboardInterrupt:
+        click.echo(" [stopped]", nl=False)
+    click.echo()
+    return "".join(said)

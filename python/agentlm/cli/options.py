@@ -1,0 +1,89 @@
+"""Options that several commands share: which model, on which backend. Names are TGI's where the meaning is the same."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from agentlm.config import BACKENDS, CPU_ISAS, DTYPES, KV_CACHE_DTYPES
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class ByteSize(click.ParamType):
+    """A number of bytes, as `2G`, `512M` or plain digits."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads the number and its binary suffix."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().upper().removesuffix("IB").removesuffix("B")
+        number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
+        try:
+            return int(float(number) * _SUFFIXES[suffix])
+        except (KeyError, ValueError, OverflowError):
+            return self.fail(f"{value!r} is not a size such as 2G, 512M or 1000000", param, ctx)
+
+
+_MODEL_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--model-id", "--model", envvar="MODEL_ID", help="Checkpoint directory or hub name [default: a small random model]"),
+    click.option("--revision", envvar="REVISION", help="Branch, tag or commit on the hub."),
+    click.option("--huggingface-hub-cache", "cache_dir", envvar="HUGGINGFACE_HUB_CACHE", type=click.Path(file_okay=False), help="Where hub files are kept."),
+    click.option("--token", envvar="HF_TOKEN", help="Hub access token."),
+    click.option("--offline", is_flag=True, envvar="HF_HUB_OFFLINE", help="Never reach for the network."),
+    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes; mock gives deterministic tokens without a model."),
+    click.option("--dtype", envvar="DTYPE", type=click.Choice(DTYPES), default="auto", show_default=True, help="Storage of the weights."),
+    click.option("--kv-cache-dtype", envvar="KV_CACHE_DTYPE", type=click.Choice(KV_CACHE_DTYPES), default="auto", show_default=True, help="Storage of keys and values."),
+    click.option("--kv-cache-memory", envvar="KV_CACHE_MEMORY", type=ByteSize(), help="Memory for keys and values, such as 2G [default: a share of what is free]"),
+    click.option("--threads", envvar="THREADS", type=click.IntRange(min=1), help="Compute threads [default: one a core]"),
+    click.option("--cpu-isa", type=click.Choice(CPU_ISAS), default="auto", show_default=True, help="Instruction set of the CPU kernels."),
+    click.option("--max-total-tokens", envvar="MAX_TOTAL_TOKENS", type=int, help="Longest prompt and output together [default: what model and memory allow]"),
+    click.option("--max-batch-prefill-tokens", envvar="MAX_BATCH_PREFILL_TOKENS", type=int, default=512, show_default=True, help="Most tokens in one step."),
+    click.option("--max-batch-size", envvar="MAX_BATCH_SIZE", type=int, default=256, show_default=True, help="Most requests in one step."),
+    click.option("--prefix-cache/--no-prefix-cache", envvar="PREFIX_CACHING", default=True, show_default=True, help="Share the KV of equal beginnings."),
+    click.option("--step-timeout", type=float, default=600.0, show_default=True, help="Seconds after which a step counts as hung."),
+    click.option("--mock-step-time", type=float, default=0.01, show_default=True, help="Seconds a step of the mock backend takes."),
+)  # fmt: skip
+
+_SAMPLING_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Most tokens to generate."),
+    click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most likely token."),
+    click.option("--top-p", type=float, help="Sample among the most likely tokens whose probabilities reach this sum."),
+    click.option("--top-k", type=int, help="Sample among the k most likely tokens."),
+    click.option("--seed", type=int, help="Seed of the sampling noise [default: drawn]"),
+    click.option("--stop", multiple=True, help="String that ends the text; repeatable."),
+)  # fmt: skip
+
+
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that choose and shape an engine."""
+    for option in reversed(_MODEL_OPTIONS):
+        function = option(function)
+    return function
+
+
+def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that shape a request."""
+    for option in reversed(_SAMPLING_OPTIONS):
+        function = option(function)
+    return function
+
+
+def engine_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `EngineConfig` among parsed options; those are taken out of `options`."""
+    from pathlib import Path
+
+    names = (
+        "revision", "token", "offline", "backend", "dtype", "kv_cache_dtype", "kv_cache_memory", "threads",
+        "cpu_isa", "max_total_tokens", "max_batch_prefill_tokens", "max_batch_size", "prefix_cache",
+        "step_timeout", "mock_step_time",
+    )  # fmt: skip
+    settings = {name: options.pop(name) for name in names}
+    settings["model"] = options.pop("model_id")
+    cache_dir = options.pop("cache_dir")
+    settings["cache_dir"] = Path(cache_dir) if cache_dir else None
+    return settings
