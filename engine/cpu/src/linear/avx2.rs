@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile};
+use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile, UNROLL};
 use crate::dtype::Dtype;
 use crate::weight::GROUP;
 
@@ -14,7 +14,7 @@ pub(super) struct Avx2;
 const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
-/// f32 panels that were widened: in cache already, so prefetching is for something else and slower.
+/// f32 panels that were widened: in cache already.
 const WIDENED: u8 = 3;
 
 /// How far ahead B is fetched from the second cache into the first.
@@ -58,7 +58,6 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m256 {
 /// As [`Kernel::tile`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
-    const UNROLL: usize = 4;
     let step_bytes = step_bytes(FORMAT);
     let mut acc = [[_mm256_setzero_ps(); VECTORS]; ROWS];
     // One step for all rows and columns. A macro, not a function: were `acc` borrowed by a call, the compiler would keep
@@ -81,11 +80,6 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
     let mut a = tile.a;
     let mut b = tile.b;
     let mut ahead = tile.ahead;
-    let lines = if FORMAT == WIDENED {
-        1
-    } else {
-        UNROLL * step_bytes / 64
-    };
     for row in 0..ROWS {
         for v in (0..VECTORS).step_by(2) {
             let line = tile.c.wrapping_add(row * tile.c_stride + v * 8);
@@ -96,10 +90,10 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
     // below `steps`. A prefetch cannot fault.
     unsafe {
         for _ in 0..tile.steps / UNROLL {
-            for line in 0..lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * 64).cast());
+            for _ in 0..tile.ahead_lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                ahead = ahead.wrapping_add(64);
             }
-            ahead = ahead.wrapping_add(lines * 64);
             for step in 0..UNROLL {
                 for v in 0..(VECTORS * size(FORMAT)).div_ceil(8) {
                     let near = b.wrapping_add(step * step_bytes + NEAR_BYTES + v * 64);

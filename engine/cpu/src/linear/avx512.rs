@@ -5,7 +5,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::tile::{A_STRIDE, Kernel, Layout, Tile};
+use super::tile::{A_STRIDE, Kernel, Layout, Tile, UNROLL};
 use crate::dtype::Dtype;
 use crate::weight::GROUP;
 
@@ -15,15 +15,12 @@ pub(super) struct Avx512;
 const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
-/// f32 that was widened: in cache already, so prefetching is for something else and slower.
-const WIDENED: u8 = 3;
-
 /// How far ahead B is fetched from the second cache into the first; from 0.5 to 2 KiB measured alike.
 const NEAR_BYTES: usize = 512;
 
 /// Bytes of a value.
 const fn size(format: u8) -> usize {
-    if format == F32 || format == WIDENED { 4 } else { 2 }
+    if format == F32 { 4 } else { 2 }
 }
 
 /// Sixteen values as f32.
@@ -36,7 +33,7 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
     // SAFETY: the caller's promise; the loads are unaligned ones.
     unsafe {
         match FORMAT {
-            F32 | WIDENED => _mm512_loadu_ps(from.cast()),
+            F32 => _mm512_loadu_ps(from.cast()),
             F16 => {
                 // The intrinsic asks for suppressed exceptions, which no memory operand can: two instructions and a
                 // shuffle more.
@@ -61,7 +58,6 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
 /// As [`Kernel::tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
-    const UNROLL: usize = 4;
     let step_bytes = GROUP * size(FORMAT);
     let mut acc = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     // One step for all rows and columns. A macro, not a function: were `acc` borrowed by a call, the compiler would keep
@@ -84,11 +80,6 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
     let mut a = tile.a;
     let mut b = tile.b;
     let mut ahead = tile.ahead;
-    let lines = if FORMAT == WIDENED {
-        1
-    } else {
-        UNROLL * step_bytes / 64
-    };
     for row in 0..ROWS {
         for v in 0..VECTORS {
             let line = tile.c.wrapping_add(row * tile.c_stride + v * 16);
@@ -99,10 +90,10 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
     // below `steps`. A prefetch cannot fault.
     unsafe {
         for _ in 0..tile.steps / UNROLL {
-            for line in 0..lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * 64).cast());
+            for _ in 0..tile.ahead_lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                ahead = ahead.wrapping_add(64);
             }
-            ahead = ahead.wrapping_add(lines * 64);
             for step in 0..UNROLL {
                 for v in 0..(VECTORS * size(FORMAT)).div_ceil(4) {
                     let near = b.wrapping_add(step * step_bytes + NEAR_BYTES + v * 64);
@@ -217,8 +208,7 @@ impl Kernel for Avx512 {
         // SAFETY: the caller's promise.
         unsafe {
             match tile.layout {
-                Layout::Widened => dispatch::<WIDENED>(rows, tile),
-                Layout::Packed(Dtype::F32) => dispatch::<F32>(rows, tile),
+                Layout::Packed(Dtype::F32) | Layout::Widened => dispatch::<F32>(rows, tile),
                 Layout::Packed(Dtype::F16) => dispatch::<F16>(rows, tile),
                 Layout::Packed(Dtype::BF16) => dispatch::<BF16>(rows, tile),
             }

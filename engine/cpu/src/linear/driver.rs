@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::scratch::WorkerScratch;
-use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile};
+use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile, UNROLL};
 use crate::dtype::Dtype;
 use crate::pool::Worker;
 use crate::weight::{GROUP, K_BLOCK, PackedWeight};
@@ -17,8 +17,10 @@ pub(super) const SMALL_ROWS: usize = 28;
 const TASK_ROWS: usize = 512;
 /// Tasks for each worker that a large product aims at, so that a slow core costs little.
 const TASKS_PER_WORKER: usize = 4;
-/// Bytes that one tile over a whole k-block prefetches beside a widened B: a line every four steps.
-const AHEAD_BYTES: usize = K_BLOCK / 4 * 64;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes that one tile of a large product prefetches over a whole k-block.
+const AHEAD_BYTES: usize = K_BLOCK / UNROLL * LINE;
 
 /// One product; the pointers were checked against the sizes.
 pub(super) struct Job<'a> {
@@ -44,6 +46,13 @@ pub(super) unsafe fn run<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch:
             large::<K>(worker, job, scratch);
         }
     }
+}
+
+/// What a tile prefetches: some lines for every [`UNROLL`] steps.
+#[derive(Clone, Copy)]
+struct Ahead {
+    start: *const u8,
+    lines: usize,
 }
 
 /// Rows `0..m` in tiles of nearly equal height.
@@ -124,7 +133,7 @@ impl Job<'_> {
         (group, k_block): (usize, usize),
         a: *const f32,
         (b, layout): (*const u8, Layout),
-        mut each: impl FnMut(usize) -> *const u8,
+        mut each: impl FnMut() -> Ahead,
     ) {
         let steps = self.steps(k_block);
         let first_row = tiling.range(0..tiles.start).end;
@@ -147,7 +156,7 @@ impl Job<'_> {
             };
             for tile in tiles.clone() {
                 let rows = tiling.range(tile..tile + 1);
-                let ahead = each(offset);
+                let ahead = each();
                 // SAFETY: the caller's promise; the rows and columns are parts of what it promises.
                 unsafe {
                     let args = Tile {
@@ -155,7 +164,8 @@ impl Job<'_> {
                         b: b.add(offset),
                         layout,
                         steps,
-                        ahead,
+                        ahead: ahead.start,
+                        ahead_lines: ahead.lines,
                         c: self.out.add(rows.start * self.out_stride + column),
                         c_stride: self.out_stride,
                         columns,
@@ -184,6 +194,9 @@ unsafe fn small<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch: &WorkerS
         }
     }
     let widened = tiling.tiles > K::DIRECT_TILES && (K::B_STATIONARY || weight.dtype() != Dtype::F32);
+    // The tiles of a group prefetch the next block together, evenly: memory is to be busy all the time.
+    let calls = tiling.tiles * (GROUP / PANEL / tiling.panels);
+    let lines = (UNROLL * GROUP * weight.dtype().size() / LINE).div_ceil(calls);
     let runs = Runs::new(weight.groups(), worker.count());
     let each_block = |group: usize| {
         for k_block in 0..k_blocks {
@@ -198,20 +211,18 @@ unsafe fn small<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch: &WorkerS
                 } else {
                     job.x.add(k_block * K_BLOCK)
                 };
-                if widened {
+                let b = if widened {
                     K::widen(weight.dtype(), packed, steps, scratch.b);
-                    let b = (scratch.b.cast::<u8>().cast_const(), Layout::Widened);
-                    let mut call = 0;
-                    job.group::<K>(tiling, 0..tiling.tiles, (group, k_block), a, b, |_| {
-                        call += 1;
-                        next.wrapping_add((call - 1) * AHEAD_BYTES % block_bytes)
-                    });
+                    (scratch.b.cast::<u8>().cast_const(), Layout::Widened)
                 } else {
-                    let b = (packed, Layout::Packed(weight.dtype()));
-                    job.group::<K>(tiling, 0..tiling.tiles, (group, k_block), a, b, |offset| {
-                        next.wrapping_add(offset)
-                    });
-                }
+                    (packed, Layout::Packed(weight.dtype()))
+                };
+                let mut ahead = Ahead { start: next, lines };
+                job.group::<K>(tiling, 0..tiling.tiles, (group, k_block), a, b, || {
+                    let now = ahead;
+                    ahead.start = ahead.start.wrapping_add(steps / UNROLL * lines * LINE);
+                    now
+                });
             }
         }
     };
@@ -345,7 +356,7 @@ unsafe fn large_block<K: Kernel>(
                 if K::B_STATIONARY {
                     fetched = 0;
                 }
-                job.group::<K>(tiling, block.clone(), (group, k_block), scratch.a, b, |_| {
+                job.group::<K>(tiling, block.clone(), (group, k_block), scratch.a, b, || {
                     rows.advance::<K>();
                     let at = fetched;
                     fetched += AHEAD_BYTES;
@@ -368,9 +379,15 @@ unsafe fn large_block<K: Kernel>(
                         k_block + 1
                     };
                     if group < columns.end && inner < block_bytes {
-                        weight.block_ptr(group, next_block).wrapping_add(inner)
+                        Ahead {
+                            start: weight.block_ptr(group, next_block).wrapping_add(inner),
+                            lines: 1,
+                        }
                     } else {
-                        packed
+                        Ahead {
+                            start: packed,
+                            lines: 0,
+                        }
                     }
                 });
             }

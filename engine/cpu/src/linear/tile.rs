@@ -8,6 +8,8 @@ use crate::weight::{GROUP, K_BLOCK};
 /// Values from one row of packed activations to the next: a k-block and one line more, so that the rows of a tile do not
 /// fall into the same cache set.
 pub(super) const A_STRIDE: usize = K_BLOCK + 16;
+/// Steps that a microkernel takes at a time.
+pub(super) const UNROLL: usize = 4;
 /// Columns of a panel: half a group.
 pub(super) const PANEL: usize = GROUP / 2;
 
@@ -29,9 +31,10 @@ pub(super) struct Tile {
     pub layout: Layout,
     /// Steps, `1..=K_BLOCK`.
     pub steps: usize,
-    /// What to prefetch on the way, from here on: as many bytes as the tile reads of a packed B, one line every few steps
-    /// beside a widened B. Any address is allowed.
+    /// What to prefetch into the second cache on the way, from here on. Any address is allowed.
     pub ahead: *const u8,
+    /// Cache lines of it for every [`UNROLL`] steps.
+    pub ahead_lines: usize,
     pub c: *mut f32,
     /// Values from one row of C to the next.
     pub c_stride: usize,
