@@ -24,7 +24,9 @@ impl ChatTemplate {
         let template = agentlm_text::ChatTemplate::load(&directory, explicit.as_deref(), &tokenizer.inner)
             .map_err(|error| errors::raise("ChatTemplateError", error))?;
         let renderer = Renderer::new(tokenizer.inner.clone(), Arc::new(template));
-        Ok(Self { renderer: Arc::new(renderer) })
+        Ok(Self {
+            renderer: Arc::new(renderer),
+        })
     }
 
     /// Where the template comes from, in words.
@@ -33,17 +35,31 @@ impl ChatTemplate {
         match self.renderer.template().source() {
             TemplateSource::Explicit(file) => format!("the file {file}"),
             TemplateSource::Checkpoint(file) => format!("the checkpoint's {file}"),
-            TemplateSource::BuiltInLlama2 => "Llama-2's own, built in, because the tokenizer is Llama-2's".to_owned(),
+            TemplateSource::BuiltInLlama2 => {
+                "Llama-2's own, built in, because the tokenizer is Llama-2's".to_owned()
+            }
         }
     }
 
     /// Text and token ids of a conversation, given as a JSON list of messages.
     #[pyo3(signature = (messages, *, add_generation_prompt=true))]
-    fn prompt(&self, py: Python<'_>, messages: &str, add_generation_prompt: bool) -> PyResult<(String, Vec<u32>)> {
+    fn prompt(
+        &self,
+        py: Python<'_>,
+        messages: &str,
+        add_generation_prompt: bool,
+    ) -> PyResult<(String, Vec<u32>)> {
         py.detach(|| {
             let messages = parse(messages)?;
-            let input = ChatInput { messages: &messages, add_generation_prompt, ..ChatInput::default() };
-            let prompt = self.renderer.prompt(&input).map_err(|error| errors::raise("ChatTemplateError", error))?;
+            let input = ChatInput {
+                messages: &messages,
+                add_generation_prompt,
+                ..ChatInput::default()
+            };
+            let prompt = self
+                .renderer
+                .prompt(&input)
+                .map_err(|error| errors::raise("ChatTemplateError", error))?;
             Ok((prompt.text, prompt.ids))
         })
     }
@@ -52,15 +68,24 @@ impl ChatTemplate {
     fn conversation(&self, py: Python<'_>, messages: &str) -> PyResult<(String, Vec<u32>, Vec<bool>)> {
         py.detach(|| {
             let messages = parse(messages)?;
-            let input = ChatInput { messages: &messages, ..ChatInput::default() };
-            let rendered =
-                self.renderer.conversation(&input).map_err(|error| errors::raise("ChatTemplateError", error))?;
+            let input = ChatInput {
+                messages: &messages,
+                ..ChatInput::default()
+            };
+            let rendered = self
+                .renderer
+                .conversation(&input)
+                .map_err(|error| errors::raise("ChatTemplateError", error))?;
             Ok((rendered.text, rendered.ids, rendered.trained))
         })
     }
 }
 
 fn parse(messages: &str) -> PyResult<Vec<serde_json::Value>> {
-    serde_json::from_str(messages)
-        .map_err(|error| errors::raise("ChatTemplateError", format!("messages must be a list of objects: {error}")))
+    serde_json::from_str(messages).map_err(|error| {
+        errors::raise(
+            "ChatTemplateError",
+            format!("messages must be a list of objects: {error}"),
+        )
+    })
 }
