@@ -216,7 +216,7 @@ impl Kernel for Avx2 {
     const PANEL_ROWS: usize = 6;
     const LARGE_ROWS: usize = 6;
     const B_STATIONARY: bool = true;
-    const DIRECT_TILES: usize = 1;
+    const DIRECT_TILES: usize = 5;
     const BLOCK_TILES: usize = 16;
     const TASK_GROUPS: usize = 16;
 
