@@ -1,8 +1,11 @@
 //! Bind, accept, and close in order. It knows connections, not what is said on them.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agentlm_host::EngineHandle;
@@ -10,17 +13,18 @@ use agentlm_text::{Renderer, Tokenizer};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::app::{self, App};
 use crate::config::{ConfigError, ServerConfig};
+
+type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -169,14 +173,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, router: Router, mut closing: watch::Receiver<Option<Duration>>) {
-    let connections = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
     let mut http = http1::Builder::new();
     // One flat buffer a write: streamed frames are far smaller than what vectored writes are good for.
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .writev(false);
-    // Tasks hold the receiver; closing it ends those that outlive the grace.
-    let (alive, over) = watch::channel(());
+    let (begun, begin) = (Arc::new(AtomicBool::new(false)), watch::channel(()).0);
     let grace = loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -186,24 +189,44 @@ async fn accept(listener: TcpListener, router: Router, mut closing: watch::Recei
                     continue;
                 }
             },
+            Some(_) = connections.join_next() => continue,
             grace = closed(&mut closing) => break grace,
         };
-        let connection = http.serve_connection(socket(stream), TowerToHyperService::new(router.clone()));
-        let connection = connections.watch(connection);
-        let mut over = over.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                // A connection's own failure is the client's business: it is gone.
-                _ = connection => {}
-                _ = over.changed() => {}
-            }
-        });
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(socket(stream), service);
+        connections.spawn(converse(connection, begun.clone(), begin.subscribe()));
     };
     drop(listener);
-    // Over time, dropping `alive` closes what is left.
-    let _ = tokio::time::timeout(grace, connections.shutdown()).await;
-    drop(alive);
+    begun.store(true, Ordering::Release);
+    begin.send_replace(());
+    let last = async { while connections.join_next().await.is_some() {} };
+    // Over time, what is left is closed.
+    let _ = tokio::time::timeout(grace, last).await;
+    connections.shutdown().await;
+}
+
+/// Serves one connection to its end. Once closing has begun, the answer in progress is its last.
+///
+/// A connection is polled at every token of every stream, so the closing is looked at by a flag; the channel only
+/// wakes the connections that are silent.
+async fn converse(connection: Connection, begun: Arc<AtomicBool>, mut begin: watch::Receiver<()>) {
+    let mut connection = pin!(connection);
+    let mut begin = pin!(begin.changed());
+    let (mut subscribed, mut told) = (false, false);
+    poll_fn(|context| {
+        if !subscribed {
+            subscribed = true;
+            // The flag tells; this is for the wake-up.
+            let _ = begin.as_mut().poll(context);
+        }
+        if !told && begun.load(Ordering::Acquire) {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        // A connection's own failure is the client's business: it is gone.
+        connection.as_mut().poll(context).map(drop)
+    })
+    .await;
 }
 
 /// The grace, once there is one. A dropped server has none.
