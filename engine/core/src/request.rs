@@ -132,6 +132,8 @@ pub(crate) struct State {
     pub(crate) id: RequestId,
     /// Order of arrival; both the running list and the queue are sorted by it.
     pub(crate) arrival: u64,
+    /// Has had a row.
+    pub(crate) started: bool,
     /// Counts the slot's owners, so that a step in flight recognises that its request has ended.
     pub(crate) generation: u32,
     /// Counts rows given up, so that a step in flight recognises that its request was preempted.
@@ -161,6 +163,7 @@ impl State {
         Self {
             id: RequestId(0),
             arrival: 0,
+            started: false,
             generation: 0,
             residency: 0,
             row: NO_ROW,

@@ -91,6 +91,8 @@ pub struct Core {
     pub(crate) waiting: VecDeque<u32>,
     arrivals: u64,
     writer: Writer,
+    /// Admitted for the first time and not yet reported.
+    started: Vec<crate::Started>,
     /// Ended by `abort` and not yet reported.
     aborted: Vec<RequestId>,
     stats: Stats,
@@ -116,6 +118,7 @@ impl Core {
             waiting: VecDeque::new(),
             arrivals: 0,
             writer: Writer::new(config.arena_layout()),
+            started: Vec::new(),
             aborted: Vec::new(),
             stats: Stats::default(),
             #[cfg(feature = "mutations")]

@@ -13,6 +13,15 @@ pub struct TopToken {
     pub logprob: f32,
 }
 
+/// A request's first admission to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Whose it is.
+    pub request: RequestId,
+    /// Prompt tokens whose KV the prefix cache had.
+    pub cached_tokens: u32,
+}
+
 /// One sampled token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenUpdate {
@@ -35,6 +44,8 @@ pub struct TokenUpdate {
 pub struct Updates {
     /// Sampled tokens, at most one a request, in the order of the step's entries.
     pub tokens: Vec<TokenUpdate>,
+    /// Requests that were first admitted since the last commit, by this step or by one planned after it.
+    pub started: Vec<Started>,
     /// Requests that `abort` ended since the last commit (or since [`crate::Core::take_aborted`]).
     pub aborted: Vec<RequestId>,
     /// Requests that ended because their row had no valid sample; the other requests are not affected.
@@ -60,11 +71,12 @@ impl Updates {
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.aborted.is_empty() && self.failed.is_empty()
+        self.tokens.is_empty() && self.started.is_empty() && self.aborted.is_empty() && self.failed.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
         self.tokens.clear();
+        self.started.clear();
         self.aborted.clear();
         self.failed.clear();
         self.top.clear();

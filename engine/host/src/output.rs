@@ -17,7 +17,12 @@ pub(crate) enum OutputMessage {
     /// A request is on its way to the engine.
     Open(RequestId, Box<Stream>),
     /// One step's committed tokens; the buffer goes back by the recycling channel.
-    Batch(Box<Updates>),
+    Batch {
+        /// What the step brought.
+        updates: Box<Updates>,
+        /// When it was planned.
+        planned: Instant,
+    },
     /// A request ended without an answer.
     End(RequestId, RequestError),
     /// Every request ends without an answer.
@@ -99,8 +104,11 @@ impl OutputStage {
                     }
                     Some(error) => self.close(stream, error),
                 },
-                OutputMessage::Batch(batch) => {
-                    self.deliver(&batch);
+                OutputMessage::Batch {
+                    updates: batch,
+                    planned,
+                } => {
+                    self.deliver(&batch, planned);
                     // A closed channel only means that the engine thread has ended.
                     let _ = self.recycle.send(batch);
                 }
@@ -137,7 +145,13 @@ impl OutputStage {
         stream.sink.fail(error);
     }
 
-    fn deliver(&mut self, batch: &Updates) {
+    fn deliver(&mut self, batch: &Updates, planned: Instant) {
+        for start in &batch.started {
+            if let Some(stream) = self.streams.get_mut(&start.request) {
+                stream.timing.queue = planned.saturating_duration_since(stream.submitted);
+                stream.cached_tokens = start.cached_tokens;
+            }
+        }
         for update in &batch.tokens {
             // Tokens past a stop string, or past an abort, have no stream any more.
             let Some(stream) = self.streams.get_mut(&update.request) else {

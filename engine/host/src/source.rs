@@ -64,7 +64,8 @@ pub struct StepSource {
     in_flight: usize,
     draining: bool,
     closed: bool,
-    step_began: Instant,
+    /// When the step in each slot was planned.
+    planned_at: Vec<Instant>,
     step_seconds: f64,
 }
 
@@ -109,7 +110,7 @@ pub fn build(
         in_flight: 0,
         draining: false,
         closed: false,
-        step_began: Instant::now(),
+        planned_at: vec![Instant::now(); n_slots],
         step_seconds: 0.0,
     };
     Ok((EngineHandle { shared }, source))
@@ -128,7 +129,7 @@ impl StepSource {
             // SAFETY: the ring has one slot more than steps in flight, so no runner reads this one.
             let words = unsafe { self.arena.slot_mut(slot) };
             if let Some(id) = self.core.plan(words) {
-                self.step_began = Instant::now();
+                self.planned_at[slot] = Instant::now();
                 if self.in_flight == 0 {
                     self.mark_step();
                 }
@@ -167,11 +168,12 @@ impl StepSource {
         } else {
             self.mark_step();
         }
-        let seconds = self.step_began.elapsed().as_secs_f64();
+        let planned = self.planned_at[slot];
+        let seconds = planned.elapsed().as_secs_f64();
         self.step_seconds += seconds;
         self.publish(seconds);
         // The output thread ends only after this one.
-        let _ = self.shared.output.send(OutputMessage::Batch(updates));
+        let _ = self.shared.output.send(OutputMessage::Batch { updates, planned });
     }
 
     /// Reports that the runner failed: every request ends with an error and health turns off.

@@ -7,6 +7,7 @@ use agentlm_cpu::executor::{Executor, ExecutorConfig, RopeTables};
 use agentlm_cpu::isa::Isa;
 use agentlm_cpu::kv_cache::{KvCache, KvCacheConfig};
 use agentlm_cpu::pool::Pool;
+use agentlm_cpu::rounding::F16Rounding;
 use agentlm_cpu::sampler::SamplerConfig;
 use agentlm_cpu::tape::{AttentionConfig, BufferId, EmbeddingTable};
 use agentlm_cpu::weight::{PackedWeight, Source};
@@ -55,6 +56,19 @@ impl CpuBackend {
     #[staticmethod]
     fn available_isas() -> Vec<&'static str> {
         Isa::available().into_iter().map(Isa::name).collect()
+    }
+
+    /// Whether a tensor can be stored as float16 without harm; see `agentlm_cpu::rounding`. The memory behind the
+    /// place must stay mapped during the call.
+    #[staticmethod]
+    fn f16_is_harmless(py: Python<'_>, place: Place) -> PyResult<bool> {
+        py.detach(|| {
+            // SAFETY: the Python side holds the checkpoint's map during the call.
+            let tensor = unsafe { Tensor::new(&place) }?;
+            let rounding = F16Rounding::measure(tensor.bytes, tensor.dtype)
+                .map_err(|error| errors::raise("TensorDtypeError", error))?;
+            Ok(rounding.is_harmless())
+        })
     }
 
     /// The instruction set in use.
@@ -418,9 +432,9 @@ pub struct CpuExecutor {
 
 #[pymethods]
 impl CpuExecutor {
-    /// Takes the tape. `cos` and `sin` are `[positions, rotary / 2]`, flat.
+    /// Takes the tape. `cos` and `sin` are `[positions, rotary / 2]`; their memory must stay valid during the call.
     #[new]
-    #[pyo3(signature = (engine, tape, *, num_blocks, kv_dtype, max_step_tokens, vocab_size, cos, sin, rotary_dim))]
+    #[pyo3(signature = (engine, tape, *, num_blocks, kv_dtype, max_step_tokens, vocab_size, cos, sin))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         engine: Py<Engine>,
@@ -429,9 +443,8 @@ impl CpuExecutor {
         kv_dtype: &str,
         max_step_tokens: usize,
         vocab_size: usize,
-        cos: Vec<f32>,
-        sin: Vec<f32>,
-        rotary_dim: usize,
+        cos: Place,
+        sin: Place,
     ) -> PyResult<Self> {
         let backend_error = |error: &dyn std::fmt::Display| errors::raise("BackendError", error);
         let cache = KvCache::new(tape.cache_config(num_blocks, kv_dtype)?)
@@ -441,7 +454,11 @@ impl CpuExecutor {
             .lock()
             .take()
             .ok_or_else(|| backend_error(&"this tape is in use"))?;
-        let rope = RopeTables::new(cos, sin, rotary_dim).map_err(|error| backend_error(&error))?;
+        // SAFETY: the Python side holds both arrays during the call.
+        let (cos, sin) = unsafe { (Tensor::new(&cos)?, Tensor::new(&sin)?) };
+        let (_, half) = cos.matrix()?;
+        let rope =
+            RopeTables::new(cos.values()?, sin.values()?, 2 * half).map_err(|error| backend_error(&error))?;
         let core = engine.get().handle().core_config();
         let config = ExecutorConfig {
             isa: tape.isa,

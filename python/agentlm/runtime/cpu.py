@@ -1,6 +1,7 @@
 """The CPU runner: the decoder recorded once, replayed by the Rust executor each step. Refuses to know requests."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from agentlm._engine import CpuBackend, CpuExecutor, Engine
 from agentlm.config import EngineConfig
@@ -44,12 +45,15 @@ def usable_cores() -> int:
 
 def storage_dtype(checkpoint: Checkpoint) -> str:
     """How matrices are stored when nobody chose: 16-bit ones as they are; 32-bit ones as float16 if that is harmless."""
-    kinds = {tensor.dtype for tensor in checkpoint.tensors() if len(tensor.shape) == 2}
+    matrices = [tensor for tensor in checkpoint.tensors() if len(tensor.shape) == 2]
+    kinds = {tensor.dtype for tensor in matrices}
     if kinds == {"BF16"}:
         return "bfloat16"
     if kinds == {"F16"}:
         return "float16"
-    return "float32"
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        places = [(tensor.address, tensor.dtype, tensor.shape) for tensor in matrices]
+        return "float16" if all(pool.map(CpuBackend.f16_is_harmless, places)) else "float32"
 
 
 class CpuRunner:
@@ -59,17 +63,15 @@ class CpuRunner:
 
     def __init__(self, engine: Engine, model: CpuModel, plan: memory.KvPlan, max_step_tokens: int) -> None:
         cos, sin = rope.tables(model.config.rope, model.config.head_dim, plan.max_total_tokens)
-        config = model.config
         self._executor = CpuExecutor(
             engine,
             model.tape,
             num_blocks=plan.num_blocks,
             kv_dtype=model.kv_dtype,
             max_step_tokens=max_step_tokens,
-            vocab_size=config.vocab,
-            cos=cos.ravel().tolist(),
-            sin=sin.ravel().tolist(),
-            rotary_dim=2 * cos.shape[1],
+            vocab_size=model.config.vocab,
+            cos=(cos.ctypes.data, "F32", cos.shape),
+            sin=(sin.ctypes.data, "F32", sin.shape),
         )
 
     def launch(self, slot: int) -> None:

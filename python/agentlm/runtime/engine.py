@@ -125,7 +125,7 @@ def open_engine(config: EngineConfig, progress: Progress | None = None) -> Runni
     )
     eos = list(model_config.eos_token_ids) or tokenizer.eos_token_ids
     engine = _engine(config, tokenizer, plan, eos, model_config.vocab)
-    runner = CpuRunner(engine, model, plan, config.max_batch_prefill_tokens)
+    runner = CpuRunner(engine, model, plan, step_tokens(config))
     info = _info(config, directory, plan, model.dtype, model.kv_dtype, "cpu")
     return RunningEngine(engine, runner, tokenizer, info)
 
@@ -168,7 +168,7 @@ def _engine(
         tokenizer=tokenizer,
         num_blocks=plan.num_blocks,
         max_running=config.max_batch_size,
-        max_step_tokens=max(config.max_batch_prefill_tokens, config.max_batch_size),
+        max_step_tokens=step_tokens(config),
         max_input_tokens=max_input,
         max_total_tokens=plan.max_total_tokens,
         max_stop_sequences=config.max_stop_sequences,
@@ -199,3 +199,8 @@ def _info(
         kv_cache_bytes=plan.bytes,
         is_random=config.model is None,
     )
+
+
+def step_tokens(config: EngineConfig) -> int:
+    """Most tokens in one step: every running request must be able to decode, and one block of prefill beside them."""
+    return max(config.max_batch_prefill_tokens, config.max_batch_size + memory.BLOCK_SIZE)

@@ -37,6 +37,7 @@ impl Core {
         };
         let state = &mut self.slots[slot as usize];
         state.id = request.id;
+        state.started = false;
         state.arrival = self.arrivals;
         state.max_len = max_len;
         state.tokens = request.prompt;
@@ -113,6 +114,12 @@ impl Core {
         }
         self.writer
             .block_diff(row, 0, state.blocks.iter().map(crate::block_pool::BlockRef::id));
+        if !std::mem::replace(&mut state.started, true) {
+            self.started.push(crate::Started {
+                request: state.id,
+                cached_tokens: computed,
+            });
+        }
         self.running.push(slot);
         self.schedule(slot, n, slot_words, turn);
         true

@@ -24,6 +24,7 @@ impl Core {
             });
         }
         updates.clear();
+        updates.started.append(&mut self.started);
         updates.aborted.append(&mut self.aborted);
         let entries = self.steps.take_next();
         let mut ended_running = false;
