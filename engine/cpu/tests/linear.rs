@@ -1,5 +1,10 @@
 //! Linear layers: the right product, and the same bits whatever is computed beside it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of any test function"
+)]
+
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::isa::Isa;
 use agentlm_cpu::linear::{LinearError, Rows, RowsMut, Scratch, linear_on_pool};

@@ -57,6 +57,10 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m256 {
 /// # Safety
 /// As [`Kernel::tile`].
 #[target_feature(enable = "avx2,fma,f16c")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "rows and vectors index several things alike"
+)]
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
     let step_bytes = step_bytes(FORMAT);
     let mut acc = [[_mm256_setzero_ps(); VECTORS]; ROWS];

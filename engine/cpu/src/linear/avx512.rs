@@ -57,6 +57,10 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
 /// # Safety
 /// As [`Kernel::tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "rows and vectors index several things alike"
+)]
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
     let step_bytes = GROUP * size(FORMAT);
     let mut acc = [[_mm512_setzero_ps(); VECTORS]; ROWS];

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::scratch::WorkerScratch;
+use super::scratch::{BLOCK_ROWS, WIDENED_GROUPS, WorkerScratch};
 use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile, UNROLL};
 use crate::dtype::Dtype;
 use crate::pool::Worker;
@@ -265,6 +265,7 @@ impl Runs {
 /// # Safety
 /// As [`run`].
 unsafe fn large<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch: &WorkerScratch) {
+    const { assert!(K::BLOCK_TILES * K::LARGE_ROWS <= BLOCK_ROWS && K::TASK_GROUPS <= WIDENED_GROUPS) };
     let groups = job.weight.groups();
     let row_chunks = job.m.div_ceil(TASK_ROWS);
     let tiling = Tiling::large::<K>(job.m);

@@ -7,7 +7,7 @@ use super::tile::A_STRIDE;
 use crate::memory::{Mapping, MemoryError};
 use crate::weight::{GROUP, K_BLOCK};
 
-/// Row tiles times rows that a large product packs at a time, over all instruction sets.
+/// Rows that a large product packs at a time, over all instruction sets.
 pub(super) const BLOCK_ROWS: usize = 96;
 /// Groups that a large product widens at a time, over all instruction sets.
 pub(super) const WIDENED_GROUPS: usize = 16;
