@@ -21,7 +21,7 @@ pub struct MockRunner {
 impl MockRunner {
     /// `step_time` is in seconds.
     #[new]
-    fn new(py: Python<'_>, engine: Py<Engine>, tokenizer: &Tokenizer, step_time: f64) -> PyResult<Self> {
+    fn new(engine: Py<Engine>, tokenizer: &Tokenizer, step_time: f64) -> PyResult<Self> {
         let step_time = Duration::try_from_secs_f64(step_time).map_err(|_| {
             errors::raise(
                 "ConfigError",
