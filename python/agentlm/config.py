@@ -27,7 +27,7 @@ class EngineConfig:
     offline: bool = False
     """Never reach for the network."""
     backend: str = "auto"
-    """What computes: "cpu", or "mock" (deterministic tokens without a model)."""
+    """What computes: "cpu", or "mock" (deterministic tokens; of a model only its tokenizer)."""
     dtype: str = "auto"
     """Storage of the weights; "auto" keeps 16-bit weights as they are and rounds 32-bit ones when that is harmless."""
     kv_cache_dtype: str = "auto"
@@ -91,8 +91,17 @@ class EngineConfig:
                 raise ConfigError(f"`{name}` must be an integer from {low} to {high}. Given: {value!r}")
         for name in ("step_timeout", "mock_step_time"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < 1e9:
-                raise ConfigError(f"`{name}` must be seconds from 0 to 1e9. Given: {value!r}")
+            if value is None and name == "step_timeout":
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value < 1e9 or (name == "step_timeout" and value == 0):
+                least = "more than 0" if name == "step_timeout" else "at least 0"
+                raise ConfigError(f"`{name}` must be seconds, {least} and below 1e9. Given: {value!r}")
+        for name in ("offline", "prefix_cache"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"`{name}` must be True or False. Given: {value!r}")
+        if self.cache_dir is not None:
+            object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         given = (self.max_input_tokens, self.max_total_tokens)
         if given[0] is not None and given[1] is not None and given[0] >= given[1]:
             raise ConfigError(

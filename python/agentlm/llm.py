@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import operator
 import secrets
 import sys
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from itertools import zip_longest
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,13 @@ from agentlm.errors import (
 )
 from agentlm.params import SamplingParams
 from agentlm.progress import generation_progress, loading_progress
-from agentlm.runtime.engine import EngineInfo, RunningEngine, open_engine
+from agentlm.runtime.engine import EngineInfo, open_engine
 
 Prompt = str | Sequence[int]
 """Text, or token ids."""
 Message = Mapping[str, Any]
 """One chat message: `role` and `content`."""
+Event = TokenEvent | EndEvent | ErrorEvent
 
 POLL_SECONDS = 0.1
 """How often a waiting call looks for Ctrl-C."""
@@ -55,7 +60,9 @@ class LLM:
         AgentLMError: one class a kind, see `agentlm.errors`.
     """
 
-    def __init__(self, model: str | Path | None = None, *, progress: bool | None = None, **settings: Any) -> None:
+    def __init__(
+        self, model: str | Path | None = None, *, progress: bool | None = None, **settings: Any
+    ) -> None:
         config = EngineConfig.from_dict({"model": None if model is None else str(model), **settings})
         self._progress = sys.stderr.isatty() if progress is None else progress
         with loading_progress(self._progress) as advance:
@@ -78,6 +85,10 @@ class LLM:
         """Token ids of a text."""
         return self._running.tokenizer.encode(text, add_special_tokens)
 
+    def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+        return self._running.tokenizer.decode(token_ids, skip_special_tokens)
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -87,10 +98,10 @@ class LLM:
     ) -> list[Completion]:
         """Generates for each prompt; completions come in the prompts' order.
 
-        `params` is one for all, or one a prompt. Ctrl-C aborts what is unfinished.
+        `params` is one for all, or one a prompt. Ctrl-C and every error abort what is unfinished.
 
         Raises:
-            InvalidRequestError: a prompt or parameter is out of range; nothing was generated for any.
+            InvalidRequestError: a prompt or parameter is out of range; no prompt is answered.
             EngineFailedError: the engine failed.
         """
         batch = _as_batch(prompts)
@@ -132,18 +143,24 @@ class LLM:
 
     async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
         """Generates for one prompt without blocking the event loop; many may run at once. Cancelling aborts."""
-        completion: Completion | None = None
-        async for chunk in self._events(prompt, params or SamplingParams(), stream=False):
-            completion = chunk if isinstance(chunk, Completion) else chunk.completion
-        if completion is None:
-            raise EngineClosedError("the engine was closed")
-        return completion
+        one = params or SamplingParams()
+        async with aclosing(self._events(prompt, one, stream=False)) as batches:
+            return _completion((await anext(batches))[-1], one)
 
-    async def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[Chunk]:
-        """Yields a chunk a token, as `stream` does, without blocking the event loop. Cancelling aborts."""
-        async for chunk in self._events(prompt, params or SamplingParams(), stream=True):
-            if isinstance(chunk, Chunk):
-                yield chunk
+    async def astream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Yields a chunk a token, as `stream` does, without blocking the event loop.
+
+        Cancelling aborts; so does `aclose`, and leaving the loop early a moment later.
+        """
+        one = params or SamplingParams()
+        async with aclosing(self._events(prompt, one, stream=True)) as batches:
+            async for events in batches:
+                for chunk in _chunks(events, one):
+                    yield chunk
+                    if chunk.completion is not None:
+                        return
 
     def chat(
         self,
@@ -179,7 +196,19 @@ class LLM:
 
     def _ids(self, prompt: Prompt) -> list[int]:
         self._running.check_usable()
-        return self._running.tokenizer.encode(prompt, True) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            return self._running.tokenizer.encode(prompt, True)
+        try:
+            ids = [operator.index(token) for token in prompt]
+        except TypeError as error:
+            raise InvalidRequestError(
+                f"a prompt must be text or a sequence of token ids. Given: {prompt!r:.80}"
+            ) from error
+        if ids and not 0 <= min(ids) <= max(ids) < 2**32:
+            raise InvalidRequestError(
+                f"token ids must be from 0 to the vocabulary's last. Given: {min(ids)} to {max(ids)}"
+            )
+        return ids
 
     def _submit(
         self, ids: list[int], params: SamplingParams, mailbox: Mailbox, key: int, *, stream: bool
@@ -190,24 +219,18 @@ class LLM:
 
     async def _events(
         self, prompt: Prompt, params: SamplingParams, *, stream: bool
-    ) -> AsyncIterator[Chunk | Completion]:
+    ) -> AsyncGenerator[list[Event], None]:
+        """Batches of one request's events, without end; closing the generator aborts the request."""
         loop = asyncio.get_running_loop()
         box = self._loops.get(loop)
         if box is None:
-            box = self._loops[loop] = _LoopMailbox(loop)
+            box = self._loops[loop] = _LoopMailbox()
         key, queue = box.open()
         request: Request | None = None
         try:
             request = self._submit(self._ids(prompt), params, box.mailbox, key, stream=stream)
             while True:
-                events = await queue.get()
-                if not stream:
-                    yield _completion(events[0], params)
-                    return
-                for chunk in _chunks(events, params):
-                    yield chunk
-                    if chunk.completion is not None:
-                        return
+                yield await queue.get()
         finally:
             box.forget(key)
             if request is not None:
@@ -217,23 +240,28 @@ class LLM:
 class _LoopMailbox:
     """One mailbox for all requests of one event loop: one wake-up serves many events."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
         self.mailbox = Mailbox()
-        self._queues: dict[int, asyncio.Queue[list[Any]]] = {}
+        self._queues: dict[int, asyncio.Queue[list[Event]]] = {}
         self._next = 0
-        loop.add_reader(self.mailbox.fileno(), self._deliver)
 
-    def open(self) -> tuple[int, "asyncio.Queue[list[Any]]"]:
+    def open(self) -> tuple[int, asyncio.Queue[list[Event]]]:
+        """A key for a new request, and the queue on which its events come."""
+        if not self._queues:
+            # Watched only while a request waits, so that the loop does not keep the mailbox of a forgotten engine.
+            asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self._deliver)
         self._next += 1
-        queue: asyncio.Queue[list[Any]] = asyncio.Queue()
-        self._queues[self._next] = queue
+        queue = self._queues[self._next] = asyncio.Queue()
         return self._next, queue
 
     def forget(self, key: int) -> None:
-        self._queues.pop(key, None)
+        """Drops what still comes for `key`."""
+        del self._queues[key]
+        if not self._queues:
+            asyncio.get_running_loop().remove_reader(self.mailbox.fileno())
 
     def _deliver(self) -> None:
-        together: dict[int, list[Any]] = {}
+        together: dict[int, list[Event]] = {}
         for event in self.mailbox.take(0):
             together.setdefault(event.key, []).append(event)
         for key, events in together.items():
@@ -241,26 +269,28 @@ class _LoopMailbox:
                 queue.put_nowait(events)
 
 
-def _chunks(events: Sequence[Any], params: SamplingParams) -> Iterator[Chunk]:
+def _chunks(events: Sequence[Event], params: SamplingParams) -> Iterator[Chunk]:
     """Chunks of one request's events; a token and the end it brings arrive together."""
-    for event, following in zip(events, [*events[1:], None], strict=True):
+    for event, following in zip_longest(events, events[1:]):
         if isinstance(event, TokenEvent):
-            ended = isinstance(following, EndEvent)
             yield Chunk(
                 text=event.text,
                 token_id=event.id,
                 index=event.index,
                 logprob=event.logprob,
                 top_logprobs=tuple(event.top),
-                completion=_completion(following, params) if ended else None,
+                completion=_completion(following, params) if isinstance(following, EndEvent) else None,
             )
         elif isinstance(event, ErrorEvent):
             raise _ERRORS[event.kind](event.message)
 
 
-def _completion(event: Any, params: SamplingParams) -> Completion:
+def _completion(event: Event, params: SamplingParams) -> Completion:
+    """The completion that the only event of an unstreamed request, or the last of a streamed one, tells."""
     if isinstance(event, ErrorEvent):
         raise _ERRORS[event.kind](event.message)
+    if isinstance(event, TokenEvent):
+        raise TypeError("a token is no end: only a streamed request tells its tokens")
     wants_logprobs = params.logprobs or params.top_n_tokens > 0
     top = tuple(tuple(position) for position in event.top_logprobs) if params.top_n_tokens else None
     return Completion(
@@ -285,7 +315,7 @@ def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
     several = list(prompts)
-    if several and all(isinstance(item, int) for item in several):
+    if several and all(isinstance(item, Integral) for item in several):
         return [several]  # type: ignore[list-item]
     return several  # type: ignore[return-value]
 
@@ -304,5 +334,7 @@ def _params_for(
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * len(batch)
     if len(params) != len(batch):
-        raise InvalidRequestError(f"{len(batch)} prompts but {len(params)} sampling parameters; give one, or one each")
+        raise InvalidRequestError(
+            f"{len(batch)} prompts but {len(params)} sampling parameters; give one, or one each"
+        )
     return list(params)

@@ -1,17 +1,45 @@
-"""What a caller may ask of the sampler and of a request's end. Ranges are checked by the engine, once."""
+"""What a caller may ask of the sampler and of a request's end. Refuses to know an engine's own limits.
 
-from collections.abc import Sequence
+An engine checks what depends on it (lengths, how many stop strings) when a request is submitted.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Self
 
 from agentlm.errors import InvalidRequestError
+
+_LARGEST = 3.4e38
+"""The engine computes in float32."""
+
+_OPTIONAL = frozenset({"max_new_tokens", "top_k", "seed", "top_p", "min_p", "typical_p"})
+"""Fields that None turns off."""
+
+_INTEGERS = (
+    ("max_new_tokens", 1, 2**32 - 1),
+    ("min_new_tokens", 0, 2**32 - 1),
+    ("top_k", 1, 2**32 - 1),
+    ("seed", 0, 2**64 - 1),
+    ("top_n_tokens", 0, 2**32 - 1),
+)
+
+_NUMBERS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+    ("temperature", ">= 0", lambda x: 0 <= x <= _LARGEST),
+    ("top_p", "> 0 and <= 1", lambda x: 0 < x <= 1),
+    ("min_p", ">= 0 and < 1", lambda x: 0 <= x < 1),
+    ("typical_p", "> 0 and <= 1", lambda x: 0 < x <= 1),
+    ("repetition_penalty", "> 0", lambda x: 0 < x <= _LARGEST),
+    ("frequency_penalty", "from -2 to 2", lambda x: -2 <= x <= 2),
+    ("presence_penalty", "from -2 to 2", lambda x: -2 <= x <= 2),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How a request is sampled and when it ends. Names and meanings are TGI's.
 
-    Out-of-range values raise `InvalidRequestError` when the request is submitted.
+    Out-of-range values raise `InvalidRequestError`.
     """
 
     max_new_tokens: int | None = 256
@@ -46,27 +74,34 @@ class SamplingParams:
     """Report this many most likely tokens at each position; implies `logprobs`."""
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        for name, low, high in (
-            ("max_new_tokens", 1, 2**32 - 1),
-            ("min_new_tokens", 0, 2**32 - 1),
-            ("top_k", 1, 2**32 - 1),
-            ("seed", 0, 2**64 - 1),
-            ("top_n_tokens", 0, 2**32 - 1),
-        ):
+        value: Any
+        stop: Any = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, Sequence) or not all(isinstance(one, str) and one for one in stop):
+            raise InvalidRequestError(f"`stop` must be strings, none of them empty. Given: {self.stop!r}")
+        object.__setattr__(self, "stop", tuple(stop))
+        for name, low, high in _INTEGERS:
             value = getattr(self, name)
-            if value is None and name in ("max_new_tokens", "top_k", "seed"):
+            if value is None and name in _OPTIONAL:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise InvalidRequestError(f"`{name}` must be an integer from {low} to {high}. Given: {value!r}")
-        for name in ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty",
-                     "presence_penalty"):  # fmt: skip
+            if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+                raise InvalidRequestError(
+                    f"`{name}` must be an integer from {low} to {high}. Given: {value!r}"
+                )
+        for name, allowed, fits in _NUMBERS:
             value = getattr(self, name)
-            if value is None and name in ("top_p", "min_p", "typical_p"):
+            if value is None and name in _OPTIONAL:
                 continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise InvalidRequestError(f"`{name}` must be a number. Given: {value!r}")
+            # A value that is not a number (NaN) fits no range.
+            if isinstance(value, bool) or not isinstance(value, Real) or not fits(float(value)):
+                raise InvalidRequestError(f"`{name}` must be a number {allowed}. Given: {value!r}")
+        for name in ("ignore_eos", "logprobs"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InvalidRequestError(f"`{name}` must be True or False. Given: {value!r}")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise InvalidRequestError(
+                f"`min_new_tokens` must be at most `max_new_tokens`. Given: {self.min_new_tokens} and "
+                f"{self.max_new_tokens}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -13,8 +13,9 @@ import transformers
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder
 from agentlm.model.layout import EMBEDDING, tensor_shapes
-from agentlm.model.random import SHAPES, Shape, family_config, make_small, write_model
+from agentlm.model.random import SHAPES, Shape, family_config, write_model
 from agentlm.model.random_tokenizer import EOS_ID, SMALLEST_VOCAB, SPECIALS
+from agentlm.model.small import make_small
 from agentlm.model.weights import Checkpoint
 from agentlm.ops.reference import Chunk, ReferenceOps
 from tests.model import families
@@ -61,7 +62,7 @@ def test_narrow_types_are_rounded_to_nearest_even(tmp_path: Path, dtype: str) ->
 def test_the_small_model_is_made_once_and_without_torch(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from agentlm.model.random import make_small\n"
+        "from agentlm.model.small import make_small\n"
         "from agentlm.model.config import ModelConfig\n"
         "from agentlm.model import decoder, hub, rope, tokenizer_conversion, weights\n"
         f"print(make_small({str(tmp_path)!r}))\n"

@@ -58,6 +58,7 @@ def main() -> None:
     """Runs the command line; an error raised on purpose is one clear line and exit code 1."""
     try:
         cli(prog_name="agentlm")
-    except AgentLMError as error:
+    except (AgentLMError, OSError) as error:
+        # An operating system's error names the file, or the disk that is full; a traceback adds nothing.
         click.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)

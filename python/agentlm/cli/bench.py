@@ -25,7 +25,9 @@ def command(
     settings = engine_settings(options)
     with LLM(settings.pop("model"), **settings) as llm:
         if not as_json:
-            click.echo(f"{llm.info.model}: {llm.info.backend}, weights {llm.info.dtype}, KV {llm.info.kv_cache_dtype}")
+            click.echo(
+                f"{llm.info.model}: {llm.info.backend}, weights {llm.info.dtype}, KV {llm.info.kv_cache_dtype}"
+            )
             click.echo(f"{'batch':>5} {'prefill tokens/s':>17} {'decode tokens/s':>16} {'first token s':>14}")
         for batch in batches:
             prefill, decode, first = zip(

@@ -14,6 +14,7 @@ from agentlm.cli.options import engine_settings, model_options, sampling_options
 def command(system: str | None, **options: Any) -> None:
     """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /reset forgets the conversation."""
     from agentlm import LLM, SamplingParams
+    from agentlm.errors import InvalidRequestError
 
     settings = engine_settings(options)
     params = SamplingParams.from_dict({name: value for name, value in options.items() if value is not None})
@@ -34,7 +35,13 @@ def command(system: str | None, **options: Any) -> None:
                 messages = list(start)
                 continue
             messages.append({"role": "user", "content": said})
-            answer = _answer(llm, messages, params)
+            try:
+                answer = _answer(llm, messages, params)
+            except InvalidRequestError as error:
+                # The conversation has outgrown the context: what was said is taken back, the rest stands.
+                click.secho(f"error: {error} (/reset starts again)", fg="red", err=True)
+                messages.pop()
+                continue
             messages.append({"role": "assistant", "content": answer})
 
 

@@ -10,7 +10,9 @@ import click
 
 
 @click.command("doctor")
-@click.option("--model-id", "--model", envvar="MODEL_ID", help="Check that this checkpoint can be served here.")
+@click.option(
+    "--model-id", "--model", envvar="MODEL_ID", help="Check that this checkpoint can be served here."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model_id: str | None, as_json: bool) -> None:
     """Say what this machine can run, and whether a model fits. Exit code 1 if something needed is missing."""
@@ -41,7 +43,9 @@ def _machine() -> tuple[dict[str, Any], list[str]]:
     for package in ("torch", "triton", "transformers", "agentlm-kernels", "agentlm-evals"):
         facts[package] = _version(package)
     if facts["transformers"] == "not installed":
-        problems.append("transformers converts tokenizer.model files; install it with `pip install transformers`")
+        problems.append(
+            "transformers converts tokenizer.model files; install it with `pip install transformers`"
+        )
     from agentlm.runtime import memory
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

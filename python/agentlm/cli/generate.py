@@ -8,16 +8,23 @@ import click
 
 from agentlm.cli.options import engine_settings, model_options, sampling_options
 
+Job = tuple[str, dict[str, Any]]
+"""A prompt and its sampling parameters."""
+
 
 @click.command("generate")
 @click.argument("prompt", required=False)
 @click.option("--file", "source", type=click.File("r"), help="Prompts from a file (- for standard input): one a line, or JSON lines with `prompt` and sampling parameters.")  # fmt: skip
-@click.option("--output", type=click.File("w"), default="-", help="Where the answers go [default: standard output]")
+@click.option(
+    "--output", type=click.File("w"), default="-", help="Where the answers go [default: standard output]"
+)
 @click.option("--jsonl", is_flag=True, help="Write JSON lines instead of text.")
 @click.option("--chat", is_flag=True, help="Render each prompt as a user's message by the chat template.")
 @sampling_options
 @model_options
-def command(prompt: str | None, source: IO[str] | None, output: IO[str], jsonl: bool, chat: bool, **options: Any) -> None:
+def command(
+    prompt: str | None, source: IO[str] | None, output: IO[str], jsonl: bool, chat: bool, **options: Any
+) -> None:
     """Generate text for PROMPT, for each prompt of --file, or for standard input."""
     from agentlm import LLM, SamplingParams
 
@@ -52,7 +59,14 @@ def command(prompt: str | None, source: IO[str] | None, output: IO[str], jsonl: 
                 output.write(completion.text + "\n")
 
 
-def _jobs(prompt: str | None, source: IO[str] | None, base: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _read(source: IO[str], name: str) -> str:
+    try:
+        return source.read()
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{name} is not UTF-8 text: {error}") from error
+
+
+def _jobs(prompt: str | None, source: IO[str] | None, base: dict[str, Any]) -> list[Job]:
     """Each prompt with its sampling parameters."""
     if prompt is not None:
         if source is not None:
@@ -61,10 +75,9 @@ def _jobs(prompt: str | None, source: IO[str] | None, base: dict[str, Any]) -> l
     if source is None:
         if sys.stdin.isatty():
             raise click.UsageError("give PROMPT, --file, or text on standard input")
-        return [(sys.stdin.read(), base)]
-    jobs = []
-    for number, line in enumerate(source, 1):
-        line = line.rstrip("\n")
+        return [(_read(sys.stdin, "standard input").removesuffix("\n"), base)]
+    jobs: list[Job] = []
+    for number, line in enumerate(_read(source, source.name).splitlines(), 1):
         if not line.strip():
             continue
         if not line.lstrip().startswith("{"):
@@ -72,10 +85,16 @@ def _jobs(prompt: str | None, source: IO[str] | None, base: dict[str, Any]) -> l
             continue
         try:
             values = json.loads(line)
-            text = values.pop("prompt")
+            prompt = values.pop("prompt")
         except (json.JSONDecodeError, KeyError) as error:
-            raise click.ClickException(f"{source.name}:{number} is not a JSON object with `prompt`: {error}") from error
-        jobs.append((text, {**base, **values}))
+            raise click.ClickException(
+                f"{source.name}:{number} is not a JSON object with `prompt`: {error}"
+            ) from error
+        if not isinstance(prompt, str):
+            raise click.ClickException(
+                f"{source.name}:{number}: `prompt` must be text. Given: {prompt!r:.80}"
+            )
+        jobs.append((prompt, {**base, **values}))
     if not jobs:
         raise click.ClickException(f"{source.name} holds no prompt")
     return jobs

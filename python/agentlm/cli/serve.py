@@ -3,32 +3,48 @@
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from agentlm.cli.options import engine_settings, model_options
+from agentlm.cli.options import Decorator, engine_settings, model_options
 
 POLL_SECONDS = 0.2
+ANSWER_SECONDS = 1.0
+"""How long a failed engine's requests have to be answered."""
+
+
+_SERVER_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--hostname", default="0.0.0.0", show_default=True, help="Address to listen on."),
+    click.option("--port", "-p", envvar="PORT", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port to listen on; 0 takes a free one."),
+    click.option("--validation-workers", envvar="VALIDATION_WORKERS", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that tokenise and validate."),
+    click.option("--http-workers", envvar="HTTP_WORKERS", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that read and write sockets."),
+    click.option("--max-concurrent-requests", envvar="MAX_CONCURRENT_REQUESTS", type=click.IntRange(min=1), default=128, show_default=True, help="Requests in flight; more are answered 429."),
+    click.option("--max-client-batch-size", envvar="MAX_CLIENT_BATCH_SIZE", type=click.IntRange(min=1), default=4, show_default=True, help="Most prompts in one /v1/completions request."),
+    click.option("--max-best-of", envvar="MAX_BEST_OF", type=click.IntRange(min=1), default=2, show_default=True, help="Largest `best_of`."),
+    click.option("--max-stop-sequences", envvar="MAX_STOP_SEQUENCES", type=click.IntRange(min=0), default=4, show_default=True, help="Most stop strings a request."),
+    click.option("--max-top-n-tokens", envvar="MAX_TOP_N_TOKENS", type=click.IntRange(min=0), default=5, show_default=True, help="Largest `top_n_tokens`."),
+    click.option("--max-input-tokens", "--max-input-length", envvar=["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"], type=click.IntRange(min=1), help="Longest prompt [default: max-total-tokens - 1]"),
+    click.option("--payload-limit", envvar="PAYLOAD_LIMIT", type=click.IntRange(min=1), default=2_000_000, show_default=True, help="Largest request body, in bytes."),
+    click.option("--api-key", "api_keys", envvar="API_KEY", multiple=True, help="Key that requests must carry as a bearer token; repeatable."),
+    click.option("--cors-allow-origin", envvar="CORS_ALLOW_ORIGIN", multiple=True, help="Origin that browsers may call from; repeatable [default: any]"),
+    click.option("--chat-template", envvar="CHAT_TEMPLATE", type=click.Path(exists=True, dir_okay=False), help="Jinja file to use instead of the checkpoint's own template."),
+    click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM."),
+)  # fmt: skip
+
+
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that shape the HTTP side."""
+    for option in reversed(_SERVER_OPTIONS):
+        function = option(function)
+    return function
 
 
 @click.command("serve")
-@click.option("--hostname", default="0.0.0.0", show_default=True, help="Address to listen on.")
-@click.option("--port", "-p", envvar="PORT", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port to listen on; 0 takes a free one.")
-@click.option("--validation-workers", envvar="VALIDATION_WORKERS", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that tokenise and validate.")
-@click.option("--http-workers", envvar="HTTP_WORKERS", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that read and write sockets.")
-@click.option("--max-concurrent-requests", envvar="MAX_CONCURRENT_REQUESTS", type=click.IntRange(min=1), default=128, show_default=True, help="Requests in flight; more are answered 429.")
-@click.option("--max-client-batch-size", envvar="MAX_CLIENT_BATCH_SIZE", type=click.IntRange(min=1), default=4, show_default=True, help="Most prompts in one /v1/completions request.")
-@click.option("--max-best-of", envvar="MAX_BEST_OF", type=click.IntRange(min=1), default=2, show_default=True, help="Largest `best_of`.")
-@click.option("--max-stop-sequences", envvar="MAX_STOP_SEQUENCES", type=click.IntRange(min=0), default=4, show_default=True, help="Most stop strings a request.")
-@click.option("--max-top-n-tokens", envvar="MAX_TOP_N_TOKENS", type=click.IntRange(min=0), default=5, show_default=True, help="Largest `top_n_tokens`.")
-@click.option("--max-input-tokens", "--max-input-length", envvar=["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"], type=click.IntRange(min=1), help="Longest prompt [default: max-total-tokens - 1]")
-@click.option("--payload-limit", envvar="PAYLOAD_LIMIT", type=click.IntRange(min=1), default=2_000_000, show_default=True, help="Largest request body, in bytes.")
-@click.option("--api-key", "api_keys", envvar="API_KEY", multiple=True, help="Key that requests must carry as a bearer token; repeatable.")
-@click.option("--cors-allow-origin", envvar="CORS_ALLOW_ORIGIN", multiple=True, help="Origin that browsers may call from; repeatable [default: any]")
-@click.option("--chat-template", envvar="CHAT_TEMPLATE", type=click.Path(exists=True, dir_okay=False), help="Jinja file to use instead of the checkpoint's own template.")
-@click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM.")
+@server_options
 @model_options
 def command(
     hostname: str,
@@ -59,11 +75,15 @@ def command(
         running = open_engine(config, progress)
     info = running.info
     if info.is_random:
-        _say("no model was given: serving a small random one, whose text means nothing (--model-id chooses another)")
+        _say(
+            "no model was given: serving a small random one, whose text means nothing (--model-id chooses another)"
+        )
     try:
         template = running.chat_template(chat_template)
         _say(f"chat template: {template.source}")
     except ChatTemplateError as error:
+        if chat_template is not None:
+            raise
         template = None
         _say(f"no chat: {error}")
     server = Server(
@@ -87,6 +107,7 @@ def command(
         f"ready: http://{server.address} serves {info.model} ({info.backend}, weights {info.dtype}, KV "
         f"{info.kv_cache_dtype}, {info.max_total_tokens} tokens a request, {info.num_blocks} blocks)"
     )
+    signals.drain = True
     sys.exit(_serve(running, server, signals, graceful_termination_timeout))
 
 
@@ -95,29 +116,40 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
     while not signals.received:
         state, why = running.engine.wait_ended(POLL_SECONDS)
         if state == "failed":
-            _say(f"error: {why}")
-            server.begin_shutdown(1.0)
-            # A step that hangs cannot be joined, so the process ends without waiting for its thread.
-            time.sleep(1.0)
-            sys.stderr.flush()
-            os._exit(1)
+            return _failed(server, why)
     _say(f"{signal.Signals(signals.received).name}: finishing what is in flight (again: exit at once)")
     server.begin_shutdown(grace)
-    server.wait()
+    # Signals are noted only between Python's own steps, so another thread does the long wait.
+    waiter = threading.Thread(target=server.wait, daemon=True)
+    waiter.start()
+    while waiter.is_alive():
+        waiter.join(POLL_SECONDS)
+        state, why = running.engine.health()
+        if state == "failed":
+            return _failed(server, why)
     running.close()
     return 0
 
 
+def _failed(server: Any, why: str | None) -> int:
+    _say(f"error: {why}")
+    server.begin_shutdown(ANSWER_SECONDS)
+    # A step that hangs cannot be joined, so the process ends without waiting for its thread.
+    time.sleep(ANSWER_SECONDS)
+    os._exit(1)
+
+
 class _Signals:
-    """The first SIGTERM or SIGINT is noted; the second ends the process."""
+    """The first SIGTERM or SIGINT is noted once there is something to drain; before, and again, it ends the process."""
 
     def __init__(self) -> None:
         self.received = 0
+        self.drain = False
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.received:
+        if self.received or not self.drain:
             os._exit(128 + number)
         self.received = number
 

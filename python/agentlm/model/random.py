@@ -10,8 +10,6 @@ import argparse
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +28,6 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 _SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _CHUNK = 1 << 22
 """Elements drawn at a time."""
-
-SMALL_NAME = "random-small-1"
-"""Directory of the default model; its number changes with what `make_small` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,27 +143,6 @@ def write_weights(file: Path, config: ModelConfig, *, seed: int, spread: float) 
         for index, (name, shape) in enumerate(tensor_shapes(config).items()):
             for values in _draw(name, shape, config, np.random.default_rng((seed, index)), spread):
                 out.write(_rounded(values, dtype).tobytes())
-
-
-def make_small(cache_dir: str | Path) -> Path:
-    """The model that serves when none is named: made at first use, in well under a second, and kept."""
-    target = Path(cache_dir) / SMALL_NAME
-    if (target / "config.json").is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside and renamed, so that two processes starting at once never see half a model.
-    made = Path(tempfile.mkdtemp(prefix=f"{SMALL_NAME}.", dir=target.parent))
-    try:
-        write_model(made, family_config("llama2", SHAPES["small"]))
-        made.chmod(0o755)
-        try:
-            made.rename(target)
-        except OSError:
-            if not (target / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return target
 
 
 def _draw(

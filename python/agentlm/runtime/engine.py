@@ -9,21 +9,25 @@ import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
 from agentlm.errors import ConfigError, ForkError
 from agentlm.model import hub
-from agentlm.model.config import ModelConfig
-from agentlm.model.random import make_small
+from agentlm.model.small import make_small
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
-from agentlm.model.weights import Checkpoint, Progress
 from agentlm.runtime import memory
 from agentlm.runtime.loop import Runner, run_engine
 from agentlm.runtime.mock import MockStepRunner
 
+if TYPE_CHECKING:
+    from agentlm.model.weights import Progress
+
 CLOSE_SECONDS = 10.0
 """How long closing waits for the engine thread; a step that hangs is left behind."""
+CACHE_DIR = Path(".cache", "agentlm")
+"""In the home directory: where agentlm keeps what it makes itself, unless a directory is given."""
 MOCK_CONTEXT = 4096
 """Longest prompt and output of the mock backend, which has no model to say it."""
 
@@ -99,22 +103,25 @@ def _close(engine: Engine, thread: threading.Thread, pid: int) -> None:
     thread.join(CLOSE_SECONDS)
 
 
-def open_engine(config: EngineConfig, progress: Progress | None = None) -> RunningEngine:
+def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> RunningEngine:
     """Opens the engine that `config` describes.
 
     `progress(bytes done, bytes in all, tensor name)` is called while weights are bound.
     Raises the classes of `agentlm.errors`: the model cannot be had or computed, memory lacks, a setting is wrong.
     """
     directory = _resolve(config)
-    tokenizer_directory = ensure_tokenizer(directory, cache_dir=config.cache_dir)
-    tokenizer = Tokenizer(tokenizer_directory)
     if config.backend == "mock":
-        return _open_mock(config, directory, tokenizer)
+        return _open_mock(config, directory, _tokenizer(config, directory))
     # Only a model that is computed needs numpy; the mock backend starts without it.
+    from agentlm.model.config import ModelConfig
+    from agentlm.model.weights import Checkpoint
     from agentlm.runtime.cpu import CpuModel, CpuRunner
 
+    # Weights first: a directory of another format is told as such, not by the tokenizer that it lacks as well.
+    checkpoint = Checkpoint.open(directory)
     model_config = ModelConfig.load(directory)
-    model = CpuModel(model_config, Checkpoint.open(directory), config, progress)
+    tokenizer = _tokenizer(config, directory)
+    model = CpuModel(model_config, checkpoint, config, progress)
     plan = memory.plan_kv_cache(
         model.bytes_per_block,
         model_config.context_length,
@@ -141,7 +148,13 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
 
 def _resolve(config: EngineConfig) -> Path:
     if config.model is None:
-        return make_small(config.cache_dir or default_cache_dir())
+        cache = config.cache_dir or Path.home() / CACHE_DIR
+        try:
+            return make_small(cache)
+        except OSError as error:
+            raise ConfigError(
+                f"the small random model cannot be written to {cache}: {error}. Give a `model`, or another `cache_dir`"
+            ) from error
     return hub.resolve(
         config.model,
         revision=config.revision,
@@ -151,9 +164,8 @@ def _resolve(config: EngineConfig) -> Path:
     )
 
 
-def default_cache_dir() -> Path:
-    """Where agentlm keeps what it makes itself: `$XDG_CACHE_HOME/agentlm` or `~/.cache/agentlm`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentlm"
+def _tokenizer(config: EngineConfig, directory: Path) -> Tokenizer:
+    return Tokenizer(ensure_tokenizer(directory, config.cache_dir))
 
 
 def _engine(
