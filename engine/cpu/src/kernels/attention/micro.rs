@@ -40,12 +40,12 @@ impl Stored for u16 {
     }
 }
 
-/// Scores, and then weights, of up to 6 query rows over one tile.
+/// Scores, and then weights, of a group of query rows over one tile.
 #[repr(align(64))]
 pub(super) struct Scores(pub(super) [[f32; TILE]; MAX_GROUP]);
 
 /// Most query rows that one call keeps in registers.
-pub(super) const MAX_GROUP: usize = 6;
+pub(super) const MAX_GROUP: usize = 12;
 
 /// The blocks of a tile: keys `[dim][16]` and values `[16][value_dim]`.
 #[derive(Clone, Copy)]
@@ -187,19 +187,18 @@ unsafe fn weighted_column<S: Simd, E: Stored>(
     }
 }
 
-/// The products with as many rows and vectors in registers as an instruction set holds. Only these combinations are
-/// compiled: each is a few hundred instructions.
+/// The products in the register blocks that suit an instruction set: only these are compiled.
 pub(super) trait Products: Simd {
-    /// Most query rows of one call.
-    const GROUP: usize;
+    /// How many of `left >= 1` query rows to take next: the rows of a register block.
+    fn group(left: usize) -> usize;
 
-    /// [`scores`] of `count <= GROUP` rows.
+    /// [`scores`] of `count` rows, a number that [`Self::group`] gave.
     ///
     /// # Safety
     /// As [`scores`].
     unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, out: &mut Scores);
 
-    /// [`weighted_sum`] of `count <= GROUP` rows and all columns.
+    /// [`weighted_sum`] of `count` rows, a number that [`Self::group`] gave, and all columns.
     ///
     /// # Safety
     /// As [`weighted_sum`].
@@ -214,10 +213,15 @@ pub(super) trait Products: Simd {
     );
 }
 
+/// `$groups[left]` rows are taken when fewer than `$most` are left; `$rows x $vectors` are the register blocks.
 macro_rules! products {
-    ($simd:ident, $vectors:literal, [$($rows:literal),*], $most:literal) => {
+    ($simd:ident, $groups:expr, [$($rows:literal x $vectors:literal),*], $most:literal x $most_vectors:literal) => {
         impl Products for $simd {
-            const GROUP: usize = $most;
+            #[inline(always)]
+            fn group(left: usize) -> usize {
+                const GROUPS: [usize; $most] = $groups;
+                GROUPS.get(left).copied().unwrap_or($most)
+            }
 
             #[inline(always)]
             unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, out: &mut Scores) {
@@ -225,7 +229,7 @@ macro_rules! products {
                 unsafe {
                     match count {
                         $($rows => scores::<Self, E, $rows, $vectors>(q, dim, tile, out),)*
-                        _ => scores::<Self, E, $most, $vectors>(q, dim, tile, out),
+                        _ => scores::<Self, E, $most, $most_vectors>(q, dim, tile, out),
                     }
                 }
             }
@@ -240,23 +244,29 @@ macro_rules! products {
                 value_dim: usize,
                 out: *mut f32,
             ) {
-                const COLUMNS: usize = $vectors * <$simd as Simd>::LANES;
-                let whole = value_dim - value_dim % COLUMNS;
-                // SAFETY: the caller's promise.
-                unsafe {
-                    for column in (0..whole).step_by(COLUMNS) {
-                        match count {
-                            $($rows => weighted_sum::<Self, E, $rows, $vectors>(
-                                weights, alpha, tile, positions, value_dim, column, out,
-                            ),)*
-                            _ => weighted_sum::<Self, E, $most, $vectors>(
-                                weights, alpha, tile, positions, value_dim, column, out,
-                            ),
+                let mut column = 0;
+                macro_rules! whole_blocks {
+                    ($m:literal, $n:literal) => {
+                        while column + $n * Self::LANES <= value_dim {
+                            // SAFETY: the caller's promise; the columns are below `value_dim`.
+                            unsafe {
+                                weighted_sum::<Self, E, $m, $n>(
+                                    weights, alpha, tile, positions, value_dim, column, out,
+                                );
+                            }
+                            column += $n * Self::LANES;
                         }
-                    }
-                    // Heads that are not a multiple of the register block: row by row, the same sums.
-                    for column in (whole..value_dim).step_by(Self::LANES) {
-                        for r in 0..count {
+                    };
+                }
+                match count {
+                    $($rows => whole_blocks!($rows, $vectors),)*
+                    _ => whole_blocks!($most, $most_vectors),
+                }
+                // Heads that are not a multiple of the register block: row by row, the same sums.
+                for column in (column..value_dim).step_by(Self::LANES) {
+                    for r in 0..count {
+                        // SAFETY: as above.
+                        unsafe {
                             let (weights, out) = (&weights.0[r], out.add(r * value_dim));
                             weighted_column::<Self, E>(weights, alpha[r], tile, positions, value_dim, column, out);
                         }
@@ -267,8 +277,14 @@ macro_rules! products {
     };
 }
 
-products!(Portable, 1, [1], 2);
+products!(Portable, [0, 1], [1 x 1], 2 x 1);
 #[cfg(target_arch = "x86_64")]
-products!(Avx2, 2, [1, 2, 3, 4, 5], 6);
+products!(Avx2, [0, 1, 2, 3, 4, 3], [1 x 2, 2 x 2, 3 x 2, 4 x 2], 6 x 2);
+// Few rows need many vectors to hide the latency of the multiply-add; many rows with few vectors read a tile less often.
 #[cfg(target_arch = "x86_64")]
-products!(Avx512, 4, [1, 2, 3, 4, 5], 6);
+products!(
+    Avx512,
+    [0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8],
+    [1 x 4, 2 x 4, 3 x 4, 4 x 4, 6 x 4, 8 x 2],
+    12 x 2
+);

@@ -266,7 +266,7 @@ unsafe fn soften<S: Simd>(
 ) -> [f32; MAX_GROUP] {
     let vectors = TILE / S::LANES;
     let none = f32::NEG_INFINITY;
-    // One vector for all rows of the group: MAX_GROUP is below every LANES.
+    // One vector for all rows: every instruction set's groups are smaller than its vectors.
     let (mut new, mut sums, mut alpha) = ([none; BLOCK], [0.0; BLOCK], [1.0; BLOCK]);
     // SAFETY: a row of scores holds TILE values; the state holds the rows; the arrays hold a vector.
     unsafe {
@@ -330,11 +330,9 @@ unsafe fn rows_tile<S: Products, E: Stored>(
     let config = layer.config;
     let (group, dim, value_dim) = (config.group(), config.head_dim, layer.cache.value_dim);
     let (begin, _) = rows.positions(config);
-    let steps = rows.count.div_ceil(S::GROUP);
-    let size = rows.count.div_ceil(steps);
     let mut first = 0;
     while first < rows.count {
-        let count = size.min(rows.count - first);
+        let count = S::group(rows.count - first);
         let mut seen = [(0, 0); MAX_GROUP];
         let mut hi = 0;
         for (r, seen) in seen.iter_mut().enumerate().take(count) {
