@@ -1,0 +1,460 @@
+"""`LLM` from Python: order, text, log-probabilities, stop strings, seeds, streaming, closing, refusals."""
+
+import gc
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agentlm import LLM, SamplingParams
+from agentlm.errors import (
+    AgentLMError,
+    ChatTemplateError,
+    ConfigError,
+    EngineClosedError,
+    EngineFailedError,
+    InvalidRequestError,
+)
+from agentlm.model.small import make_small
+
+SECONDS = 20.0
+"""How long a test waits for something that should come at once."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_small(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def mock(model):
+    with LLM(model, backend="mock", mock_step_time=0.002, progress=False) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def cpu(model):
+    with LLM(model, threads=1, max_total_tokens=512, max_batch_size=16, progress=False) as llm:
+        yield llm
+
+
+def wait_idle(llm: LLM) -> dict[str, float]:
+    """The counters once nothing is in the engine; fails if that does not come."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        stats = llm.stats()
+        if stats["unfinished"] == stats["running"] == stats["queued"] == stats["blocks_held"] == 0:
+            return stats
+        time.sleep(0.01)
+    pytest.fail(f"the engine still holds requests: {llm.stats()}")
+
+
+@pytest.mark.parametrize("engine", ["mock", "cpu"])
+def test_completions_come_in_the_prompts_order(engine, request):
+    llm = request.getfixturevalue(engine)
+    prompts = [[5 + i, 6, 7] for i in range(20)]
+    lengths = [1 + (7 * i) % 13 for i in range(20)]
+    params = [SamplingParams(max_new_tokens=length, ignore_eos=True) for length in lengths]
+    together = llm.generate(prompts, params)
+    assert [len(completion.token_ids) for completion in together] == lengths
+    alone = [llm.generate([prompt], one)[0] for prompt, one in zip(prompts, params, strict=True)]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert [one.usage.prompt_tokens for one in together] == [3] * 20
+
+
+@pytest.mark.parametrize("engine", ["mock", "cpu"])
+def test_the_text_is_the_tokens_decoded(engine, request):
+    llm = request.getfixturevalue(engine)
+    prompts = ["a short prompt", "another", "Grüße, 東京 🙂"]
+    for prompt, completion in zip(
+        prompts, llm.generate(prompts, SamplingParams(max_new_tokens=30)), strict=True
+    ):
+        before = llm.tokenize(prompt)
+        whole = llm.detokenize([*before, *completion.token_ids])
+        assert whole == llm.detokenize(before) + completion.text
+
+
+def test_log_probabilities_come_only_when_asked_for(cpu):
+    plain, asked, top = cpu.generate(
+        [[5, 6, 7]] * 3,
+        [
+            SamplingParams(max_new_tokens=6),
+            SamplingParams(max_new_tokens=6, logprobs=True),
+            SamplingParams(max_new_tokens=6, top_n_tokens=3),
+        ],
+    )
+    assert plain.logprobs is None
+    assert plain.top_logprobs is None
+    assert asked.logprobs is not None
+    assert asked.top_logprobs is None
+    assert len(asked.logprobs) == len(asked.token_ids)
+    assert all(-50 < value <= 0 for value in asked.logprobs)
+    assert top.logprobs == asked.logprobs
+    for token, logprob, best in zip(top.token_ids, top.logprobs, top.top_logprobs, strict=True):
+        assert len(best) == 3
+        assert best[0] == (token, logprob)
+        assert [value for _, value in best] == sorted((value for _, value in best), reverse=True)
+        assert sum(math.exp(value) for _, value in best) <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("engine", ["mock", "cpu"])
+def test_a_stop_string_ends_the_text_before_it(engine, request):
+    llm = request.getfixturevalue(engine)
+    whole = llm.generate([[9, 8, 7]], SamplingParams(max_new_tokens=40, ignore_eos=True))[0].text
+    stop = whole[11:14]
+    [stopped] = llm.generate(
+        [[9, 8, 7]], SamplingParams(max_new_tokens=40, ignore_eos=True, stop=("\0none", stop))
+    )
+    assert stopped.finish_reason == "stop_sequence"
+    assert stopped.stop == stop
+    assert stopped.text == whole[: whole.index(stop)]
+
+
+def test_a_seed_repeats_and_no_seed_does_not(cpu):
+    def texts(seed):
+        params = SamplingParams(max_new_tokens=24, temperature=1.0, seed=seed, ignore_eos=True)
+        return [one.token_ids for one in cpu.generate([[5, 6], [7, 8]], params)]
+
+    assert texts(11) == texts(11)
+    assert texts(11) != texts(12)
+    assert texts(None) != texts(None)
+
+
+@pytest.mark.parametrize("engine", ["mock", "cpu"])
+def test_streamed_chunks_are_the_completion(engine, request):
+    llm = request.getfixturevalue(engine)
+    params = SamplingParams(max_new_tokens=25, top_n_tokens=2)
+    chunks = list(llm.stream("stream this", params))
+    [whole] = llm.generate("stream this", params)
+    end = chunks[-1].completion
+    assert [chunk.completion for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert end is not None
+    assert (end.text, end.token_ids) == (whole.text, whole.token_ids)
+    assert "".join(chunk.text for chunk in chunks) == end.text
+    assert [chunk.index for chunk in chunks] == list(range(1, len(chunks) + 1))
+    assert tuple(chunk.token_id for chunk in chunks) == end.token_ids
+    assert tuple(chunk.top_logprobs for chunk in chunks) == end.top_logprobs
+
+
+def test_a_step_longer_than_the_poll_streams_all_the_same(model):
+    with LLM(model, backend="mock", mock_step_time=0.25, progress=False) as llm:
+        chunks = list(llm.stream("slow", SamplingParams(max_new_tokens=3)))
+    assert len(chunks) == 3
+
+
+def test_a_dropped_iterator_frees_its_request(mock):
+    total = wait_idle(mock)["blocks_free"] + wait_idle(mock)["blocks_cached"]
+    chunks = mock.stream("drop me", SamplingParams(max_new_tokens=3000, ignore_eos=True))
+    assert next(chunks).index == 1
+    assert mock.stats()["unfinished"] == 1
+    del chunks
+    gc.collect()
+    idle = wait_idle(mock)
+    assert idle["blocks_free"] + idle["blocks_cached"] == total
+
+
+def test_threads_share_one_engine(mock):
+    prompts = [[10 + i, 20, 30] for i in range(8)]
+    params = SamplingParams(max_new_tokens=12, ignore_eos=True)
+    expected = [one.token_ids for one in mock.generate(prompts, params)]
+    answers: dict[int, list] = {}
+
+    def call(index: int) -> None:
+        answers[index] = [mock.generate([prompts[index]], params)[0].token_ids for _ in range(5)]
+
+    threads = [threading.Thread(target=call, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert answers == {index: [expected[index]] * 5 for index in range(8)}
+    wait_idle(mock)
+
+
+def test_an_empty_batch_has_no_completions(mock):
+    assert mock.generate([]) == []
+    assert mock.chat([]) == []
+
+
+def test_prompts_may_be_arrays_of_ids(mock):
+    numpy = pytest.importorskip("numpy")
+    params = SamplingParams(max_new_tokens=4)
+    [array] = mock.generate([numpy.array([5, 6, 7])], params)
+    [listed] = mock.generate([5, 6, 7], params)
+    assert array.token_ids == listed.token_ids
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"temperature": -0.5}, ["`temperature`", "-0.5", ">= 0"]),
+        ({"temperature": math.nan}, ["`temperature`", "nan"]),
+        ({"temperature": math.inf}, ["`temperature`", "inf"]),
+        ({"temperature": "hot"}, ["`temperature`", "'hot'"]),
+        ({"top_p": 0}, ["`top_p`", "> 0 and <= 1", "0"]),
+        ({"top_p": 1.5}, ["`top_p`", "1.5"]),
+        ({"min_p": 1.0}, ["`min_p`", "1.0"]),
+        ({"typical_p": 2}, ["`typical_p`", "2"]),
+        ({"top_k": 0}, ["`top_k`", "from 1", "0"]),
+        ({"top_k": 2.5}, ["`top_k`", "2.5"]),
+        ({"repetition_penalty": 0}, ["`repetition_penalty`", "> 0"]),
+        ({"frequency_penalty": 3}, ["`frequency_penalty`", "from -2 to 2", "3"]),
+        ({"presence_penalty": -3}, ["`presence_penalty`", "-3"]),
+        ({"max_new_tokens": 0}, ["`max_new_tokens`", "from 1", "0"]),
+        ({"max_new_tokens": True}, ["`max_new_tokens`", "True"]),
+        ({"min_new_tokens": 9, "max_new_tokens": 3}, ["`min_new_tokens`", "9", "3"]),
+        ({"seed": -1}, ["`seed`", "-1"]),
+        ({"seed": 2**64}, ["`seed`", str(2**64)]),
+        ({"stop": [""]}, ["`stop`", "empty"]),
+        ({"stop": 5}, ["`stop`", "5"]),
+        ({"logprobs": 1}, ["`logprobs`", "1"]),
+        ({"warmth": 1}, ["warmth", "temperature"]),
+    ],
+)
+def test_a_parameter_out_of_range_is_refused_with_its_range(values, named):
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams.from_dict(values)
+    for word in named:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "named"),
+    [
+        ([5, 6], SamplingParams(top_n_tokens=6), ["top_n_tokens", "5", "6"]),
+        ([5, 6], SamplingParams(stop=tuple("abcde")), ["stop", "4", "5"]),
+        ([5] * 512, SamplingParams(max_new_tokens=1), ["511", "512"]),
+        ([5] * 500, SamplingParams(max_new_tokens=100), ["500", "100", "512"]),
+        ([], SamplingParams(), ["inputs"]),
+        ([5, -1], SamplingParams(), ["token ids", "-1"]),
+        ([5, 2**40], SamplingParams(), ["token ids", str(2**40)]),
+        ([5, 2**31], SamplingParams(), [str(2**31)]),
+        (["a", 5], SamplingParams(), ["token ids", "'a'"]),
+        (7, SamplingParams(), ["text or a sequence", "7"]),
+    ],
+    ids=lambda value: None,
+)
+def test_a_prompt_that_the_engine_cannot_take_is_refused_with_numbers(cpu, prompt, params, named):
+    with pytest.raises(InvalidRequestError) as caught:
+        cpu.generate([prompt], params)
+    for word in named:
+        assert word in str(caught.value)
+
+
+def test_one_bad_prompt_fails_the_call_and_leaves_nothing_behind(mock):
+    with pytest.raises(InvalidRequestError):
+        mock.generate([[5, 6], [7, 8], [5] * 5000], SamplingParams(max_new_tokens=2000, ignore_eos=True))
+    with pytest.raises(InvalidRequestError, match="2 prompts but 1"):
+        mock.generate([[5], [6]], [SamplingParams()])
+    wait_idle(mock)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dtyp": "float32"},
+        {"dtype": "int3"},
+        {"backend": "tpu"},
+        {"threads": 0},
+        {"max_batch_size": "many"},
+        {"step_timeout": 0},
+        {"step_timeout": "soon"},
+        {"prefix_cache": 1},
+        {"max_input_tokens": 10, "max_total_tokens": 10},
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(model, settings):
+    with pytest.raises(ConfigError) as caught:
+        LLM(model, **settings)
+    assert next(iter(settings)) in str(caught.value)
+
+
+def test_chat_renders_the_template_and_says_when_there_is_none(mock, model, tmp_path):
+    conversation = [{"role": "user", "content": "hello"}]
+    ids = mock.render_chat(conversation)
+    assert "hello" in mock.detokenize(ids)
+    params = SamplingParams(max_new_tokens=5)
+    [direct] = mock.generate([ids], params)
+    assert mock.chat(conversation, params)[0].token_ids == direct.token_ids
+    assert len(mock.chat([conversation] * 3, params)) == 3
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in model.iterdir():
+        if file.name != "chat_template.jinja":
+            (bare / file.name).write_bytes(file.read_bytes())
+    settings = bare / "tokenizer_config.json"
+    if settings.is_file() and "chat_template" in settings.read_text():
+        import json
+
+        read = json.loads(settings.read_text())
+        del read["chat_template"]
+        settings.write_text(json.dumps(read))
+    with LLM(bare, backend="mock", progress=False) as llm, pytest.raises(ChatTemplateError):
+        llm.chat(conversation)
+
+
+def test_a_closed_engine_says_so(model):
+    llm = LLM(model, backend="mock", progress=False)
+    llm.close()
+    llm.close()
+    with pytest.raises(EngineClosedError):
+        llm.generate("x")
+    with pytest.raises(EngineClosedError):
+        next(llm.stream("x"))
+
+
+def test_closing_ends_what_is_unfinished(model):
+    llm = LLM(model, backend="mock", mock_step_time=0.002, progress=False)
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            llm.generate("x", SamplingParams(max_new_tokens=4000, ignore_eos=True))
+        except AgentLMError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    deadline = time.monotonic() + SECONDS
+    while llm.stats()["running"] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    llm.close()
+    thread.join(SECONDS)
+    assert [type(error) for error in caught] == [EngineClosedError]
+
+
+def test_closing_frees_the_weights_and_the_cache(model):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("resident memory is read from /proc")
+    after = []
+    for _ in range(6):
+        llm = LLM(model, threads=1, max_total_tokens=256, kv_cache_memory=64 << 20, progress=False)
+        llm.generate([[5] * 200], SamplingParams(max_new_tokens=2))
+        llm.close()
+        del llm
+        gc.collect()
+        after.append(resident())
+    # An engine that stayed would keep its weights (about 8 MB) and its touched cache each time.
+    assert after[-1] - after[1] < 16 << 20
+
+
+def test_an_engine_that_fails_ends_its_requests_and_stays_failed(model):
+    from agentlm.runtime import engine as runtime
+    from agentlm.runtime.mock import MockStepRunner
+
+    class Broken(MockStepRunner):
+        def launch(self, slot: int) -> None:
+            raise RuntimeError("the device is on fire")
+
+    original, runtime.MockStepRunner = runtime.MockStepRunner, Broken
+    try:
+        llm = LLM(model, backend="mock", progress=False)
+    finally:
+        runtime.MockStepRunner = original
+    with llm:
+        for _ in range(2):
+            with pytest.raises(EngineFailedError, match="the device is on fire"):
+                llm.generate("x")
+        state, why = llm._running.engine.health()
+        assert state == "failed"
+        assert "the device is on fire" in (why or "")
+
+
+def test_a_step_that_hangs_fails_the_engine(model):
+    with LLM(model, backend="mock", mock_step_time=2.0, step_timeout=0.3, progress=False) as llm:
+        began = time.monotonic()
+        with pytest.raises(EngineFailedError):
+            llm.generate(["x", "y"])
+        assert time.monotonic() - began < 2.0
+
+
+# What a process does as a whole: signals, forks, imports, standard error.
+
+
+def python(code: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_ctrl_c_stops_a_batch(model):
+    import signal
+
+    code = (
+        "import sys; from agentlm import LLM, SamplingParams\n"
+        "llm = LLM(sys.argv[1], backend='mock', mock_step_time=0.02, progress=False)\n"
+        "print('go', flush=True)\n"
+        "try: llm.generate(['x'] * 4, SamplingParams(max_new_tokens=4000, ignore_eos=True))\n"
+        "except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        "print(len(llm.generate('y', SamplingParams(max_new_tokens=3))[0].token_ids))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == ("interrupted\n3\n", "", 0)
+
+
+def test_a_forked_process_is_told_so_and_ends(model):
+    code = (
+        "import os, sys; from agentlm import LLM; from agentlm.errors import ForkError\n"
+        "llm = LLM(sys.argv[1], backend='mock', progress=False)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: llm.generate('x')\n"
+        "    except ForkError as error: print('ForkError', error, flush=True)\n"
+        "    llm.close()\n"
+        "    sys.exit(7)\n"
+        "print('child', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+        "print(len(llm.generate('x')), flush=True)\n"
+    )
+    ran = python(code, model)
+    assert ran.returncode == 0, ran.stderr
+    first, second, third = ran.stdout.splitlines()
+    assert first.startswith("ForkError")
+    assert "spawn" in first
+    assert (second, third) == ("child 7", "1")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    ran = python(
+        "import sys, agentlm; agentlm.SamplingParams, agentlm.EngineConfig; dir(agentlm)\n"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'agentlm._engine') if m in sys.modules])"
+    )
+    assert ran.stdout == "[]\n", ran.stderr
+
+
+def test_the_mock_backend_loads_no_numpy_and_the_cpu_backend_no_torch(model):
+    code = (
+        "import sys; from agentlm import LLM, SamplingParams\n"
+        "with LLM(sys.argv[1], backend=sys.argv[2], threads=1, max_total_tokens=128, progress=False) as llm:\n"
+        "    llm.generate('x', SamplingParams(max_new_tokens=2))\n"
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    assert python(code, model, "mock").stdout == "[]\n"
+    assert python(code, model, "cpu").stdout == "['numpy']\n"
+
+
+def test_progress_is_shown_on_standard_error_only(model):
+    code = (
+        "import sys; from agentlm import LLM, SamplingParams\n"
+        "with LLM(sys.argv[1], threads=1, max_total_tokens=128, progress=True) as llm:\n"
+        "    llm.generate(['x', 'y'], SamplingParams(max_new_tokens=2))\n"
+    )
+    ran = python(code, model)
+    assert (ran.stdout, ran.returncode) == ("", 0)
+    assert "loading weights" in ran.stderr
+    assert "tokens/s" in ran.stderr
+    quiet = python(code.replace("progress=True", "progress=False"), model)
+    assert (quiet.stdout, quiet.stderr, quiet.returncode) == ("", "", 0)
