@@ -160,7 +160,6 @@ fn unknown(what: &str, given: usize) -> PyErr {
     )
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 fn tape_error(error: agentlm_cpu::tape::TapeError) -> PyErr {
     errors::raise("UnsupportedModelError", error)
 }
