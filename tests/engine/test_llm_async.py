@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import time
 
 import pytest
 
@@ -130,11 +129,9 @@ def test_closing_ends_what_is_awaited(tmp_path):
     async def run():
         task = asyncio.create_task(llm.agenerate([5, 6], LONG))
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         await asyncio.to_thread(llm.close)
         with pytest.raises(EngineClosedError):
             await task
-        assert time.monotonic() - began < 10
         with pytest.raises(EngineClosedError):
             await llm.agenerate("x")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
-from agentlm.errors import ConfigError, ForkError
+from agentlm.errors import ChatTemplateError, ConfigError, ForkError
 from agentlm.model import hub
 from agentlm.model.small import make_small
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
@@ -75,7 +75,10 @@ class RunningEngine:
 
     def chat_template(self, explicit: str | Path | None = None) -> ChatTemplate:
         """The checkpoint's chat template, or the file given. Raises `ChatTemplateError`."""
-        return ChatTemplate(self.info.directory, self.tokenizer, explicit)
+        try:
+            return ChatTemplate(self.info.directory, self.tokenizer, explicit)
+        except ChatTemplateError as error:
+            raise ChatTemplateError(f"{explicit or self.info.directory}: {error}") from error
 
     def close(self) -> None:
         """Ends unfinished requests with an error, stops the thread, frees the memory. Safe to repeat."""
