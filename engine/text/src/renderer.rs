@@ -123,7 +123,7 @@ impl Renderer {
             .filter_map(|&id| tokenizer.id_to_token(id))
             .collect();
         let mut lead = String::new();
-        const ANSWER: &str = "Fourty-two.";
+        const ANSWER: &str = "Forty-two.";
         let messages = [
             json!({"role": "user", "content": "?"}),
             json!({"role": "assistant", "content": ANSWER}),
