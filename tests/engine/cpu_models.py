@@ -7,6 +7,8 @@ only the tokens chosen from them.
 import functools
 import hashlib
 import tempfile
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +20,8 @@ import numpy.typing as npt
 import pytest
 
 from agentlm import LLM, Completion, SamplingParams
-from agentlm._engine import CpuBackend
+from agentlm._engine import CpuBackend, Engine
+from agentlm.runtime.cpu import CpuRunner
 from tests.model import families
 
 VOCAB = 288
@@ -49,6 +52,31 @@ def checkpoint(case: str, seed: int = 0, dtype: str = "float32") -> Path:
     return families.write(Path(_root().name) / f"{case}-{seed}-{dtype}", case, seed, dtype)
 
 
+class GatedRunner(CpuRunner):
+    """The CPU runner, which can be told to begin only when a whole batch is there.
+
+    Steps of a model this small are over before the next request is submitted; a test of what requests do to each other
+    must not depend on which thread is scheduled.
+    """
+
+    latest: "GatedRunner"
+
+    def __init__(self, engine: Engine, *arguments: Any) -> None:
+        super().__init__(engine, *arguments)
+        self._engine = engine
+        self.wanted = 0
+        GatedRunner.latest = self
+
+    def launch(self, slot: int) -> None:
+        while self._engine.snapshot()["unfinished"] < self.wanted:
+            time.sleep(0.0002)
+        self.wanted = 0
+        super().launch(slot)
+
+
+_runners: weakref.WeakKeyDictionary[LLM, GatedRunner] = weakref.WeakKeyDictionary()
+
+
 @contextmanager
 def opened(directory: Path, **settings: Any) -> Iterator[LLM]:
     """The engine on a checkpoint: float32 storage, no prefix cache and one thread unless `settings` say otherwise."""
@@ -61,8 +89,24 @@ def opened(directory: Path, **settings: Any) -> Iterator[LLM]:
         "threads": 1,
         "max_top_n_tokens": 1000,
     }
-    with LLM(directory, progress=False, **(defaults | settings)) as llm:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agentlm.runtime.cpu.CpuRunner", GatedRunner)
+        llm = LLM(directory, progress=False, **(defaults | settings))
+    with llm:
+        _runners[llm] = GatedRunner.latest
         yield llm
+
+
+def generate_together(
+    llm: LLM, prompts: Sequence[list[int]], params: Sequence[SamplingParams]
+) -> list[Completion]:
+    """`llm.generate`, whose second step at the latest sees every request."""
+    runner = _runners[llm]
+    runner.wanted = len(prompts)
+    try:
+        return llm.generate(list(prompts), params)
+    finally:
+        runner.wanted = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +144,7 @@ def run(
         replace(params, max_new_tokens=new_tokens or context - len(prompt), top_n_tokens=vocab)
         for prompt in prompts
     ]
-    completions = llm.generate([list(prompt) for prompt in prompts], several)
+    completions = generate_together(llm, prompts, several)
     return [_run(p, c, vocab) for p, c in zip(prompts, completions, strict=True)]
 
 

@@ -12,7 +12,18 @@ import pytest
 
 from agentlm import SamplingParams
 from agentlm.runtime.memory import BLOCK_SIZE
-from tests.engine.cpu_models import CONTEXT, GREEDY, ISAS, VOCAB, Run, checkpoint, need_isa, opened, run
+from tests.engine.cpu_models import (
+    CONTEXT,
+    GREEDY,
+    ISAS,
+    VOCAB,
+    Run,
+    checkpoint,
+    generate_together,
+    need_isa,
+    opened,
+    run,
+)
 from tests.model import families
 
 NEW_TOKENS = 24
@@ -55,8 +66,8 @@ def test_in_a_ragged_batch(case: str, seed: int) -> None:
         runs = run(llm, families.prompts(seed), NEW_TOKENS)
         stats = llm.stats()
     assert_same(runs, alone(case, seed))
-    # Alone each takes as many steps; together they shared them.
-    assert stats["steps"] < 2 * NEW_TOKENS
+    # A step or two may have gone ahead with the first of them.
+    assert NEW_TOKENS <= stats["steps"] < 1.5 * NEW_TOKENS
 
 
 @pytest.mark.parametrize(("case", "seed"), CASES_AND_SEEDS)
@@ -199,7 +210,8 @@ def test_sampled_with_a_seed_alone_in_a_full_batch_and_preempted(case: str, seed
     several = [SAMPLED] * ROWS + [replace(SAMPLED, seed=100 + i) for i in range(12)]
     together = [replace(one, max_new_tokens=NEW_TOKENS, top_n_tokens=VOCAB) for one in several]
     with opened(checkpoint(case, seed), max_batch_size=16) as llm:
-        full = llm.generate(prompts * 4, together)
+        full = generate_together(llm, prompts * 4, together)
+        assert llm.stats()["steps"] < 1.5 * NEW_TOKENS
     assert [list(c.token_ids) for c in full[:ROWS]] == [r.tokens for r in expected]
     assert [c.logprobs for c in full[:ROWS]] == [r.completion.logprobs for r in expected]
     # Another seed, another continuation.
@@ -218,14 +230,33 @@ def test_many_long_requests_in_little_memory_lose_nothing() -> None:
     case = "llama3"
     rng = np.random.default_rng(5)
     prompts = [[int(t) for t in rng.integers(0, VOCAB, n)] for n in rng.integers(1, 120, 12)]
+    params = [replace(GREEDY, max_new_tokens=CONTEXT - len(prompt)) for prompt in prompts]
     with opened(checkpoint(case), max_batch_size=1) as llm:
-        one = llm.generate(prompts, [replace(GREEDY, max_new_tokens=CONTEXT - len(p)) for p in prompts])
-    with opened(
-        checkpoint(case), kv_cache_memory=bytes_of(case, 2 * blocks(CONTEXT)), prefix_cache=True
-    ) as llm:
-        many = llm.generate(prompts, [replace(GREEDY, max_new_tokens=CONTEXT - len(p)) for p in prompts])
+        one = llm.generate(prompts, params)
+    memory = bytes_of(case, 2 * blocks(CONTEXT))
+    with opened(checkpoint(case), kv_cache_memory=memory, prefix_cache=True) as llm:
+        many = generate_together(llm, prompts, params)
         stats = llm.stats()
     assert stats["preemptions"] >= 4
     assert [c.token_ids for c in many] == [c.token_ids for c in one]
     assert all(c.finish_reason == "length" for c in many)
     assert stats["blocks_held"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_batch_prefill_tokens": 16, "max_batch_size": 16},
+        {"max_batch_prefill_tokens": 33, "max_batch_size": 3},
+        {"max_batch_size": 1},
+        {"max_batch_size": 2, "threads": 5},
+        {"steps_in_flight": 2},
+        {"steps_in_flight": 2, "prefix_cache": True, "max_batch_prefill_tokens": 32, "max_batch_size": ROWS},
+    ],
+    ids=str,
+)
+def test_with_any_limits_of_a_step(settings: dict[str, Any]) -> None:
+    for case in ("llama2-biases", "qwen2-window", "qwen3-tied"):
+        with opened(checkpoint(case), **settings) as llm:
+            for _ in range(2):
+                assert_same(run(llm, families.prompts(0), NEW_TOKENS), alone(case, 0))
