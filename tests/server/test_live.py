@@ -55,7 +55,7 @@ def test_a_prompt_is_answered_whole_and_as_a_stream(server, request):
 @pytest.mark.parametrize("server", ["mock", "cpu"])
 def test_a_chat_is_streamed_in_openai_form(server, request):
     live = request.getfixturevalue(server)
-    body = {"model": "x", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+    body = {"model": "x", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "seed": 3}
     status, whole = live.call("POST", "/v1/chat/completions", body)
     assert status == 200
     connection, response = live.send("POST", "/v1/chat/completions", {**body, "stream": True})

@@ -1,0 +1,226 @@
+"""The commands `agentlm` offers: help, generate, bench, doctor, and what they say when something is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from agentlm import __version__
+from agentlm.model.small import make_small
+from tests.cli.commands import agentlm
+
+COMMANDS = ("bench", "chat", "doctor", "generate", "serve")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_small(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def mock(model):
+    return ("--model", model, "--backend", "mock", "--mock-step-time", "0.001")
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys; from agentlm.cli import main\n"
+        "sys.argv = ['agentlm', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = ('torch', 'numpy', 'transformers', 'agentlm._engine', 'huggingface_hub', 'agentlm.llm')\n"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    *listing, loaded = ran.stdout.splitlines()
+    assert loaded == "[]"
+    named = {line.split()[0] for line in listing if line.startswith("  ") and line.strip()}
+    assert set(COMMANDS) <= named
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command):
+    ran = agentlm(command, "--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"Usage: agentlm {command} [OPTIONS]")
+    assert "--model" in ran.stdout
+
+
+def test_the_version_is_the_packages():
+    assert agentlm("--version").stdout == f"agentlm, version {__version__}\n"
+
+
+def test_an_unknown_command_is_refused():
+    ran = agentlm("dance")
+    assert ran.returncode == 2
+    assert "No such command 'dance'" in ran.stderr
+
+
+def test_a_command_that_cannot_be_loaded_says_so_only_when_called(tmp_path):
+    packaged = tmp_path / "other-1.0.dist-info"
+    packaged.mkdir()
+    (packaged / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (packaged / "entry_points.txt").write_text("[agentlm.commands]\nfly = missing_wings:command\n")
+    import os
+
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    env = {"PYTHONPATH": path}
+    listing = agentlm("--help", env=env)
+    assert listing.returncode == 0
+    assert "fly" in listing.stdout
+    ran = agentlm("fly", env=env)
+    assert ran.returncode == 1
+    assert "missing_wings" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+# generate
+
+
+def test_a_prompt_is_answered_on_standard_output_alone(mock):
+    ran = agentlm("generate", "tell me", "--max-new-tokens", 6, *mock)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.strip()
+    piped = agentlm("generate", "--max-new-tokens", 6, *mock, stdin="tell me\n")
+    assert piped.stdout == ran.stdout
+
+
+def test_a_file_has_a_prompt_a_line_or_json(mock, tmp_path):
+    source = tmp_path / "prompts.jsonl"
+    source.write_text(
+        'first prompt\n\n{"prompt": "second", "max_new_tokens": 2}\nthird ☃\n', encoding="utf-8"
+    )
+    output = tmp_path / "answers.jsonl"
+    ran = agentlm("generate", "--file", source, "--output", output, "--jsonl", "--max-new-tokens", 5, *mock)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [answer["prompt"] for answer in answers] == ["first prompt", "second", "third ☃"]
+    assert [answer["completion_tokens"] for answer in answers] == [5, 2, 5]
+    assert {answer["finish_reason"] for answer in answers} == {"length"}
+    through = agentlm(
+        "generate", "--file", "-", "--jsonl", "--max-new-tokens", 5, *mock, stdin=source.read_bytes()
+    )
+    assert [json.loads(line) for line in through.stdout.splitlines()] == answers
+
+
+def test_a_chat_prompt_goes_through_the_template(mock):
+    plain = agentlm("generate", "hello", "--jsonl", "--max-new-tokens", 2, *mock)
+    chat = agentlm("generate", "hello", "--chat", "--jsonl", "--max-new-tokens", 2, *mock)
+    assert json.loads(chat.stdout)["prompt_tokens"] > json.loads(plain.stdout)["prompt_tokens"]
+
+
+def test_without_a_model_the_small_random_one_is_made_and_said(tmp_path):
+    arguments = ("generate", "x", "--max-new-tokens", 2, "--threads", 1, "--max-total-tokens", 64)
+    ran = agentlm(*arguments, "--huggingface-hub-cache", tmp_path)
+    assert ran.returncode == 0
+    assert "random" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["random-small-1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ('{"prompt": "x"\n', "1"),
+        ('fine\n{"text": "x"}\n', "2"),
+        ('{"prompt": 5}\n', "`prompt` must be text"),
+        ('{"prompt": "x", "warmth": 2}\n', "warmth"),
+        ('{"prompt": "x", "temperature": -2}\n', "`temperature`"),
+        ("\n\n", "holds no prompt"),
+        (b"\xff\xfe\n", "UTF-8"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(mock, lines, named):
+    ran = agentlm("generate", "--file", "-", *mock, stdin=lines)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert len(ran.stderr.splitlines()) == 1
+    assert named in ran.stderr
+
+
+# bench and doctor
+
+
+def test_bench_measures_each_batch(mock):
+    ran = agentlm("bench", "--batch", 1, "--batch", 3, "--repeat", 1, "--new-tokens", 4, "--json", *mock)
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [row["batch"] for row in rows] == [1, 3]
+    assert all(value > 0 for row in rows for value in row.values())
+    table = agentlm("bench", "--batch", 2, "--repeat", 1, "--new-tokens", 4, *mock)
+    assert table.returncode == 0
+    assert len(table.stdout.splitlines()) == 3
+
+
+def test_doctor_says_what_is_there(model):
+    ran = agentlm("doctor", "--json", "--model", model)
+    facts = json.loads(ran.stdout)
+    assert facts["problems"] == []
+    assert ran.returncode == 0
+    assert facts["agentlm"] == __version__
+    assert "portable" in facts["instruction sets"]
+    assert "needed" in facts["fits"]
+    words = agentlm("doctor").stdout
+    assert "nothing is missing" in words
+
+
+def test_doctor_exits_with_1_when_a_model_cannot_be_served(tmp_path):
+    ran = agentlm("doctor", "--json", "--model", tmp_path)
+    assert ran.returncode == 1
+    [problem] = json.loads(ran.stdout)["problems"]
+    assert str(tmp_path) in problem
+
+
+# what goes wrong is one clear line
+
+
+def test_a_model_directory_that_is_not_there(tmp_path):
+    ran = agentlm("generate", "x", "--model", tmp_path / "nowhere")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"error: There is no directory {tmp_path / 'nowhere'}")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_directory_of_another_format(tmp_path):
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF")
+    ran = agentlm("generate", "x", "--model", tmp_path)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "GGUF" in ran.stderr
+    assert "safetensors" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--dtype", "int3"), "int3"),
+        (("--kv-cache-memory", "lots"), "lots"),
+        (("--threads", "0"), "--threads"),
+    ],
+)
+def test_an_option_out_of_range_is_a_usage_error(mock, arguments, named):
+    ran = agentlm("generate", "x", *mock, *arguments)
+    assert ran.returncode == 2
+    assert named in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--temperature", "-1"), "`temperature`"),
+        (("--max-total-tokens", "1"), "`max_total_tokens`"),
+        (("--step-timeout", "0"), "`step_timeout`"),
+        (("--max-new-tokens", "100000"), "max_new_tokens"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line(mock, arguments, named):
+    ran = agentlm("generate", "x", *mock, *arguments)
+    assert ran.returncode == 1
+    assert named in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line(mock):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        ran = agentlm("generate", "x", "--max-new-tokens", 2, *mock, stdout=full)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[0].startswith("error: ")
+    assert "Traceback" not in ran.stderr
