@@ -1,5 +1,7 @@
 //! The executor on a small random Llama: right against f64, the same bits however the work is cut, typed refusals.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure is the test's")]
+
 mod common;
 
 use agentlm_core::arena::flag;

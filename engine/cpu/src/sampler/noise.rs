@@ -42,6 +42,10 @@ impl Noise {
 
     /// The words of `CHUNK` ids from `first` on, a multiple of 4.
     #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "one lane of four arrays; this form is vectorised"
+    )]
     pub(super) fn words(&self, first: u32, out: &mut [u32; CHUNK]) {
         const LANES: usize = CHUNK / 4;
         let mut c: [[u32; LANES]; 4] = [

@@ -49,7 +49,7 @@ unsafe fn extent_kernel<S: Simd>(xs: &[f32]) -> Extent {
         extent.odd = fine & ((1 << S::LANES) - 1) != (1 << S::LANES) - 1;
     }
     for &x in rest {
-        extent.odd |= !(x <= f32::MAX);
+        extent.odd |= x.is_nan() || x == f32::INFINITY;
         if x > extent.largest {
             extent.largest = x;
         }

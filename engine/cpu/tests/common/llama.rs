@@ -1,5 +1,11 @@
 //! A small random Llama with a naive f64 forward pass, and the same model on a tape.
 
+#![expect(clippy::unwrap_used, reason = "a fixture: a failure is the test's")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "the reference is written by its indexes"
+)]
+
 use std::sync::Arc;
 
 use agentlm_core::{arena, results};

@@ -1,6 +1,11 @@
 //! The two register-blocked products of attention: scores of a tile, and its weighted sum of values.
 //! Refuses to know softmax, masks and tables.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "indexes of register blocks: the same loops over several arrays, unrolled by the compiler"
+)]
+
 use super::TILE;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::simd::{Avx2, Avx512};
@@ -40,10 +45,6 @@ impl Stored for u16 {
     }
 }
 
-/// Scores, and then weights, of a group of query rows over one tile.
-#[repr(align(64))]
-pub(super) struct Scores(pub(super) [[f32; TILE]; MAX_GROUP]);
-
 /// Most query rows that one call keeps in registers.
 pub(super) const MAX_GROUP: usize = 12;
 
@@ -56,21 +57,28 @@ pub(super) struct Tile<E> {
     pub(super) ahead: [isize; TILE / BLOCK],
 }
 
-/// `scores[r][p] = sum over d, in order, of q[r][d] * keys[d][p]` for all positions of the tile.
+/// `out[r][p] = sum over d, in order, of q[r][d] * keys[d][p]` for one of `pieces` equal pieces of the tile's positions.
 ///
 /// # Safety
-/// `q` holds `M` rows of `dim` values; every block of the tile is readable (what it holds does not matter).
+/// `q` holds `M` rows of `dim` values, `out` `M` rows of [`TILE`]; every block of the tile is readable (what it holds does not matter).
 #[inline(always)]
 unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
     q: *const f32,
     dim: usize,
     tile: &Tile<E>,
-    out: &mut Scores,
+    (piece, pieces): (usize, usize),
+    out: *mut f32,
 ) {
     let vectors = TILE / S::LANES;
+    // A register block wider than a piece takes the whole tile at the first piece.
+    let (from, to) = match vectors / pieces {
+        each if each >= N => (piece * each, (piece + 1) * each),
+        _ if piece == 0 => (0, vectors),
+        _ => return,
+    };
     // SAFETY: the caller's promise; offsets stay within blocks.
     unsafe {
-        for j0 in (0..vectors).step_by(N) {
+        for j0 in (from..to).step_by(N) {
             let mut from = [tile.keys[0]; N];
             let mut ahead = [0; N];
             for (j, from) in from.iter_mut().enumerate() {
@@ -96,7 +104,7 @@ unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
             }
             for r in 0..M {
                 for j in 0..N {
-                    S::store(out.0[r].as_mut_ptr().add((j0 + j) * S::LANES), acc[r][j]);
+                    S::store(out.add(r * TILE + (j0 + j) * S::LANES), acc[r][j]);
                 }
             }
         }
@@ -107,15 +115,11 @@ unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
 /// columns from `column` on.
 ///
 /// # Safety
-/// `out` holds `M` rows of `value_dim` values; positions `lo..hi` of the tile are readable.
+/// `weights` holds `M` rows of [`TILE`] values, `alpha` `M` values, `out` `M` rows of `value_dim`; positions `lo..hi` of the tile are readable.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "register-blocked product: all of them are loop bounds or pointers"
-)]
 unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
-    weights: &Scores,
-    alpha: &[f32; MAX_GROUP],
+    weights: *const f32,
+    alpha: *const f32,
     tile: &Tile<E>,
     (lo, hi): (usize, usize),
     value_dim: usize,
@@ -126,7 +130,7 @@ unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
     unsafe {
         let mut acc = [[S::splat(0.0); N]; M];
         for r in 0..M {
-            let scale = S::splat(alpha[r]);
+            let scale = S::splat(*alpha.add(r));
             for j in 0..N {
                 acc[r][j] = S::mul(S::load(out.add(r * value_dim + column + j * S::LANES)), scale);
             }
@@ -145,7 +149,7 @@ unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
                     }
                 }
                 for r in 0..M {
-                    let w = S::splat(weights.0[r][p]);
+                    let w = S::splat(*weights.add(r * TILE + p));
                     for j in 0..N {
                         acc[r][j] = S::fma(w, v[j], acc[r][j]);
                     }
@@ -168,7 +172,7 @@ unsafe fn weighted_sum<S: Simd, E: Stored, const M: usize, const N: usize>(
 /// As [`weighted_sum`].
 #[inline(always)]
 unsafe fn weighted_column<S: Simd, E: Stored>(
-    weights: &[f32; TILE],
+    weights: *const f32,
     alpha: f32,
     tile: &Tile<E>,
     (lo, hi): (usize, usize),
@@ -181,7 +185,7 @@ unsafe fn weighted_column<S: Simd, E: Stored>(
         let mut acc = S::mul(S::load(out.add(column)), S::splat(alpha));
         for p in lo..hi {
             let v = E::load::<S>(tile.values[p / BLOCK].add((p % BLOCK) * value_dim + column));
-            acc = S::fma(S::splat(weights[p]), v, acc);
+            acc = S::fma(S::splat(*weights.add(p)), v, acc);
         }
         S::store(out.add(column), acc);
     }
@@ -196,7 +200,14 @@ pub(super) trait Products: Simd {
     ///
     /// # Safety
     /// As [`scores`].
-    unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, out: &mut Scores);
+    unsafe fn scores<E: Stored>(
+        count: usize,
+        q: *const f32,
+        dim: usize,
+        tile: &Tile<E>,
+        piece: (usize, usize),
+        out: *mut f32,
+    );
 
     /// [`weighted_sum`] of `count` rows, a number that [`Self::group`] gave, and all columns.
     ///
@@ -204,8 +215,8 @@ pub(super) trait Products: Simd {
     /// As [`weighted_sum`].
     unsafe fn weighted_sum<E: Stored>(
         count: usize,
-        weights: &Scores,
-        alpha: &[f32; MAX_GROUP],
+        weights: *const f32,
+        alpha: *const f32,
         tile: &Tile<E>,
         positions: (usize, usize),
         value_dim: usize,
@@ -224,12 +235,12 @@ macro_rules! products {
             }
 
             #[inline(always)]
-            unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, out: &mut Scores) {
+            unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, piece: (usize, usize), out: *mut f32) {
                 // SAFETY: the caller's promise.
                 unsafe {
                     match count {
-                        $($rows => scores::<Self, E, $rows, $vectors>(q, dim, tile, out),)*
-                        _ => scores::<Self, E, $most, $most_vectors>(q, dim, tile, out),
+                        $($rows => scores::<Self, E, $rows, $vectors>(q, dim, tile, piece, out),)*
+                        _ => scores::<Self, E, $most, $most_vectors>(q, dim, tile, piece, out),
                     }
                 }
             }
@@ -237,8 +248,8 @@ macro_rules! products {
             #[inline(always)]
             unsafe fn weighted_sum<E: Stored>(
                 count: usize,
-                weights: &Scores,
-                alpha: &[f32; MAX_GROUP],
+                weights: *const f32,
+                alpha: *const f32,
                 tile: &Tile<E>,
                 positions: (usize, usize),
                 value_dim: usize,
@@ -267,8 +278,8 @@ macro_rules! products {
                     for r in 0..count {
                         // SAFETY: as above.
                         unsafe {
-                            let (weights, out) = (&weights.0[r], out.add(r * value_dim));
-                            weighted_column::<Self, E>(weights, alpha[r], tile, positions, value_dim, column, out);
+                            let (weights, out) = (weights.add(r * TILE), out.add(r * value_dim));
+                            weighted_column::<Self, E>(weights, *alpha.add(r), tile, positions, value_dim, column, out);
                         }
                     }
                 }

@@ -27,7 +27,7 @@ pub(crate) const TILE: usize = 64;
 /// Positions after which the running result is folded into the total.
 pub(crate) const SPLIT: usize = 256;
 /// Most query rows of a task.
-pub(crate) const MAX_ROWS: usize = 96;
+pub(crate) const MAX_ROWS: usize = 192;
 
 const _: () = assert!(TILE.is_multiple_of(BLOCK) && SPLIT.is_multiple_of(TILE));
 

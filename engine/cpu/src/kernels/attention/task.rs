@@ -3,7 +3,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::micro::{MAX_GROUP, Products, Scores, Stored, Tile};
+use super::micro::{MAX_GROUP, Products, Stored, Tile};
 use super::{AttentionConfig, MAX_ROWS, SPLIT, TILE};
 use crate::dtype::Dtype;
 use crate::kernels::exp::exp2;
@@ -63,7 +63,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn new(head_dim: usize) -> Result<Self, MemoryError> {
         let value_dim = head_dim.next_multiple_of(BLOCK);
-        let values = MAX_ROWS * (head_dim + 2 * value_dim + 4) + TILE * (head_dim + value_dim);
+        let values = MAX_ROWS * (head_dim + 2 * value_dim + TILE + 5) + TILE * (head_dim + value_dim);
         Ok(Self {
             memory: Mapping::new(values * size_of::<f32>())?,
             dim: head_dim,
@@ -85,6 +85,8 @@ impl Scratch {
             keys: take(TILE * self.dim),
             values: take(TILE * self.value_dim),
             q: take(MAX_ROWS * self.dim),
+            weights: take(MAX_ROWS * TILE),
+            alpha: take(MAX_ROWS),
             running: State {
                 out: take(MAX_ROWS * self.value_dim),
                 max: take(MAX_ROWS),
@@ -112,6 +114,10 @@ struct Parts {
     keys: *mut f32,
     values: *mut f32,
     q: *mut f32,
+    /// Scores, and then weights, of all rows over one tile.
+    weights: *mut f32,
+    /// What each row's output so far is multiplied by.
+    alpha: *mut f32,
     running: State,
     total: State,
 }
@@ -255,24 +261,17 @@ unsafe fn load_queries<S: Simd>(
     }
 }
 
-/// Turns scores into weights and updates maximum and sum of each row; gives the factors for the outputs so far.
+/// Turns scores into weights, updates maximum and sum of `count` rows from `first` on, and sets their `alpha`.
 #[inline(always)]
-unsafe fn soften<S: Simd>(
-    scores: &mut Scores,
-    seen: &[(i32, i32); MAX_GROUP],
-    count: usize,
-    state: State,
-    first: usize,
-) -> [f32; MAX_GROUP] {
-    let vectors = TILE / S::LANES;
+unsafe fn soften<S: Simd>(parts: &Parts, seen: &[(i32, i32)], first: usize) {
+    let (vectors, count, state) = (TILE / S::LANES, seen.len(), parts.running);
     let none = f32::NEG_INFINITY;
     // One vector for all rows: every instruction set's groups are smaller than its vectors.
-    let (mut new, mut sums, mut alpha) = ([none; BLOCK], [0.0; BLOCK], [1.0; BLOCK]);
-    // SAFETY: a row of scores holds TILE values; the state holds the rows; the arrays hold a vector.
+    let (mut new, mut sums) = ([none; BLOCK], [0.0; BLOCK]);
+    // SAFETY: the scratch holds the rows, the arrays a vector.
     unsafe {
-        for r in 0..count {
-            let (lo, hi) = seen[r];
-            let row = scores.0[r].as_mut_ptr();
+        for (r, &(lo, hi)) in seen.iter().enumerate() {
+            let row = parts.weights.add((first + r) * TILE);
             let mut largest = S::splat(none);
             if lo <= 0 && hi >= TILE as i32 {
                 for j in 0..vectors {
@@ -295,9 +294,9 @@ unsafe fn soften<S: Simd>(
         S::store_first(state.max.add(first), count, largest);
         S::store(new.as_mut_ptr(), base);
         let factors = exp2::<S>(S::sub(old, base));
-        S::store(alpha.as_mut_ptr(), factors);
-        for r in 0..count {
-            let row = scores.0[r].as_mut_ptr();
+        S::store_first(parts.alpha.add(first), count, factors);
+        for (r, sum_of_row) in sums.iter_mut().enumerate().take(count) {
+            let row = parts.weights.add((first + r) * TILE);
             let base = S::splat(new[r]);
             let mut sum = S::splat(0.0);
             for j in 0..vectors {
@@ -305,19 +304,16 @@ unsafe fn soften<S: Simd>(
                 S::store(row.add(j * S::LANES), w);
                 sum = S::add(sum, w);
             }
-            sums[r] = S::sum(sum);
+            *sum_of_row = S::sum(sum);
         }
         let sum = S::load_first(state.sum.add(first), count);
-        S::store_first(
-            state.sum.add(first),
-            count,
-            S::fma(sum, factors, S::load(sums.as_ptr())),
-        );
+        let sum = S::fma(sum, factors, S::load(sums.as_ptr()));
+        S::store_first(state.sum.add(first), count, sum);
     }
-    std::array::from_fn(|r| alpha[r])
 }
 
-/// All rows of a task over one tile.
+/// All rows of a task over one tile. Many rows take keys and values in halves, each half by all groups in turn, so that it
+/// stays in the first-level cache; that changes no sum's order.
 #[inline(always)]
 unsafe fn rows_tile<S: Products, E: Stored>(
     layer: &AttentionLayer<'_>,
@@ -325,39 +321,64 @@ unsafe fn rows_tile<S: Products, E: Stored>(
     parts: &Parts,
     tile: &Tile<E>,
     tile_start: usize,
-    weights: &mut Scores,
 ) {
     let config = layer.config;
     let (group, dim, value_dim) = (config.group(), config.head_dim, layer.cache.value_dim);
-    let (begin, _) = rows.positions(config);
-    let mut first = 0;
-    while first < rows.count {
-        let count = S::group(rows.count - first);
-        let mut seen = [(0, 0); MAX_GROUP];
-        let mut hi = 0;
-        for (r, seen) in seen.iter_mut().enumerate().take(count) {
-            let position = rows.computed + (rows.start + first + r) / group;
-            let from = config
-                .window
-                .map_or(0, |window| (position + 1).saturating_sub(window as usize));
-            // A request's positions fit in i32: `max_model_len` blocks would not fit in memory otherwise.
-            *seen = (
-                from as i32 - tile_start as i32,
-                (position + 1) as i32 - tile_start as i32,
-            );
-            hi = (position + 1).saturating_sub(tile_start).min(TILE);
+    let position = |row: usize| rows.computed + (rows.start + row) / group;
+    let lo = rows.positions(config).0.saturating_sub(tile_start);
+    // Groups whose last row sees nothing of the tile come first: positions ascend.
+    let mut start = 0;
+    while start < rows.count {
+        let count = S::group(rows.count - start);
+        if position(start + count - 1) >= tile_start + lo {
+            break;
         }
-        let lo = begin.saturating_sub(tile_start);
-        if lo < hi {
-            // SAFETY: the caller's promise; the rows are within the scratch.
-            unsafe {
-                S::scores(count, parts.q.add(first * dim), dim, tile, weights);
-                let alpha = soften::<S>(weights, &seen, count, parts.running, first);
-                let out = parts.running.out.add(first * value_dim);
-                S::weighted_sum(count, weights, &alpha, tile, (lo, hi), value_dim, out);
+        start += count;
+    }
+    let pieces = if rows.count > MAX_GROUP { 2 } else { 1 };
+    // SAFETY: the caller's promise; the rows are within the scratch.
+    unsafe {
+        for piece in 0..pieces {
+            let mut first = start;
+            while first < rows.count {
+                let count = S::group(rows.count - first);
+                let out = parts.weights.add(first * TILE);
+                S::scores(count, parts.q.add(first * dim), dim, tile, (piece, pieces), out);
+                first += count;
             }
         }
-        first += count;
+        for piece in 0..pieces {
+            let mut first = start;
+            while first < rows.count {
+                let count = S::group(rows.count - first);
+                if piece == 0 {
+                    let mut seen = [(0, 0); MAX_GROUP];
+                    for (r, seen) in seen.iter_mut().enumerate().take(count) {
+                        let p = position(first + r);
+                        let from = config
+                            .window
+                            .map_or(0, |window| (p + 1).saturating_sub(window as usize));
+                        // Positions fit in i32: as many keys would not fit in memory otherwise.
+                        *seen = (
+                            from as i32 - tile_start as i32,
+                            (p + 1) as i32 - tile_start as i32,
+                        );
+                    }
+                    soften::<S>(parts, &seen[..count], first);
+                } else {
+                    // The first piece has applied the factor.
+                    std::slice::from_raw_parts_mut(parts.alpha.add(first), count).fill(1.0);
+                }
+                let hi = (position(first + count - 1) + 1 - tile_start).min(TILE);
+                let range = (lo.max(piece * TILE / pieces), hi.min((piece + 1) * TILE / pieces));
+                if piece == 0 || range.0 < range.1 {
+                    let out = parts.running.out.add(first * value_dim);
+                    let (weights, alpha) = (parts.weights.add(first * TILE), parts.alpha.add(first));
+                    S::weighted_sum(count, weights, alpha, tile, range, value_dim, out);
+                }
+                first += count;
+            }
+        }
     }
 }
 
@@ -445,7 +466,6 @@ unsafe fn run_split<S: Products>(
     kv_head: usize,
     split: usize,
     parts: &Parts,
-    weights: &mut Scores,
 ) {
     let (begin, end) = rows.positions(layer.config);
     let (dim, value_dim) = (layer.cache.head_dim, layer.cache.value_dim);
@@ -458,14 +478,14 @@ unsafe fn run_split<S: Products>(
             let wide = if layer.cache.dtype == Dtype::F16 {
                 let (tile, blocks) = tile_of::<u16>(layer, rows.blocks, kv_head, tile_start, end);
                 if rows.count < WIDEN_ROWS {
-                    rows_tile::<S, u16>(layer, rows, parts, &tile, tile_start, weights);
+                    rows_tile::<S, u16>(layer, rows, parts, &tile, tile_start);
                     continue;
                 }
                 widen::<S>(&tile, blocks, dim, value_dim, parts)
             } else {
                 tile_of::<f32>(layer, rows.blocks, kv_head, tile_start, end).0
             };
-            rows_tile::<S, f32>(layer, rows, parts, &wide, tile_start, weights);
+            rows_tile::<S, f32>(layer, rows, parts, &wide, tile_start);
         }
     }
 }
@@ -479,7 +499,6 @@ unsafe fn run_task_kernel<S: Products>(
     scratch: &Scratch,
 ) {
     let parts = scratch.parts();
-    let mut weights = Scores([[0.0; TILE]; MAX_GROUP]);
     let value_dim = layer.cache.value_dim;
     // SAFETY: the caller's promise.
     unsafe {
@@ -491,7 +510,7 @@ unsafe fn run_task_kernel<S: Products>(
         };
         parts.total.clear::<S>(rows.count, value_dim);
         for split_index in splits {
-            run_split::<S>(layer, rows, kv_head, split_index, &parts, &mut weights);
+            run_split::<S>(layer, rows, kv_head, split_index, &parts);
             for r in 0..rows.count {
                 let from = parts.running.out.add(r * value_dim);
                 let (max, sum) = (*parts.running.max.add(r), *parts.running.sum.add(r));
