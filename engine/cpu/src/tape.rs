@@ -10,7 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use crate::kernels::attention::{AttentionConfig, AttentionError};
-pub use crate::kernels::embed::EmbeddingTable;
+pub use crate::kernels::embed::{EmbeddingError, EmbeddingTable, SharedBytes};
 use crate::weight::PackedWeight;
 
 /// What a buffer has one row for.
