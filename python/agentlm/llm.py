@@ -4,7 +4,6 @@ import asyncio
 import json
 import operator
 import secrets
-import sys
 import weakref
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -25,7 +24,7 @@ from agentlm.errors import (
     RequestAbortedError,
 )
 from agentlm.params import SamplingParams
-from agentlm.progress import generation_progress, loading_progress
+from agentlm.progress import generation_progress, loading_progress, wanted
 from agentlm.runtime.engine import EngineInfo, open_engine
 
 Prompt = str | Sequence[int]
@@ -64,7 +63,7 @@ class LLM:
         self, model: str | Path | None = None, *, progress: bool | None = None, **settings: Any
     ) -> None:
         config = EngineConfig.from_dict({"model": None if model is None else str(model), **settings})
-        self._progress = sys.stderr.isatty() if progress is None else progress
+        self._progress = wanted() if progress is None else progress
         with loading_progress(self._progress) as advance:
             self._running = open_engine(config, advance)
         self._template: ChatTemplate | None = None

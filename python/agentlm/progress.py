@@ -5,6 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def wanted() -> bool:
+    """Whether somebody would see a bar: standard error is there, and a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def loading_progress(show: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     """Yields `advance(bytes done, bytes in all, tensor name)`, or None when nothing is shown."""

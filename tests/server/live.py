@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,16 @@ SECONDS = 30.0
 class Live:
     """`agentlm serve` in a process of its own, on a free port of the loopback."""
 
-    def __init__(self, *arguments: object, stderr: Any = subprocess.PIPE) -> None:
+    def __init__(
+        self, *arguments: object, stderr: Any = subprocess.PIPE, before: Callable[[], None] | None = None
+    ) -> None:
         command = [sys.executable, "-m", "agentlm", "serve", "--hostname", "127.0.0.1"]
         self.process = subprocess.Popen(
-            [*command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=stderr, text=True
+            [*command, *map(str, arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            text=True,
+            preexec_fn=before,
         )
         self.lines: list[str] = []
         self.port = 0

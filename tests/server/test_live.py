@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -214,10 +215,15 @@ def test_a_broken_model_turns_health_off(model):
         server.wait()
 
 
-def test_a_full_disk_behind_standard_error_is_survived(model):
+@pytest.mark.parametrize("behind", ["a full disk", "nothing"])
+def test_whatever_is_behind_standard_error_is_survived(model, behind):
     port = free_port()
-    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, not a path of ours
-        live = Live("--port", port, "--model", model, "--backend", "mock", stderr=full)
+    arguments = ["--port", port, "--model", model, "--backend", "mock"]
+    if behind == "nothing":
+        live = Live(*arguments, stderr=None, before=lambda: os.close(2))
+    else:
+        with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, not a path of ours
+            live = Live(*arguments, stderr=full)
     live.port = port
     try:
         deadline = time.monotonic() + SECONDS

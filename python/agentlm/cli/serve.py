@@ -64,14 +64,14 @@ def command(
     from agentlm._engine import Server
     from agentlm.config import EngineConfig
     from agentlm.errors import ChatTemplateError
-    from agentlm.progress import loading_progress
+    from agentlm.progress import loading_progress, wanted
     from agentlm.runtime.engine import open_engine
 
     signals = _Signals()
     settings = engine_settings(options)
     # What is left are EngineConfig's own names. A request may have several runs, so the server's own cap comes first.
     config = EngineConfig(**settings, **options)
-    with loading_progress(sys.stderr.isatty()) as progress:
+    with loading_progress(wanted()) as progress:
         running = open_engine(config, progress)
     info = running.info
     if info.is_random:
