@@ -1,5 +1,6 @@
 """How much memory the keys and values may take. Refuses to know what is cached."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +14,44 @@ SHARE = 0.4
 
 def available() -> int:
     """Bytes that can be allocated without swapping; the control group's limit counts too."""
-    free = _meminfo("MemAvailable")
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue
-    return max(free, 0)
+    return max(min([machine_free(Path("/proc/meminfo")), *group_free(Path("/sys/fs/cgroup"))]), 0)
 
 
-def _meminfo(key: str) -> int:
+def machine_free(meminfo: Path) -> int:
+    """Bytes that the machine could give."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith(f"{key}:"):
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import os
-
     # macOS has no /proc; half of the physical memory is a cautious guess at what is free.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def group_free(root: Path) -> list[int]:
+    """Bytes below each limit of the control group (version 2, version 1) that is set.
+
+    The file cache is given back under pressure, so that what it has not touched for long counts as free.
+    """
+    free = []
+    for limit, used, statistics, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            most, now = int((root / limit).read_text()), int((root / used).read_text())
+            values = dict(line.split() for line in (root / statistics).read_text().splitlines())
+        except (OSError, ValueError):
+            # No such control group, or its limit is "max".
+            continue
+        free.append(most - max(now - int(values.get(cache, 0)), 0))
+    return free
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,71 @@
+"""How much memory counts as free, and how the block pool is sized from it."""
+
+import pytest
+
+from agentlm.errors import ConfigError, OutOfMemoryError
+from agentlm.runtime.memory import BLOCK_SIZE, available, group_free, machine_free, plan_kv_cache
+
+BYTES = 1000
+"""Of one block, in these tests."""
+
+
+def test_this_machine_has_free_memory():
+    assert 0 < available() < 2**50
+
+
+def test_the_machines_free_memory_is_read(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  16000 kB\nMemFree:  100 kB\nMemAvailable:  2000 kB\n")
+    assert machine_free(meminfo) == 2000 * 1024
+    assert machine_free(tmp_path / "missing") > 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cache"),
+    [
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_a_control_groups_limit_counts_without_its_file_cache(tmp_path, folder, limit, used, cache):
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    (group / limit).write_text("5000\n")
+    (group / used).write_text("4000\n")
+    (group / "memory.stat").write_text(f"anon 1\n{cache} 1500\nslab 2\n")
+    assert group_free(tmp_path) == [2500]
+    (group / limit).write_text("max\n")
+    assert group_free(tmp_path) == []
+
+
+def test_the_pool_takes_a_share_of_the_free_memory():
+    plan = plan_kv_cache(BYTES, 10**6, 256, None, None, free=1_000_000)
+    assert plan.bytes == plan.num_blocks * BYTES <= 500_000
+    assert plan.max_total_tokens == plan.num_blocks * BLOCK_SIZE
+
+
+def test_the_pool_is_no_larger_than_every_row_can_fill():
+    plan = plan_kv_cache(BYTES, 100, 3, None, None, free=10**12)
+    assert plan.num_blocks == 3 * 7
+    assert plan.max_total_tokens == 100
+
+
+def test_a_given_size_is_taken():
+    assert plan_kv_cache(BYTES, 10**6, 256, 77_000, None, free=10).num_blocks == 77
+
+
+def test_a_longest_request_that_was_asked_for_must_fit():
+    assert plan_kv_cache(BYTES, 10**4, 256, 10 * BYTES, 160, free=0).max_total_tokens == 160
+    with pytest.raises(OutOfMemoryError, match="160") as caught:
+        plan_kv_cache(BYTES, 10**4, 256, 10 * BYTES, 161, free=0)
+    assert str(11 * BYTES) in str(caught.value)
+
+
+def test_a_longest_request_beyond_the_context_is_refused():
+    with pytest.raises(ConfigError, match="1000"):
+        plan_kv_cache(BYTES, 1000, 256, None, 1001, free=10**9)
+
+
+def test_memory_for_not_even_one_request_is_refused():
+    with pytest.raises(OutOfMemoryError, match="fewer than one request"):
+        plan_kv_cache(BYTES, 1000, 256, None, None, free=2 * BYTES)
