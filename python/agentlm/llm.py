@@ -100,13 +100,18 @@ class LLM:
         `params` is one for all, or one a prompt. Ctrl-C and every error abort what is unfinished.
 
         Raises:
-            InvalidRequestError: a prompt or parameter is out of range; no prompt is answered.
+            InvalidRequestError: a prompt or parameter is out of range; nothing was generated for any.
             EngineFailedError: the engine failed.
         """
         batch = _as_batch(prompts)
         each = _params_for(batch, params)
         ids = [self._ids(prompt) for prompt in batch]
+        for prompt, one in zip(ids, each, strict=True):
+            self._running.engine.check(prompt, one)
         show = self._progress and len(batch) > 1 if progress is None else progress
+        # All are checked before any is submitted.
+        for prompt, one in zip(ids, each, strict=True):
+            self._running.engine.check(prompt, one)
         mailbox = Mailbox()
         completions: list[Completion | None] = [None] * len(batch)
         requests: list[Request] = []

@@ -246,12 +246,13 @@ def test_a_prompt_that_the_engine_cannot_take_is_refused_with_numbers(cpu, promp
         assert word in str(caught.value)
 
 
-def test_one_bad_prompt_fails_the_call_and_leaves_nothing_behind(mock):
+def test_one_bad_prompt_fails_the_call_before_anything_is_computed(mock):
+    steps = wait_idle(mock)["steps"]
     with pytest.raises(InvalidRequestError):
         mock.generate([[5, 6], [7, 8], [5] * 5000], SamplingParams(max_new_tokens=2000, ignore_eos=True))
     with pytest.raises(InvalidRequestError, match="2 prompts but 1"):
         mock.generate([[5], [6]], [SamplingParams()])
-    wait_idle(mock)
+    assert wait_idle(mock)["steps"] == steps
 
 
 @pytest.mark.parametrize(

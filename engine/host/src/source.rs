@@ -113,6 +113,7 @@ pub fn build(
         planned_at: vec![Instant::now(); n_slots],
         step_seconds: 0.0,
     };
+    source.publish(0.0);
     Ok((EngineHandle { shared }, source))
 }
 

@@ -167,13 +167,23 @@ impl Engine {
         py.detach(|| drop(self.engine_loop.lock().take()));
     }
 
+    /// Raises `InvalidRequestError` if `submit` would refuse this prompt with these parameters.
+    fn check(&self, prompt: Vec<u32>, params: PySamplingParams) -> PyResult<()> {
+        let checked = self
+            .handle
+            .core_config()
+            .check(&prompt, &params.into_params(0, 0));
+        checked
+            .map(|_| ())
+            .map_err(|refusal| errors::raise("InvalidRequestError", refusal))
+    }
+
     /// Hands a prompt (token ids) to the engine; its events come to `mailbox` under `key`. Dropping the returned
     /// request aborts it.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments; one call a request")]
     #[pyo3(signature = (prompt, params, mailbox, key, *, stream=false, seed=0, sample_index=0))]
     fn submit(
         &self,
-        py: Python<'_>,
         prompt: Vec<u32>,
         params: PySamplingParams,
         mailbox: &Mailbox,
@@ -191,8 +201,10 @@ impl Engine {
             cache_seed: 0,
             sink,
         };
-        let handle = py
-            .detach(|| self.handle.submit(submission))
+        // The GIL is kept: a caller's submissions then follow each other, and no step comes between two of them.
+        let handle = self
+            .handle
+            .submit(submission)
             .map_err(|error| errors::submit(&error))?;
         Ok(Request {
             handle: Mutex::new(Some(handle)),
