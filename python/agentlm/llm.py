@@ -106,8 +106,6 @@ class LLM:
         batch = _as_batch(prompts)
         each = _params_for(batch, params)
         ids = [self._ids(prompt) for prompt in batch]
-        for prompt, one in zip(ids, each, strict=True):
-            self._running.engine.check(prompt, one)
         show = self._progress and len(batch) > 1 if progress is None else progress
         # All are checked before any is submitted.
         for prompt, one in zip(ids, each, strict=True):
