@@ -60,7 +60,7 @@ def test_the_loop_runs_while_requests_do(llm):
             await asyncio.sleep(0)
         return ticks
 
-    assert asyncio.run(run()) > 100
+    assert asyncio.run(run()) > 10
 
 
 def test_cancelling_aborts(llm):
