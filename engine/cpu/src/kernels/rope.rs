@@ -38,7 +38,11 @@ impl RopeTables {
     /// [`RopeError`] when their sizes do not match.
     pub fn new(cos: Vec<f32>, sin: Vec<f32>, rotary_dim: usize) -> Result<Self, RopeError> {
         let half = rotary_dim / 2;
-        if half == 0 || !rotary_dim.is_multiple_of(2) || cos.len() != sin.len() || !cos.len().is_multiple_of(half) {
+        if half == 0
+            || !rotary_dim.is_multiple_of(2)
+            || cos.len() != sin.len()
+            || !cos.len().is_multiple_of(half)
+        {
             return Err(RopeError {
                 cos: cos.len(),
                 sin: sin.len(),
