@@ -70,6 +70,8 @@ test-rust: ## the tests of the engine (cargo-nextest where it is installed)
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --locked $(TESTED) && cargo test --locked --doc --quiet $(TESTED); \
 	else cargo test --locked --quiet $(TESTED); fi
+	@# Each seeded mistake in the scheduler must be caught by its property test.
+	cargo test --locked --quiet -p agentlm-core --features mutations --test scheduler mutations
 
 .PHONY: test-python
 test-python: $(ENGINE) ## the tests under tests/
@@ -80,7 +82,8 @@ bench: $(ENGINE) ## compare with other engines on this machine (hours; ARGS="--q
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: soak
-soak: $(ENGINE) ## random traffic against one engine for an hour (ARGS="--minutes 5"): leaks, stuck requests, changed answers
+soak: $(ENGINE) ## a million random scheduler operations, then random traffic for an hour (ARGS="--minutes 5")
+	cargo test --locked --release -p agentlm-core --test scheduler soak -- --ignored
 	$(BIN)/python -m bench.soak $(ARGS)
 
 .PHONY: wheel
