@@ -1,6 +1,7 @@
 """What every test may ask for: the folder of real data, and the repository's root on the import path."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,3 +18,9 @@ def data_dir() -> Path:
     if not given:
         pytest.skip("AGENTLM_DATA is not set: it names the folder of real data")
     return Path(given)
+
+
+def pytest_configure() -> None:
+    # A shell starts its background jobs with Ctrl-C ignored, and children inherit that; a person's terminal does not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
