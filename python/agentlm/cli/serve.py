@@ -118,7 +118,9 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
         if state == "failed":
             return _failed(server, why)
     _say(f"{signal.Signals(signals.received).name}: finishing what is in flight (again: exit at once)")
-    server.begin_shutdown(grace)
+    # When the grace is over the engine ends what is left with an error, and connections have a moment to carry it.
+    server.begin_shutdown(grace + ANSWER_SECONDS)
+    over = time.monotonic() + grace
     # Signals are noted only between Python's own steps, so another thread does the long wait.
     waiter = threading.Thread(target=server.wait, daemon=True)
     waiter.start()
@@ -127,6 +129,8 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
         state, why = running.engine.health()
         if state == "failed":
             return _failed(server, why)
+        if time.monotonic() >= over:
+            running.engine.shutdown(False)
     running.close()
     return 0
 
