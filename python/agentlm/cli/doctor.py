@@ -50,7 +50,7 @@ def _machine() -> tuple[dict[str, Any], list[str]]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts["cores"] = cores
-    facts["free memory"] = _gib(memory.available())
+    facts["free memory"] = _size(memory.available())
     try:
         from agentlm._engine import CpuBackend
     except ImportError as error:
@@ -76,14 +76,14 @@ def _check_model(model_id: str, facts: dict[str, Any], problems: list[str]) -> N
         problems.append(str(error))
         return
     facts["model"] = f"{config.architecture}, {config.layers} layers, context {config.context_length}"
-    facts["weights on disk"] = _gib(checkpoint.nbytes)
+    facts["weights on disk"] = _size(checkpoint.nbytes)
     per_token = 4 * config.layers * config.kv_heads * config.head_dim
     facts["KV cache"] = f"{per_token} bytes a token in float16"
     need = checkpoint.nbytes + per_token * min(config.context_length, 2048)
     free = memory.available()
-    facts["fits"] = f"{_gib(need)} needed for weights and 2,048 tokens, {_gib(free)} free"
+    facts["fits"] = f"{_size(need)} needed for weights and 2,048 tokens, {_size(free)} free"
     if need > free:
-        problems.append(f"{model_id} needs about {_gib(need)} and {_gib(free)} are free")
+        problems.append(f"{model_id} needs about {_size(need)} and {_size(free)} are free")
 
 
 def _version(package: str) -> str:
@@ -93,5 +93,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _size(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
