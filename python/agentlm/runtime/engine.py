@@ -171,20 +171,25 @@ def _tokenizer(config: EngineConfig, directory: Path) -> Tokenizer:
     return Tokenizer(ensure_tokenizer(directory, config.cache_dir))
 
 
-def _engine(
-    config: EngineConfig, tokenizer: Tokenizer, plan: memory.KvPlan, eos: list[int], vocab_size: int
-) -> Engine:
+def max_input_tokens(config: EngineConfig, plan: memory.KvPlan) -> int:
+    """Longest prompt: what was asked for, else all but one of the total tokens. Raises `ConfigError` if nothing is left."""
     max_input = config.max_input_tokens or plan.max_total_tokens - 1
     if max_input >= plan.max_total_tokens:
         raise ConfigError(
             f"`max_input_tokens` must be less than the {plan.max_total_tokens} total tokens. Given: {max_input}"
         )
+    return max_input
+
+
+def _engine(
+    config: EngineConfig, tokenizer: Tokenizer, plan: memory.KvPlan, eos: list[int], vocab_size: int
+) -> Engine:
     return Engine(
         tokenizer=tokenizer,
         num_blocks=plan.num_blocks,
         max_running=config.max_batch_size,
         max_step_tokens=step_tokens(config),
-        max_input_tokens=max_input,
+        max_input_tokens=max_input_tokens(config, plan),
         max_total_tokens=plan.max_total_tokens,
         max_stop_sequences=config.max_stop_sequences,
         max_top_n_tokens=config.max_top_n_tokens,
@@ -208,7 +213,7 @@ def _info(
         backend=backend,
         dtype=dtype,
         kv_cache_dtype=kv_dtype,
-        max_input_tokens=config.max_input_tokens or plan.max_total_tokens - 1,
+        max_input_tokens=max_input_tokens(config, plan),
         max_total_tokens=plan.max_total_tokens,
         num_blocks=plan.num_blocks,
         kv_cache_bytes=plan.bytes,
