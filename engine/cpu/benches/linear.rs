@@ -4,6 +4,9 @@
 //! [--repeat 40] [--clock cpu] [--work 1000000000]`. Weights are rotated so that none is in a cache when its turn comes. Times are the best of the
 //! repetitions, and so are the limits; repetitions are a few milliseconds long, so that on a shared machine some of them
 //! run undisturbed. The last line says what share of the repetitions was within 10 % of the best: how quiet it was.
+//!
+//! The clock moves with load and heat, and a best limit may be one that the machine holds for a millisecond only. So each
+//! repetition runs between two measurements of the limits; "beside" is the median of its share of their mean.
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -13,6 +16,7 @@ use std::time::Instant;
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::isa::Isa;
 use agentlm_cpu::linear::{Rows, RowsMut, Scratch, linear};
+use agentlm_cpu::memory::row_stride;
 use agentlm_cpu::pool::Pool;
 use agentlm_cpu::weight::{PackedWeight, Source};
 
@@ -136,8 +140,13 @@ fn multiply_add_peak(pool: &Pool, isa: Isa, passes: usize) -> Option<f64> {
     }
 }
 
-fn best_seconds(passes: usize, f: impl FnMut()) -> f64 {
-    seconds(passes, f).into_iter().fold(f64::INFINITY, f64::min)
+fn best_seconds(passes: usize, mut f: impl FnMut()) -> f64 {
+    let timed = |_| {
+        let start = now();
+        f();
+        now() - start
+    };
+    (0..passes).map(timed).fold(f64::INFINITY, f64::min)
 }
 
 /// Seconds on the wall clock, or (`--clock cpu`, for one thread) those that this thread spent on a core.
@@ -157,15 +166,6 @@ fn now() -> f64 {
 
 static START: OnceLock<Instant> = OnceLock::new();
 static CPU_CLOCK: AtomicBool = AtomicBool::new(false);
-
-fn seconds(passes: usize, mut f: impl FnMut()) -> Vec<f64> {
-    let timed = |_| {
-        let start = now();
-        f();
-        now() - start
-    };
-    (0..passes).map(timed).collect()
-}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -247,7 +247,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             "{isa}: multiply-add peak {:.1} GFLOP/s",
             peak.unwrap_or(f64::NAN) / 1e9
         );
-        println!("isa dtype     k      n     m |       µs    GB/s  GFLOP/s | share of limit");
+        println!("isa dtype     k      n     m |       µs    GB/s  GFLOP/s | share of limit, beside");
         for &dtype in &options.dtypes {
             for &(k, n) in &options.shapes {
                 let bytes = vec![0x11u8; n * k * dtype.size()];
@@ -263,10 +263,11 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 drop(bytes);
                 let mut turn = 0;
                 for &m in &options.rows {
-                    let x = vec![0.5f32; m * k];
+                    let stride = row_stride(k);
+                    let x = vec![0.5f32; m * stride];
                     let mut out = vec![0f32; m * n];
                     let scratch = Scratch::new(options.threads, k)?;
-                    let x = Rows::new(&x, m, k, k)?;
+                    let x = Rows::new(&x, m, k, stride)?;
                     let out = RowsMut::new(&mut out, m, n, n)?;
                     // Some milliseconds a repetition, in one region as a step is one.
                     let flops = 2.0 * (m * n * k) as f64;
@@ -276,9 +277,19 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                         *peak = peak.max(multiply_add_peak(&pool, isa, 10).unwrap_or(0.0));
                     }
                     bandwidth = bandwidth.max(read_bandwidth(&pool, &buffer, 10));
-                    let times = seconds(options.repeat, || {
+                    let stored = (n * k * dtype.size()) as f64;
+                    let limits_now = || {
+                        let peak = multiply_add_peak(&pool, isa, 1);
+                        (stored / read_bandwidth(&pool, &buffer, 1))
+                            .max(peak.map_or(0.0, |peak| flops / peak))
+                    };
+                    let mut before = limits_now();
+                    let mut shares = Vec::new();
+                    let mut times = Vec::new();
+                    for _ in 0..options.repeat {
                         let first = turn;
                         turn += calls;
+                        let start = now();
                         let _ = pool.run(&|worker| {
                             for call in first..first + calls {
                                 // SAFETY: one region, the same arguments on all workers, `out` and `scratch` are ours.
@@ -288,20 +299,26 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                                 black_box(outcome.is_ok());
                             }
                         });
-                    });
+                        let took = now() - start;
+                        let after = limits_now();
+                        shares.push(calls as f64 * (before + after) / 2.0 / took);
+                        times.push(took);
+                        before = after;
+                    }
+                    shares.sort_by(f64::total_cmp);
                     let best = times.iter().copied().fold(f64::INFINITY, f64::min);
                     repetitions += times.len();
                     undisturbed += times.iter().filter(|&&time| time < 1.1 * best).count();
                     let seconds = best / calls as f64;
-                    let stored = (n * k * dtype.size()) as f64;
                     let limit = (stored / bandwidth).max(peak.map_or(0.0, |peak| flops / peak));
                     println!(
-                        "{isa} {:>4} {k:>6} {n:>6} {m:>5} | {:>9.1} {:>6.1} {:>8.1} | {:>5.1} %",
+                        "{isa} {:>4} {k:>6} {n:>6} {m:>5} | {:>9.1} {:>6.1} {:>8.1} | {:>5.1} %  {:>5.1} %",
                         dtype.name(),
                         seconds * 1e6,
                         stored / seconds / 1e9,
                         flops / seconds / 1e9,
-                        100.0 * limit / seconds
+                        100.0 * limit / seconds,
+                        100.0 * shares[shares.len() / 2]
                     );
                 }
             }

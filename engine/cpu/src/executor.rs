@@ -80,7 +80,7 @@ impl Executor {
                     Axis::Tokens => config.max_tokens,
                     Axis::Samples => max_rows,
                 };
-                Mapping::new(rows * place.dim * size_of::<f32>())
+                Mapping::new(rows * place.stride() * size_of::<f32>())
             })
             .collect::<Result<_, _>>()?;
         let plan = tape.heads.map(|(heads, kv_heads, _)| {
@@ -160,8 +160,10 @@ impl Executor {
     /// place to the rows that asked for them: a greedy row without any of these shows what the model computed.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
-        // SAFETY: no step runs while the executor is borrowed; the place has a row for each sample.
-        unsafe { self.shared(self.tape.logits).rows(0, self.rows.samples().len()) }
+        let logits = self.shared(self.tape.logits);
+        let values = self.rows.samples().len() * logits.dim;
+        // SAFETY: no step runs while the executor is borrowed; the place has a row for each sample, without gaps.
+        unsafe { std::slice::from_raw_parts(logits.row_ptr(0), values) }
     }
 
     /// The cache.
@@ -178,7 +180,11 @@ impl Executor {
 
     fn shared(&self, id: BufferId) -> SharedRows {
         let buffer = self.tape.buffer(id);
-        SharedRows::new(self.workspace[buffer.place].as_ptr().cast(), buffer.dim)
+        SharedRows::new(
+            self.workspace[buffer.place].as_ptr().cast(),
+            buffer.dim,
+            self.tape.places[buffer.place].stride(),
+        )
     }
 }
 

@@ -114,12 +114,25 @@ impl Drop for Mapping {
     }
 }
 
+/// Values from one row to the next of a matrix whose rows are read together, a column at a time: rows that are a multiple of
+/// 4 KiB apart would fall into one set of the first cache and push each other out.
+#[must_use]
+pub const fn row_stride(dim: usize) -> usize {
+    if dim > 0 && dim.is_multiple_of(4096 / size_of::<f32>()) {
+        dim + 64 / size_of::<f32>()
+    } else {
+        dim
+    }
+}
+
 /// A matrix of f32 rows that several workers write, each its own rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedRows {
     start: *mut f32,
-    /// Values in a row; rows follow each other without gaps.
+    /// Values in a row.
     pub(crate) dim: usize,
+    /// Values from one row to the next.
+    pub(crate) stride: usize,
 }
 
 // SAFETY: a pointer; the methods that dereference it are unsafe and state the condition.
@@ -128,26 +141,27 @@ unsafe impl Send for SharedRows {}
 unsafe impl Sync for SharedRows {}
 
 impl SharedRows {
-    pub(crate) fn new(start: *mut f32, dim: usize) -> Self {
-        Self { start, dim }
+    pub(crate) fn new(start: *mut f32, dim: usize, stride: usize) -> Self {
+        Self { start, dim, stride }
     }
 
-    pub(crate) fn as_ptr(self) -> *mut f32 {
-        self.start
-    }
-
-    /// # Safety
-    /// The matrix has `count` rows from `first` on, alive for `'a`, and nobody writes them meanwhile.
-    pub(crate) unsafe fn rows<'a>(self, first: usize, count: usize) -> &'a [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.start.add(first * self.dim), count * self.dim) }
+    /// A row's first value; the row need not exist.
+    pub(crate) fn row_ptr(self, row: usize) -> *mut f32 {
+        self.start.wrapping_add(row * self.stride)
     }
 
     /// # Safety
-    /// As [`Self::rows`], and nobody else reads them either.
-    pub(crate) unsafe fn rows_mut<'a>(self, first: usize, count: usize) -> &'a mut [f32] {
+    /// The matrix has this row, alive for `'a`, and nobody writes it meanwhile.
+    pub(crate) unsafe fn row<'a>(self, row: usize) -> &'a [f32] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(first * self.dim), count * self.dim) }
+        unsafe { std::slice::from_raw_parts(self.row_ptr(row), self.dim) }
+    }
+
+    /// # Safety
+    /// As [`Self::row`], and nobody else reads it either.
+    pub(crate) unsafe fn row_mut<'a>(self, row: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.row_ptr(row), self.dim) }
     }
 }
 

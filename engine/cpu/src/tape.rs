@@ -11,6 +11,7 @@ use thiserror::Error;
 
 pub use crate::kernels::attention::{AttentionConfig, AttentionError};
 pub use crate::kernels::embed::{EmbeddingError, EmbeddingTable, SharedBytes};
+use crate::memory::row_stride;
 use crate::weight::PackedWeight;
 
 /// What a buffer has one row for.
@@ -168,6 +169,16 @@ pub(crate) struct Place {
     pub(crate) dim: usize,
     pub(crate) axis: Axis,
     free: bool,
+}
+
+impl Place {
+    /// Values from one row to the next. Samples, among them the logits, lie without gaps.
+    pub(crate) fn stride(self) -> usize {
+        match self.axis {
+            Axis::Tokens => row_stride(self.dim),
+            Axis::Samples => self.dim,
+        }
+    }
 }
 
 /// Records a forward pass.
@@ -485,12 +496,12 @@ impl Tape {
     #[must_use]
     pub fn workspace_bytes(&self) -> (usize, usize) {
         let sum = |axis| {
-            let dims = self
+            let strides = self
                 .places
                 .iter()
                 .filter(|place| place.axis == axis)
-                .map(|place| place.dim);
-            dims.sum::<usize>() * size_of::<f32>()
+                .map(|place| place.stride());
+            strides.sum::<usize>() * size_of::<f32>()
         };
         (sum(Axis::Tokens), sum(Axis::Samples))
     }

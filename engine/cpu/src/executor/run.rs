@@ -106,12 +106,12 @@ impl<'a> Region<'a> {
                 Op::Embed { table, out } => {
                     let out = e.shared(*out);
                     let ids = e.rows.token_ids();
-                    worker.parallel_for(self.tokens, |i| table.look_up(isa, ids[i], out.rows_mut(i, 1)));
+                    worker.parallel_for(self.tokens, |i| table.look_up(isa, ids[i], out.row_mut(i)));
                 }
                 Op::RmsNorm { x, weight, eps, out } => {
                     let (x_rows, out) = (e.shared(*x), e.shared(*out));
                     worker.parallel_for(self.rows_of(*x), |i| {
-                        rms_norm(isa, x_rows.rows(i, 1), weight, *eps, out.rows_mut(i, 1));
+                        rms_norm(isa, x_rows.row(i), weight, *eps, out.row_mut(i));
                     });
                 }
                 Op::AddRmsNorm {
@@ -123,14 +123,14 @@ impl<'a> Region<'a> {
                 } => {
                     let (residual, x_rows, out) = (e.shared(*residual), e.shared(*x), e.shared(*out));
                     worker.parallel_for(self.rows_of(*x), |i| {
-                        let residual = residual.rows_mut(i, 1);
-                        add_rms_norm(isa, residual, x_rows.rows(i, 1), weight, *eps, out.rows_mut(i, 1));
+                        let residual = residual.row_mut(i);
+                        add_rms_norm(isa, residual, x_rows.row(i), weight, *eps, out.row_mut(i));
                     });
                 }
                 Op::Linear { x, weight, out } => {
                     let (m, x, out) = (self.rows_of(*x), e.shared(*x), e.shared(*out));
-                    let x = Rows::from_ptr(x.as_ptr(), m, x.dim, x.dim);
-                    let out = RowsMut::from_ptr(out.as_ptr(), m, out.dim, out.dim);
+                    let x = Rows::from_ptr(x.row_ptr(0), m, x.dim, x.stride);
+                    let out = RowsMut::from_ptr(out.row_ptr(0), m, out.dim, out.stride);
                     linear(worker, isa, x, weight, &out, &e.linear_scratch)?;
                 }
                 Op::Attention(op) => self.attend(worker, op),
@@ -141,9 +141,8 @@ impl<'a> Region<'a> {
                     worker.parallel_for(rows * pieces, |i| {
                         let (row, from) = (i / pieces, i % pieces * SWIGLU_COLUMNS);
                         let to = (from + SWIGLU_COLUMNS).min(dim);
-                        let (gate, up) = x.rows(row, 1).split_at(dim);
-                        let out =
-                            std::slice::from_raw_parts_mut(out.as_ptr().add(row * dim + from), to - from);
+                        let (gate, up) = x.row(row).split_at(dim);
+                        let out = std::slice::from_raw_parts_mut(out.row_ptr(row).add(from), to - from);
                         swiglu(isa, &gate[from..to], &up[from..to], out);
                     });
                 }
@@ -151,8 +150,7 @@ impl<'a> Region<'a> {
                     let (x, out) = (e.shared(*x), e.shared(*out));
                     let samples = e.rows.samples();
                     worker.parallel_for(self.samples, |i| {
-                        out.rows_mut(i, 1)
-                            .copy_from_slice(x.rows(samples[i].token as usize, 1));
+                        out.row_mut(i).copy_from_slice(x.row(samples[i].token as usize));
                     });
                 }
             }
@@ -186,7 +184,7 @@ impl<'a> Region<'a> {
                 // SAFETY: token and head belong to this index alone, and so does the slot: rows do not share blocks that are
                 // written. The parts of the row lie one behind the other.
                 unsafe {
-                    let row = qkv.as_ptr().add(token * qkv.dim);
+                    let row = qkv.row_ptr(token);
                     let at =
                         |head: usize, n: usize| std::slice::from_raw_parts_mut(row.add(head * dim), n * dim);
                     let queries = at(head * group, group);
@@ -271,7 +269,7 @@ impl<'a> Region<'a> {
                     e.config.isa,
                     &e.config.sampler,
                     row,
-                    logits.rows_mut(i, 1),
+                    logits.row_mut(i),
                     scratch,
                     out,
                 );

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile, UNROLL};
+use super::tile::{Kernel, Layout, PANEL, Tile, UNROLL};
 use crate::dtype::Dtype;
 use crate::weight::GROUP;
 
@@ -74,7 +74,7 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
                 columns[v] = load::<FORMAT>(b.add(v * 8 * size(FORMAT)));
             }
             for row in 0..ROWS {
-                let x = _mm256_set1_ps(*a.add(row * A_STRIDE));
+                let x = _mm256_set1_ps(*a.add(row * tile.a_stride));
                 for v in 0..VECTORS {
                     acc[row][v] = _mm256_fmadd_ps(x, columns[v], acc[row][v]);
                 }
@@ -90,7 +90,7 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
             _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().cast_const());
         }
     }
-    // SAFETY: `a` has ROWS rows of `steps` values A_STRIDE apart, `b` has `steps` rows of VECTORS * 8 values; the loops stay
+    // SAFETY: `a` has ROWS rows of `steps` values `a_stride` apart, `b` has `steps` rows of VECTORS * 8 values; the loops stay
     // below `steps`. A prefetch cannot fault.
     unsafe {
         for _ in 0..tile.steps / UNROLL {
@@ -219,6 +219,7 @@ impl Kernel for Avx2 {
     const GROUP_ROWS: usize = 3;
     const PANEL_ROWS: usize = 6;
     const LARGE_ROWS: usize = 6;
+    const LARGE_PANELS: usize = 1;
     const B_STATIONARY: bool = true;
     const DIRECT_TILES: usize = 5;
     const BLOCK_TILES: usize = 16;
@@ -245,10 +246,5 @@ impl Kernel for Avx2 {
                 Dtype::BF16 => widen::<BF16>(from, steps, to),
             }
         }
-    }
-
-    fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch cannot fault; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
 }

@@ -1,4 +1,4 @@
-//! AVX-512 microkernels: tiles of up to 14 x 32 with the accumulators in registers.
+//! AVX-512 microkernels: tiles of up to 14 x 32 or 6 x 64 with the accumulators in registers.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -64,6 +64,10 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
     let step_bytes = GROUP * size(FORMAT);
     let mut acc = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    // As many as fourteen rows are addressed by constants; so few as six have registers for it.
+    let a_stride = if VECTORS > 2 { tile.a_stride } else { A_STRIDE };
+    // Where a vector of B lies: two to a group.
+    let column = |b: *const u8, v: usize| b.wrapping_add(v / 2 * tile.b_next + v % 2 * 16 * size(FORMAT));
     // One step for all rows and columns. A macro, not a function: were `acc` borrowed by a call, the compiler would keep
     // it in memory.
     macro_rules! advance {
@@ -71,10 +75,10 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
             let (a, b): (*const f32, *const u8) = ($a, $b);
             let mut columns = [_mm512_setzero_ps(); VECTORS];
             for v in 0..VECTORS {
-                columns[v] = load::<FORMAT>(b.add(v * 16 * size(FORMAT)));
+                columns[v] = load::<FORMAT>(column(b, v));
             }
             for row in 0..ROWS {
-                let x = _mm512_set1_ps(*a.add(row * A_STRIDE));
+                let x = _mm512_set1_ps(*a.add(row * a_stride));
                 for v in 0..VECTORS {
                     acc[row][v] = _mm512_fmadd_ps(x, columns[v], acc[row][v]);
                 }
@@ -84,26 +88,29 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: 
     let mut a = tile.a;
     let mut b = tile.b;
     let mut ahead = tile.ahead;
-    for row in 0..ROWS {
-        for v in 0..VECTORS {
-            let line = tile.c.wrapping_add(row * tile.c_stride + v * 16);
-            _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().cast_const());
-        }
-    }
-    // SAFETY: `a` has ROWS rows of `steps` values A_STRIDE apart, `b` has `steps` rows of VECTORS * 16 values; the loops stay
-    // below `steps`. A prefetch cannot fault.
+    let mut c_row = tile.c.cast_const();
+    // SAFETY: `a` has ROWS rows of `steps` values `a_stride` apart, `b` has `steps` rows of 32 values for each two vectors;
+    // the loops stay below `steps`. A prefetch cannot fault.
     unsafe {
-        for _ in 0..tile.steps / UNROLL {
+        for turn in 0..tile.steps / UNROLL {
             for _ in 0..tile.ahead_lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                 ahead = ahead.wrapping_add(64);
             }
             for step in 0..UNROLL {
-                for v in 0..(VECTORS * size(FORMAT)).div_ceil(4) {
-                    let near = b.wrapping_add(step * step_bytes + NEAR_BYTES + v * 64);
+                for line in 0..(VECTORS * size(FORMAT)).div_ceil(4) {
+                    let near =
+                        column(b, line * 4 / size(FORMAT)).wrapping_add(step * step_bytes + NEAR_BYTES);
                     _mm_prefetch::<_MM_HINT_T0>(near.cast());
                 }
+                // C, a row a turn: all at once would hold up B.
+                if step < VECTORS {
+                    _mm_prefetch::<_MM_HINT_T0>(c_row.wrapping_add(step * 16).cast());
+                }
                 advance!(a.add(step), b.add(step * step_bytes));
+            }
+            if turn + 1 < ROWS {
+                c_row = c_row.wrapping_add(tile.c_stride);
             }
             a = a.add(UNROLL);
             b = b.add(UNROLL * step_bytes);
@@ -157,14 +164,14 @@ unsafe fn finish<const VECTORS: usize>(sums: &[[[f32; 16]; VECTORS]], tile: &Til
             #[expect(clippy::cast_possible_truncation, reason = "columns is at most 16")]
             let mask = ((1u32 << columns) - 1) as u16;
             let c = tile.c.wrapping_add(row * tile.c_stride + v * 16);
-            // SAFETY: C is writable at the masked columns of each row, bias readable for the full width.
+            // SAFETY: C is writable at the masked columns of each row, and so is the bias readable.
             unsafe {
                 let mut sum = _mm512_loadu_ps(sum.as_ptr());
                 if !tile.first {
                     sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum);
                 }
                 if !tile.bias.is_null() {
-                    sum = _mm512_add_ps(sum, _mm512_loadu_ps(tile.bias.add(v * 16)));
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, tile.bias.wrapping_add(v * 16)));
                 }
                 _mm512_mask_storeu_ps(c, mask, sum);
             }
@@ -172,20 +179,29 @@ unsafe fn finish<const VECTORS: usize>(sums: &[[[f32; 16]; VECTORS]], tile: &Til
     }
 }
 
+/// The tile of so many rows and vectors.
+macro_rules! by_rows {
+    ($given:expr, $args:expr, $vectors:literal, $format:expr => $($rows:literal)*) => {
+        match $given {
+            // SAFETY: the caller's promise, with this many rows and vectors.
+            $($rows => unsafe { tile::<$rows, $vectors, { $format }>($args) },)*
+            other => debug_assert!(false, "no tile of {other} rows"),
+        }
+    };
+}
+
 /// # Safety
 /// As [`Kernel::tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn dispatch<const FORMAT: u8>(rows: usize, args: &Tile) {
-    macro_rules! by_rows {
-        ($($rows:literal)*) => {
-            match rows {
-                // SAFETY: the caller's promise, with this many rows and vectors.
-                $($rows => unsafe { tile::<$rows, 2, FORMAT>(args) },)*
-                _ => debug_assert!(false, "no tile of {rows} rows"),
-            }
-        };
-    }
-    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+unsafe fn one_group<const FORMAT: u8>(rows: usize, args: &Tile) {
+    by_rows!(rows, args, 2, FORMAT => 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
+
+/// # Safety
+/// As [`Kernel::tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn two_groups(rows: usize, args: &Tile) {
+    by_rows!(rows, args, 4, F32 => 1 2 3 4 5 6);
 }
 
 /// # Safety
@@ -201,20 +217,21 @@ unsafe fn widen<const FORMAT: u8>(from: *const u8, steps: usize, to: *mut f32) {
 impl Kernel for Avx512 {
     const GROUP_ROWS: usize = 14;
     const PANEL_ROWS: usize = 0;
-    const LARGE_ROWS: usize = 14;
+    const LARGE_ROWS: usize = 6;
+    const LARGE_PANELS: usize = 4;
     const B_STATIONARY: bool = false;
     const DIRECT_TILES: usize = 2;
     const BLOCK_TILES: usize = 1;
     const TASK_GROUPS: usize = 16;
 
     unsafe fn tile(rows: usize, panels: usize, tile: &Tile) {
-        debug_assert_eq!(panels, 2);
         // SAFETY: the caller's promise.
         unsafe {
             match tile.layout {
-                Layout::Packed(Dtype::F32) | Layout::Widened => dispatch::<F32>(rows, tile),
-                Layout::Packed(Dtype::F16) => dispatch::<F16>(rows, tile),
-                Layout::Packed(Dtype::BF16) => dispatch::<BF16>(rows, tile),
+                Layout::Widened if panels == 4 => two_groups(rows, tile),
+                Layout::Packed(Dtype::F32) | Layout::Widened => one_group::<F32>(rows, tile),
+                Layout::Packed(Dtype::F16) => one_group::<F16>(rows, tile),
+                Layout::Packed(Dtype::BF16) => one_group::<BF16>(rows, tile),
             }
         }
     }
@@ -228,10 +245,5 @@ impl Kernel for Avx512 {
                 Dtype::BF16 => widen::<BF16>(from, steps, to),
             }
         }
-    }
-
-    fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch cannot fault; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
 }

@@ -9,6 +9,8 @@
 mod avx2;
 mod avx512;
 mod driver;
+mod few;
+mod many;
 mod portable;
 mod scratch;
 mod tile;

@@ -1,6 +1,6 @@
 //! Microkernels in plain Rust, in shapes that compilers turn into vector code.
 
-use super::tile::{A_STRIDE, Kernel, Layout, PANEL, Tile};
+use super::tile::{Kernel, Layout, PANEL, Tile};
 use crate::dtype::Dtype;
 use crate::weight::GROUP;
 
@@ -56,7 +56,7 @@ unsafe fn tile<const ROWS: usize>(tile: &Tile) {
         unsafe {
             let b = load(dtype, tile.b.add(step * step_bytes));
             for (row, acc) in acc.iter_mut().enumerate() {
-                let x = *tile.a.add(row * A_STRIDE + step);
+                let x = *tile.a.add(row * tile.a_stride + step);
                 acc.iter_mut()
                     .zip(b)
                     .for_each(|(sum, b)| *sum = multiply_add(x, b, *sum));
@@ -82,6 +82,7 @@ impl Kernel for Portable {
     const GROUP_ROWS: usize = 0;
     const PANEL_ROWS: usize = 4;
     const LARGE_ROWS: usize = 4;
+    const LARGE_PANELS: usize = 1;
     const B_STATIONARY: bool = true;
     const DIRECT_TILES: usize = 1;
     const BLOCK_TILES: usize = 16;
@@ -114,6 +115,4 @@ impl Kernel for Portable {
             }
         }
     }
-
-    fn prefetch(_address: *const u8) {}
 }

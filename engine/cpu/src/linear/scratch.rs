@@ -7,8 +7,6 @@ use super::tile::A_STRIDE;
 use crate::memory::{Mapping, MemoryError};
 use crate::weight::{GROUP, K_BLOCK};
 
-/// Rows that a large product packs at a time, over all instruction sets.
-pub(super) const BLOCK_ROWS: usize = 96;
 /// Groups that a large product widens at a time, over all instruction sets.
 pub(super) const WIDENED_GROUPS: usize = 16;
 
@@ -35,7 +33,7 @@ impl Scratch {
     /// # Errors
     /// [`MemoryError`] when the system refuses.
     pub fn new(workers: usize, max_k: usize) -> Result<Self, MemoryError> {
-        let a_floats = (max_k.div_ceil(K_BLOCK) * SMALL_ROWS).max(BLOCK_ROWS) * A_STRIDE;
+        let a_floats = max_k.div_ceil(K_BLOCK) * SMALL_ROWS * A_STRIDE;
         let floats = a_floats + B_FLOATS;
         let memory = Mapping::new(workers * floats * size_of::<f32>())?;
         Ok(Self {

@@ -24,10 +24,14 @@ pub(super) enum Layout {
 
 /// One call of a microkernel: `c[r][j] (+)= Σ a[r][s] * b[s][j]` over the steps of one k-block, in order.
 pub(super) struct Tile {
-    /// Packed activations, [`A_STRIDE`] apart (any distance when there is one row).
+    /// First row's activations.
     pub a: *const f32,
+    /// Values from one row of them to the next; [`A_STRIDE`] where a tile of one group has more than one row.
+    pub a_stride: usize,
     /// First value of the tile's columns.
     pub b: *const u8,
+    /// Bytes from there to the same columns of the next group; only a tile that spans two reads them.
+    pub b_next: usize,
     pub layout: Layout,
     /// Steps, `1..=K_BLOCK`.
     pub steps: usize,
@@ -38,11 +42,11 @@ pub(super) struct Tile {
     pub c: *mut f32,
     /// Values from one row of C to the next.
     pub c_stride: usize,
-    /// Columns of C that exist: `1..=GROUP` (`1..=PANEL` for one panel).
+    /// Columns of C that exist: `1..=panels * PANEL`.
     pub columns: usize,
     /// The first k-block overwrites C, the others add.
     pub first: bool,
-    /// Added after the last k-block; null otherwise. Readable for the tile's full width.
+    /// Added after the last k-block; null otherwise. Readable for whole groups.
     pub bias: *const f32,
 }
 
@@ -50,24 +54,27 @@ pub(super) struct Tile {
 pub(super) trait Kernel {
     /// Most rows of a tile that spans a whole group.
     const GROUP_ROWS: usize;
-    /// Most rows of a tile that spans one panel.
+    /// Most rows of a tile that spans one panel; 0 where no tile does.
     const PANEL_ROWS: usize;
     /// Rows of the tiles of a large product.
     const LARGE_ROWS: usize;
+    /// Panels that the tiles of a large product span: 1, 2 (a group), or 4 (two groups).
+    const LARGE_PANELS: usize;
     /// Whether a large product keeps a panel of B in the first cache (rather than the rows of A).
     const B_STATIONARY: bool;
     /// Most row tiles that convert B each for itself; beyond, it is widened first.
     const DIRECT_TILES: usize;
-    /// Row tiles that a large product packs at a time.
+    /// Row tiles that share a widened panel, if `B_STATIONARY`; their activations stay in the second cache.
     const BLOCK_TILES: usize;
     /// Most groups of a large product's task; unless `B_STATIONARY`, their widened B lies in the second cache.
     const TASK_GROUPS: usize;
 
-    /// Computes a tile of `rows` rows that spans a group (`panels == 2`) or a panel (`panels == 1`).
+    /// Computes a tile of `rows` rows that spans so many panels.
     ///
     /// # Safety
-    /// The machine has the instruction set; `rows` is `1..=GROUP_ROWS` or `1..=PANEL_ROWS`; `a`, `b`, `c` and `bias` are
-    /// valid for what [`Tile`] says, and nobody else touches those elements of C.
+    /// The machine has the instruction set; `rows` is `1..=GROUP_ROWS` for 2 panels, `1..=PANEL_ROWS` for one,
+    /// `1..=LARGE_ROWS` for four (widened B only); `a`, `b`, `c` and `bias` are valid for what [`Tile`] says, and nobody
+    /// else touches those elements of C.
     unsafe fn tile(rows: usize, panels: usize, tile: &Tile);
 
     /// Converts `steps * GROUP` packed values to f32: `[2][steps][PANEL]` if `B_STATIONARY`, else `[steps][GROUP]`.
@@ -75,7 +82,4 @@ pub(super) trait Kernel {
     /// # Safety
     /// The machine has the instruction set; both pointers are valid for that many values, `to` aligned to 64 bytes.
     unsafe fn widen(dtype: Dtype, from: *const u8, steps: usize, to: *mut f32);
-
-    /// Asks for the cache line of an address, which may be any, to come into the second cache.
-    fn prefetch(address: *const u8);
 }

@@ -205,10 +205,7 @@ unsafe fn write_out<S: Simd>(layer: &AttentionLayer<'_>, rows: &QueryRows<'_>, k
         // SAFETY: the row and head are the entry's; no other task writes them.
         unsafe {
             let from = total.out.add(r * layer.cache.value_dim);
-            let to = layer
-                .out
-                .as_ptr()
-                .add((rows.q_start + token) * layer.out.dim + head * dim);
+            let to = layer.out.row_ptr(rows.q_start + token).add(head * dim);
             let by = S::splat(1.0 / *total.sum.add(r));
             let mut i = 0;
             while i < dim {
@@ -241,10 +238,7 @@ unsafe fn load_queries<S: Simd>(
         );
         // SAFETY: the row and head are the entry's; `q` holds MAX_ROWS rows.
         unsafe {
-            let from = layer
-                .qkv
-                .as_ptr()
-                .add((rows.q_start + token) * layer.qkv.dim + head * dim);
+            let from = layer.qkv.row_ptr(rows.q_start + token).add(head * dim);
             let to = q.add(r * dim);
             let by = S::splat(scale);
             let mut i = 0;

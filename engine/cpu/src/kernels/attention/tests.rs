@@ -124,8 +124,8 @@ impl Fixture {
         let layer = AttentionLayer {
             config,
             cache: self.cache.layer(0),
-            qkv: SharedRows::new(qkv.as_mut_ptr(), dim),
-            out: SharedRows::new(out.as_mut_ptr(), out_dim),
+            qkv: SharedRows::new(qkv.as_mut_ptr(), dim, dim),
+            out: SharedRows::new(out.as_mut_ptr(), out_dim, out_dim),
         };
         let (max_entries, max_tokens) = (entries.len(), tokens);
         let mut plan = AttentionPlan::new(
