@@ -1,34 +1,30 @@
-//! What streaming costs: CPU time a token of this process, by thread, with the clients in a process of their own.
+//! What streaming costs: CPU time a token of this process, by thread, with the clients in a process of their own. Beside it
+//! the floor: what a thread pays that does nothing but write as many bytes to as many sockets at the same pace.
 //!
 //! `cargo run --release -p agentlm-server --example stream_cost -- [connections] [tokens] [native|chat]`. Linux only.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod mock_server;
 
-use agentlm_core::CoreConfig;
-use agentlm_core::params::Limits;
-use agentlm_host::{EngineConfig, MockConfig, spawn_mock};
-use agentlm_server::{ServerConfig, serve};
-use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokenizer};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use mock_server::{Failure, STEP};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-const STEP: Duration = Duration::from_millis(10);
-const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"normalizer":null,"added_tokens":[],
-    "pre_tokenizer":null,"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false},
-    "post_processor":null,"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,
-    "end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":false,
-    "vocab":{"a":0,"b":1,"c":2,"Ġ":3,"Ġa":4,"ab":5},"merges":["Ġ a","a b"]}}"#;
+/// Steps of the floor.
+const FLOOR_STEPS: u32 = 300;
+/// About what a streamed token takes.
+const FRAME_BYTES: usize = 128;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.first().map(String::as_str) {
         Some("--clients") => clients(&arguments[1..]),
+        Some("--readers") => readers(&arguments[1..]),
         _ => measure(&arguments),
     };
     match done {
@@ -44,50 +40,7 @@ fn measure(arguments: &[String]) -> Result<(), Failure> {
     let connections: u32 = arguments.first().map_or(Ok(256), |text| text.parse())?;
     let tokens: u32 = arguments.get(1).map_or(Ok(500), |text| text.parse())?;
     let route = arguments.get(2).map_or("native", String::as_str);
-    let tokenizer = Arc::new(Tokenizer::from_json(
-        TOKENIZER.as_bytes(),
-        SpecialTokens::default(),
-    )?);
-    let limits = Limits {
-        max_input_tokens: 1000,
-        max_total_tokens: 4000,
-        max_stop_sequences: 4,
-        max_top_n_tokens: 5,
-        max_best_of: 2,
-    };
-    let core = CoreConfig {
-        num_blocks: connections * 64,
-        max_running: connections,
-        max_step_tokens: 8192,
-        limits,
-        steps_in_flight: 1,
-        prefix_cache: true,
-        eos_token_ids: Vec::new(),
-        top_cap: 5,
-        vocab_size: 6,
-        hash_key: [7; 32],
-    };
-    let mock = MockConfig {
-        step_time: STEP,
-        token_ids: vec![0, 1, 2, 3, 4, 5],
-    };
-    let engine = EngineConfig {
-        core,
-        max_unfinished: 2 * connections as usize,
-        step_timeout: None,
-    };
-    let engine = spawn_mock(engine, mock, tokenizer.clone())?;
-    let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
-    let source = TemplateSource::Explicit("stream_cost".to_owned());
-    let template = ChatTemplate::new(template, &SpecialTokens::default(), source)?;
-    let renderer = Renderer::new(tokenizer.clone(), Arc::new(template));
-    let config = ServerConfig {
-        hostname: "127.0.0.1".to_owned(),
-        port: 0,
-        max_concurrent_requests: connections as usize,
-        ..ServerConfig::new("mock")
-    };
-    let server = serve(config, engine, tokenizer, Some(Arc::new(renderer)))?;
+    let (_engine, server) = mock_server::start(connections)?;
     let before = thread_times()?;
     let began = Instant::now();
     let status = Command::new(std::env::current_exe()?)
@@ -110,7 +63,58 @@ fn measure(arguments: &[String]) -> Result<(), Failure> {
         println!("{:>8.2} µs a token  {name}", spent / streamed);
     }
     println!("{:>8.2} µs a token  in all", total / streamed);
+    println!("{:>8.2} µs a write  the floor", floor(connections)?);
     Ok(())
+}
+
+/// Microseconds of a thread that writes a frame to every socket at each step.
+fn floor(connections: u32) -> Result<f64, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut readers = Command::new(std::env::current_exe()?)
+        .args([
+            "--readers",
+            &listener.local_addr()?.to_string(),
+            &connections.to_string(),
+        ])
+        .spawn()?;
+    let mut sockets = Vec::new();
+    for _ in 0..connections {
+        let (socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        sockets.push(socket);
+    }
+    let writer = std::thread::Builder::new()
+        .name("floor".to_owned())
+        .spawn(move || {
+            let spent = |when: &str| {
+                thread_times()
+                    .map(|times| times.get("floor").copied().unwrap_or(0))
+                    .map_err(|e| format!("{when}: {e}"))
+            };
+            let before = spent("before")?;
+            for _ in 0..FLOOR_STEPS {
+                let due = Instant::now() + STEP;
+                for socket in &mut sockets {
+                    socket
+                        .write_all(&[b'x'; FRAME_BYTES])
+                        .map_err(|error| error.to_string())?;
+                }
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            Ok::<_, String>(spent("after")? - before)
+        })?;
+    let spent = writer.join().map_err(|_| "the writer panicked")??;
+    readers.wait()?;
+    Ok(spent as f64 / 1000.0 / f64::from(FLOOR_STEPS * connections))
+}
+
+/// The other side of the floor: one thread reads all sockets to their ends.
+fn readers(arguments: &[String]) -> Result<(), Failure> {
+    let [address, connections] = arguments else {
+        return Err("wrong arguments".into());
+    };
+    let (address, connections): (SocketAddr, u32) = (address.parse()?, connections.parse()?);
+    read_all((0..connections).map(|_| stream(address, String::new())), 0)
 }
 
 /// CPU nanoseconds of this process's threads, by thread name.
@@ -151,13 +155,19 @@ fn clients(arguments: &[String]) -> Result<(), Failure> {
     );
     let least = 20 * tokens.parse::<u64>()?;
     let connections: u32 = connections.parse()?;
+    read_all((0..connections).map(|_| stream(address, head.clone())), least)
+}
+
+/// Runs all streams on one thread; each must have had `least` bytes.
+fn read_all(
+    streams: impl Iterator<Item = impl Future<Output = std::io::Result<u64>> + Send + 'static>,
+    least: u64,
+) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let streams: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(stream(address, head.clone())))
-            .collect();
+        let streams: Vec<_> = streams.map(tokio::spawn).collect();
         for stream in streams {
             let read = stream.await??;
             if read < least {
