@@ -64,6 +64,12 @@ impl Server {
         Ok(Self { running })
     }
 
+    /// Raises `ServerError` when the address cannot be had now; takes nothing.
+    #[staticmethod]
+    fn check_address(hostname: &str, port: u16) -> PyResult<()> {
+        agentlm_server::check_address(hostname, port).map_err(|error| errors::raise("ServerError", error))
+    }
+
     /// The address that is listened on, as "host:port".
     #[getter]
     fn address(&self) -> String {

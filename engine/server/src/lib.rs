@@ -23,4 +23,4 @@ mod stream;
 mod wire;
 
 pub use config::{ConfigError, ServerConfig, V1Dialect};
-pub use serve::{RunningServer, ServeError, serve};
+pub use serve::{RunningServer, ServeError, check_address, serve};

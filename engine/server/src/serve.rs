@@ -1,9 +1,10 @@
 //! Bind, accept, and close in order. It knows connections, not what is said on them.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,20 +12,25 @@ use std::time::Duration;
 use agentlm_host::EngineHandle;
 use agentlm_text::{Renderer, Tokenizer};
 use axum::Router;
+use axum::http::{Method, Request, Version};
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::app::{self, App};
 use crate::config::{ConfigError, ServerConfig};
+use crate::stream::{Entry, Line, Socket};
 
-type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+type Connection = http1::Connection<TokioIo<Socket>, Answers>;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -88,11 +94,16 @@ pub fn serve(
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
+    let socket = bind(&config.hostname, config.port)?;
+    let local_addr = socket.local_addr().map_err(ServeError::Runtime)?;
     let listener = {
         let _inside = runtime.enter();
-        bind(&config.hostname, config.port)?
+        // Two sockets may be bound to one port; only one of them can listen.
+        socket.listen(BACKLOG).map_err(|source| ServeError::Bind {
+            address: local_addr,
+            source,
+        })?
     };
-    let local_addr = listener.local_addr().map_err(ServeError::Runtime)?;
     let router = app::router(Arc::new(App::new(config, engine, tokenizer, renderer)));
     let (closing, watcher) = watch::channel(None);
     let acceptor = runtime.spawn(accept(listener, router, watcher));
@@ -143,23 +154,31 @@ impl Drop for RunningServer {
     }
 }
 
-/// Listens on the first address of the name that can be had. Needs a runtime's context.
-fn bind(hostname: &str, port: u16) -> Result<TcpListener, ServeError> {
+/// Whether the address can be had now, without taking it: said before a model is loaded, which can take minutes.
+///
+/// # Errors
+/// [`ServeError`], as [`serve`] would say it.
+pub fn check_address(hostname: &str, port: u16) -> Result<(), ServeError> {
+    bind(hostname, port).map(drop)
+}
+
+/// The first address of the name that can be had; nobody can connect before it listens.
+fn bind(hostname: &str, port: u16) -> Result<TcpSocket, ServeError> {
     let unresolved = |source| ServeError::Resolve {
         hostname: hostname.to_owned(),
         source,
     };
     let mut last = unresolved(io::Error::from(io::ErrorKind::NotFound));
     for address in (hostname, port).to_socket_addrs().map_err(unresolved)? {
-        match listen(address) {
-            Ok(listener) => return Ok(listener),
+        match bind_address(address) {
+            Ok(socket) => return Ok(socket),
             Err(source) => last = ServeError::Bind { address, source },
         }
     }
     Err(last)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_address(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -169,7 +188,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 async fn accept(listener: TcpListener, router: Router, mut closing: watch::Receiver<Option<Duration>>) {
@@ -192,8 +211,14 @@ async fn accept(listener: TcpListener, router: Router, mut closing: watch::Recei
             Some(_) = connections.join_next() => continue,
             grace = closed(&mut closing) => break grace,
         };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(socket(stream), service);
+        // Frames are small and each is wanted now. If the option cannot be set they come later, not wrong.
+        let _ = stream.set_nodelay(true);
+        let socket = Socket::new(stream);
+        let answers = Answers {
+            line: socket.line(),
+            routes: TowerToHyperService::new(router.clone()),
+        };
+        let connection = http.serve_connection(TokioIo::new(socket), answers);
         connections.spawn(converse(connection, begun.clone(), begin.subscribe()));
     };
     drop(listener);
@@ -237,8 +262,28 @@ async fn closed(closing: &mut watch::Receiver<Option<Duration>>) -> Duration {
     }
 }
 
-fn socket(stream: TcpStream) -> TokioIo<TcpStream> {
-    // Frames are small and each is wanted now. If the option cannot be set they come later, not wrong.
-    let _ = stream.set_nodelay(true);
-    TokioIo::new(stream)
+/// The routes, on one connection.
+struct Answers {
+    line: Arc<Line>,
+    routes: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // A stream writes chunks, which version 1.0 does not know.
+        let chunked = request.version() == Version::HTTP_11 && request.method() != Method::HEAD;
+        let line = chunked.then(|| self.line.clone());
+        let answer = self.routes.call(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            if let (Some(entry), Some(line)) = (response.extensions_mut().remove::<Entry>(), line) {
+                entry.offer(line);
+            }
+            Ok(response)
+        })
+    }
 }

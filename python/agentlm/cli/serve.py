@@ -68,6 +68,8 @@ def command(
     from agentlm.runtime.engine import open_engine
 
     signals = _Signals()
+    # A port that is taken is said before the model is loaded.
+    Server.check_address(hostname, port)
     settings = engine_settings(options)
     # What is left are EngineConfig's own names. A request may have several runs, so the server's own cap comes first.
     config = EngineConfig(**settings, **options)

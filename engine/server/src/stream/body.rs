@@ -57,7 +57,8 @@ impl http_body::Body for EventStream {
             Poll::Pending => {}
         }
         while self.alarm.as_mut().poll(context).is_ready() {
-            let silent_until = self.last + KEEP_ALIVE;
+            let last = self.outlet.sent().map_or(self.last, |sent| sent.max(self.last));
+            let silent_until = last + KEEP_ALIVE;
             let now = Instant::now();
             if silent_until > now {
                 self.alarm.as_mut().reset(silent_until);
@@ -75,9 +76,11 @@ impl http_body::Body for EventStream {
     }
 }
 
-/// The answer that carries a stream, with TGI's headers.
+/// The answer that carries a stream, with TGI's headers. The connection finds the stream's entry in its extensions.
 pub(crate) fn response(stream: EventStream, compute_type: &str, characters: usize) -> Response {
+    let entry = stream.outlet.entry();
     let mut response = Response::new(Body::new(stream));
+    response.extensions_mut().insert(entry);
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,

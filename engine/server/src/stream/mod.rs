@@ -1,7 +1,9 @@
 //! From sinks on the output thread to bytes on a connection. It knows frames, not what they say.
 
 mod body;
+mod line;
 mod pipe;
 
 pub(crate) use body::{EventStream, response};
-pub(crate) use pipe::{Pipe, pipe};
+pub(crate) use line::{Line, Socket};
+pub(crate) use pipe::{Entry, Pipe, pipe};

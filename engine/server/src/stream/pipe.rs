@@ -1,4 +1,5 @@
-//! One stream's unsent bytes: sinks append whole frames, the connection takes everything there is at once.
+//! One stream's bytes on their way: a frame goes out at once where the line is free; else it waits here, and the connection
+//! takes everything there is.
 //!
 //! Frames that pile up while a connection writes leave together in the next write. There is no bound but the
 //! request's own length: the output thread must never wait for a client.
@@ -8,6 +9,9 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::line::{Line, Sent};
 
 /// Room for a few frames; taken again once the connection has sent what it took.
 const CAPACITY: usize = 2048;
@@ -17,6 +21,10 @@ struct State {
     unsent: BytesMut,
     waiting: Option<Waker>,
     closed: bool,
+    /// The connection, where frames may pass hyper by.
+    line: Option<Arc<Line>>,
+    /// When a frame last did.
+    sent: Option<Instant>,
 }
 
 /// The writing end, shared by a request's sinks.
@@ -46,8 +54,24 @@ impl Pipe {
         if state.closed {
             return;
         }
-        write(&mut state.unsent);
-        state.closed = last;
+        let write = match &state.line {
+            // The last frame leaves with the end of the body, in one write.
+            Some(line) if !last && state.unsent.is_empty() => match line.send(write) {
+                (Sent::Whole, _) => {
+                    state.sent = Some(Instant::now());
+                    return;
+                }
+                (_, write) => write,
+            },
+            _ => Some(write),
+        };
+        if let Some(write) = write {
+            write(&mut state.unsent);
+        }
+        if last {
+            state.closed = true;
+            state.line = None;
+        }
         let waiting = state.waiting.take();
         drop(state);
         if let Some(waker) = waiting {
@@ -57,9 +81,28 @@ impl Pipe {
 }
 
 impl Outlet {
+    /// The stream's way onto a connection.
+    pub(super) fn entry(&self) -> Entry {
+        Entry {
+            state: self.state.clone(),
+        }
+    }
+
+    /// When a frame last went out without passing here.
+    pub(super) fn sent(&self) -> Option<Instant> {
+        self.state.lock().sent
+    }
+
     /// Everything unsent; `None` when the stream has ended and all of it was taken.
     pub(crate) fn poll_take(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
         let mut state = self.state.lock();
+        if let Some(line) = &state.line {
+            if state.unsent.is_empty() {
+                line.waits();
+            } else {
+                line.takes();
+            }
+        }
         if !state.unsent.is_empty() {
             let taken = state.unsent.split().freeze();
             if !state.closed {
@@ -86,8 +129,27 @@ impl Outlet {
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        // Nobody reads on: sinks that still write need not keep their bytes.
-        self.state.lock().closed = true;
+        // Nobody reads on: sinks that still write need not keep their bytes, nor the connection.
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.line = None;
+    }
+}
+
+/// Lets a connection offer its line to the stream that it is about to carry.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    state: Arc<Mutex<State>>,
+}
+
+impl Entry {
+    /// From the first flush on, frames go out by `line`.
+    pub(crate) fn offer(&self, line: Arc<Line>) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            line.takes();
+            state.line = Some(line);
+        }
     }
 }
 

@@ -13,3 +13,4 @@ mod lifecycle;
 mod limits;
 mod native;
 mod openai;
+mod streams;
