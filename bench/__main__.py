@@ -54,6 +54,7 @@ def chosen_peers(names: list[str] | None) -> list[PeerInfo]:
 def measure(given: argparse.Namespace, record: Record) -> int:
     """Fills the record; the number of cells that failed in this run."""
     # Others on the machine only lower what is measured: a limit is the best that was ever reached.
+    machine.build_limits()
     found = machine.measure_limits(given.threads)
     record.limits = found if record.limits is None else found.or_better(record.limits)
     wanted = cells.matching(cells.all_cells(given.quick), given.only)

@@ -49,10 +49,11 @@ def goals(record: Record, limits: Limits) -> Iterator[Goal]:
         ours = record.measured.get((OURS, cell.key))
         if ours is None or ours.median is None:
             continue
-        share_wanted, most = _share_goal(cell), limit(cell, limits)
+        beside = ours.limits or limits
+        share_wanted, most = _share_goal(cell), limit(cell, beside)
         if share_wanted and most:
             yield Goal(
-                f"{cell.key}: share of the {bound(cell, limits)} limit", share_wanted, ours.median / most
+                f"{cell.key}: share of the {bound(cell, beside)} limit", share_wanted, ours.median / most
             )
         for cached, wanted in ((False, AGENTS_WITHOUT_CACHE), (True, AGENTS_WITH_CACHE)):
             best = _best_peer(record, cell, cached if cell.kind == "agents" else None)
@@ -102,9 +103,12 @@ def markdown(record: Record) -> str:
         f"{machine['processor']}, {machine['architecture']}, {threads}{memory}; {sets}; {machine['system']}."
     )
     lines.append(f"Commits: {commits}. Versions: {versions}.")
-    lines.append(f"Limits: {gigabytes:.1f} GB/s read, {gigaflops:.0f} GFLOP/s of fp32 multiply-adds.")
+    lines.append(
+        f"Limits: at best {gigabytes:.1f} GB/s read, {gigaflops:.0f} GFLOP/s of fp32 multiply-adds; beside the figures "
+        f"{_range(record)}."
+    )
     lines.append("")
-    lines.append("Tokens per second (median), and the share of what the limits allow.")
+    lines.append("Tokens per second (median), and the share of what the limits beside the figure allow.")
     lines.append(f"`~`: other processes took more than {NOISY:.0%} of the machine in some repetition.")
     cells = cells_of(record)
     for model, precision in dict.fromkeys((cell.model, cell.precision) for cell in cells):
@@ -125,9 +129,18 @@ def markdown(record: Record) -> str:
     return "\n".join(lines)
 
 
+def _range(record: Record) -> str:
+    found = [one.limits for one in record.measured.values() if one.limits]
+    if not found:
+        return "not measured"
+    gigabytes = sorted(limits.bytes_per_second / 1e9 for limits in found)
+    gigaflops = sorted(limits.flops / 1e9 for limits in found)
+    return f"{gigabytes[0]:.1f} to {gigabytes[-1]:.1f} GB/s and {gigaflops[0]:.0f} to {gigaflops[-1]:.0f} GFLOP/s"
+
+
 def _row(record: Record, cell: Cell, peers: list[str], limits: Limits) -> str:
-    most = limit(cell, limits)
-    shown = [_figure(record.measured.get((peer, cell.key)), most) for peer in peers]
+    measured = [record.measured.get((peer, cell.key)) for peer in peers]
+    shown = [_figure(one, limit(cell, (one and one.limits) or limits)) for one in measured]
     return f"| {_workload(cell)} | {' | '.join(shown)} |"
 
 

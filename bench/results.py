@@ -26,6 +26,8 @@ class Measured:
     """Tokens per second, one a repetition."""
     others: float | None = None
     """The largest share of the machine that other processes took during a repetition, 0 to 1."""
+    limits: Limits | None = None
+    """What the machine allowed just then: the mean of one measurement before and one after."""
     error: str | None = None
 
     @property
@@ -55,7 +57,8 @@ class Record:
             record.machine, record.versions = read["machine"], read["versions"]
             record.limits = Limits(**read["limits"])
             for one in read["measured"]:
-                record.put(Measured(**one))
+                beside = one.pop("limits", None)
+                record.put(Measured(**one, limits=Limits(**beside) if beside else None))
         return record
 
     def put(self, measured: Measured) -> None:

@@ -14,6 +14,10 @@ class Limits:
     flops: float
     """fp32 multiply-adds in registers, two operations each."""
 
+    def mean(self, other: "Limits") -> "Limits":
+        """The middle of each."""
+        return Limits((self.bytes_per_second + other.bytes_per_second) / 2, (self.flops + other.flops) / 2)
+
     def or_better(self, other: "Limits") -> "Limits":
         """The larger of each."""
         return Limits(max(self.bytes_per_second, other.bytes_per_second), max(self.flops, other.flops))

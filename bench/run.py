@@ -17,6 +17,7 @@ from bench.cells import Cell
 from bench.install import HOME, ROOT, Peers
 from bench.peers import PeerInfo
 from bench.results import Measured, Record
+from bench.roofline import Limits
 
 SILENT_SECONDS = 2400
 """A worker without a new line for so long is given up."""
@@ -78,6 +79,9 @@ def run(job: Job, peers: Peers, threads: int, commit: str) -> Iterator[Measured]
                 measured.values.append(line["value"])
                 known = [share for share in (measured.others, line["others"]) if share is not None]
                 measured.others = max(known, default=None)
+                continue
+            if "limits" in line:
+                measured.limits = Limits(**line["limits"])
                 continue
             measured.error = line.get("error")
             yield left.pop(measured.cell)

@@ -2,7 +2,8 @@
 
     python -m bench.worker SETUP CELL…
 
-Refuses to know the table. A line is {"cell", "value", "others"}, {"cell", "done": true} or {"cell", "error"}.
+Refuses to know the table. A line is {"cell", "value", "others"}, {"cell", "limits"}, {"cell", "done": true} or
+{"cell", "error"}.
 """
 
 import importlib
@@ -10,15 +11,20 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.cells import Cell
-from bench.machine import Others
+from bench.machine import Others, measure_limits
 from bench.peers import PEERS
 from bench.peers.engine import Engine, Setup
+from bench.roofline import Limits
 
 BUDGET_SECONDS = 420
 """No further repetition of a cell begins after this time; the first one is always finished."""
+
+
+REST_SECONDS = 0.5
 
 
 def main() -> None:
@@ -30,6 +36,7 @@ def main() -> None:
     others = Others(os.getsid(0))
     try:
         for key in sys.argv[2:]:
+            before = _limits(setup.threads)
             start = time.monotonic()
             others.restart()
             try:
@@ -38,11 +45,19 @@ def main() -> None:
                     others.restart()
                     if time.monotonic() - start > BUDGET_SECONDS:
                         break
+                _say({"cell": key, "limits": asdict(before.mean(_limits(setup.threads)))})
                 _say({"cell": key, "done": True})
             except Exception as error:
                 _say({"cell": key, "error": f"{type(error).__name__}: {error}"[:500]})
     finally:
         engine.close()
+
+
+def _limits(threads: int) -> Limits:
+    """What the machine allows at the moment: its clock and its neighbours change."""
+    # The engine's threads may still wait for work with a busy loop.
+    time.sleep(REST_SECONDS)
+    return measure_limits(threads)
 
 
 def _say(line: dict[str, object]) -> None:

@@ -68,6 +68,17 @@ def test_goals_compare_with_the_best_peer_and_the_limit(record: Record) -> None:
     assert not beside.met
 
 
+def test_a_figure_is_held_against_the_limits_beside_it(record: Record) -> None:
+    # Half the best bandwidth was there when it was measured.
+    record.put(Measured(OURS, DECODE.key, "abc", [40.0], limits=Limits(10e9, 200e9)))
+    record.save()
+    read = Record.open("machine")
+    (share,) = goals(read, Limits(20e9, 200e9))
+    read.put(Measured(OURS, DECODE.key, "abc", [80.0]))
+    (as_good,) = goals(read, Limits(20e9, 200e9))
+    assert share.reached == pytest.approx(as_good.reached)
+
+
 def test_a_failed_cell_is_shown_as_failed_and_meets_no_goal(record: Record) -> None:
     record.put(Measured(OURS, DECODE.key, "abc", [70.0], error="out of memory"))
     assert list(goals(record, Limits(20e9, 200e9))) == []
