@@ -107,6 +107,7 @@ check: check-rust check-python check-stubs check-text ## format, lints, types, s
 check-rust:
 	cargo fmt --all --check
 	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --workspace
 
 .PHONY: check-python
 check-python: $(DEPENDENCIES)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,8 @@ def measure(given: argparse.Namespace, record: Record) -> int:
 def main() -> int:
     """Runs the command; 1 when a peer is missing or a cell failed. Missed goals are shown, and not an error."""
     given = arguments()
+    # A terminated run takes its workers with it, as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     described = machine.describe(given.threads)
     record = Record.open(given.name or machine.slug(described))
     record.machine = described

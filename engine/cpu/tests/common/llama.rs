@@ -1,5 +1,6 @@
 //! A small random Llama with a naive f64 forward pass, and the same model on a tape.
 
+#![allow(clippy::allow_attributes, dead_code, reason = "each binary uses a part")]
 #![expect(clippy::unwrap_used, reason = "a fixture: a failure is the test's")]
 #![expect(
     clippy::needless_range_loop,
