@@ -222,7 +222,7 @@ impl Kernel for Avx2 {
     const LARGE_PANELS: usize = 1;
     const B_STATIONARY: bool = true;
     const DIRECT_TILES: usize = 5;
-    const BLOCK_TILES: usize = 16;
+    const BLOCK_TILES: usize = 32;
     const TASK_GROUPS: usize = 16;
 
     unsafe fn tile(rows: usize, panels: usize, tile: &Tile) {
