@@ -49,6 +49,13 @@ pub(super) struct Ahead {
     pub lines: usize,
 }
 
+impl Ahead {
+    pub const NOTHING: Self = Self {
+        start: std::ptr::null(),
+        lines: 0,
+    };
+}
+
 /// One k-block of some rows of activations.
 #[derive(Clone, Copy)]
 pub(super) struct Activations {
@@ -69,8 +76,11 @@ pub(super) struct Block {
 /// Rows `0..m` in tiles of nearly equal height.
 #[derive(Clone, Copy)]
 pub(super) struct Tiling {
-    rows: usize,
     pub tiles: usize,
+    /// Rows of the last tiles; a division once, since a tile takes as long as a few dozen of them.
+    height: usize,
+    /// So many first tiles have one row more.
+    higher: usize,
     /// Panels that a tile spans: 2 are a group, 4 two of them.
     pub panels: usize,
 }
@@ -90,16 +100,18 @@ impl Tiling {
     }
 
     fn even(rows: usize, most: usize, panels: usize) -> Self {
+        let tiles = rows.div_ceil(most);
         Self {
-            rows,
-            tiles: rows.div_ceil(most),
+            tiles,
+            height: rows / tiles,
+            higher: rows % tiles,
             panels,
         }
     }
 
-    /// The rows of some consecutive tiles.
-    pub fn range(self, tiles: Range<usize>) -> Range<usize> {
-        tiles.start * self.rows / self.tiles..tiles.end * self.rows / self.tiles
+    /// A tile's first row.
+    pub fn start(self, tile: usize) -> usize {
+        tile * self.height + tile.min(self.higher)
     }
 }
 
@@ -127,7 +139,7 @@ impl Job<'_> {
         mut each: impl FnMut() -> Ahead,
     ) {
         let steps = self.steps(k_block);
-        let first_row = tiling.range(0..tiles.start).end;
+        let first_row = tiling.start(tiles.start);
         let last = k_block + 1 == self.k_blocks();
         for part in 0..(GROUP / PANEL).div_ceil(tiling.panels) {
             let column = group * GROUP + part * PANEL;
@@ -145,7 +157,7 @@ impl Job<'_> {
                 Layout::Widened => part * PANEL * size_of::<f32>(),
             };
             for tile in tiles.clone() {
-                let rows = tiling.range(tile..tile + 1);
+                let rows = tiling.start(tile)..tiling.start(tile + 1);
                 let ahead = each();
                 // SAFETY: the caller's promise; the rows and columns are parts of what it promises.
                 unsafe {

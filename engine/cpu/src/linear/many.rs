@@ -79,10 +79,9 @@ fn direct<K: Kernel>(weight: &PackedWeight) -> bool {
 /// # Safety
 /// The tile and the k-block exist.
 unsafe fn activations(job: &Job<'_>, tiling: Tiling, tile: usize, k_block: usize) -> Activations {
-    let row = tiling.range(0..tile).end;
     Activations {
         // SAFETY: the caller's promise.
-        start: unsafe { job.x.add(row * job.x_stride + k_block * K_BLOCK) },
+        start: unsafe { job.x.add(tiling.start(tile) * job.x_stride + k_block * K_BLOCK) },
         stride: job.x_stride,
     }
 }
@@ -153,8 +152,21 @@ unsafe fn by_row<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scratch:
     };
     let calls = columns.len().div_ceil(unit) * task.tiles.len();
     let lines = (columns.len() * next_bytes).div_ceil(calls * AHEAD_BYTES);
-    let mut fetched = 0;
+    let (mut next_group, mut fetched) = (columns.start, 0);
+    let mut ahead = || {
+        if next_bytes == 0 || next_group == columns.end {
+            return Ahead::NOTHING;
+        }
+        let start = weight.block_ptr(next_group, k_block + 1).wrapping_add(fetched);
+        fetched += lines * AHEAD_BYTES;
+        if fetched >= next_bytes {
+            (next_group, fetched) = (next_group + 1, 0);
+        }
+        Ahead { start, lines }
+    };
     for tile in task.tiles.clone() {
+        // SAFETY: the tile is one of the task's.
+        let a = unsafe { activations(job, task.tiling, tile, k_block) };
         for group in columns.clone().step_by(unit) {
             let (start, next) = if direct::<K>(weight) {
                 (weight.block_ptr(group, k_block), weight.group_bytes())
@@ -169,20 +181,7 @@ unsafe fn by_row<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scratch:
             };
             // SAFETY: as `run`; the k-block's groups lie at `b`.
             unsafe {
-                let a = activations(job, task.tiling, tile, k_block);
-                job.tiles::<K>(task.tiling, tile..tile + 1, (group, k_block), a, b, || {
-                    let at = fetched;
-                    fetched += lines * AHEAD_BYTES;
-                    match at.checked_div(next_bytes) {
-                        Some(turn) if columns.start + turn < columns.end => Ahead {
-                            start: weight
-                                .block_ptr(columns.start + turn, k_block + 1)
-                                .wrapping_add(at % next_bytes),
-                            lines,
-                        },
-                        _ => Ahead { start, lines: 0 },
-                    }
-                });
+                job.tiles::<K>(task.tiling, tile..tile + 1, (group, k_block), a, b, &mut ahead);
             }
         }
     }
