@@ -1,7 +1,6 @@
 """`agentlm bench`: how fast one model runs here. Beside other engines, `make bench` measures."""
 
 import json
-import statistics
 from typing import Any
 
 import click
@@ -20,6 +19,8 @@ def command(
     prompt_tokens: int, new_tokens: int, batches: tuple[int, ...], repeat: int, as_json: bool, **options: Any
 ) -> None:
     """Measure prefill and decode of a model on this machine."""
+    from statistics import median
+
     from agentlm import LLM
 
     settings = engine_settings(options)
@@ -35,9 +36,9 @@ def command(
             )
             row = {
                 "batch": batch,
-                "prefill_tokens_per_second": statistics.median(prefill),
-                "decode_tokens_per_second": statistics.median(decode),
-                "first_token_seconds": statistics.median(first),
+                "prefill_tokens_per_second": median(prefill),
+                "decode_tokens_per_second": median(decode),
+                "first_token_seconds": median(first),
             }
             if as_json:
                 click.echo(json.dumps(row))
