@@ -62,6 +62,12 @@ install: $(ENGINE) ## set up .venv with the three wheels, editable
 serve: $(ENGINE) ## serve MODEL (a checkpoint folder; without one, a small random model) on PORT
 	$(BIN)/agentlm serve $(if $(MODEL),--model "$(MODEL)") --port $(PORT) $(ARGS)
 
+.PHONY: bench-http
+bench-http: $(ENGINE) ## what a streamed token costs the server, under h2load
+	$(BIN)/python -m bench.http $(ARGS)
+	cargo run --locked --quiet --release -p agentlm-server --example stream_cost
+	cargo run --locked --quiet --release -p agentlm-server --example first_token
+
 .PHONY: test
 test: test-rust test-python ## every test: Rust, then Python
 

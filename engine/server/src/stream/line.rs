@@ -6,6 +6,7 @@
 //! and frames may go out; [`Line::takes`] (the body gave hyper something) ends that. Bytes that the socket would not take
 //! stay here and leave before anything else.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,8 +25,6 @@ struct State {
     writer: OwnedWriteHalf,
     /// What the socket did not take.
     rest: BytesMut,
-    /// A frame in the making; kept for its memory.
-    frame: BytesMut,
     /// The body has nothing for hyper; what it had may not be written yet.
     waiting: bool,
     /// Nor has hyper anything left to write.
@@ -44,6 +43,31 @@ impl State {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+thread_local! {
+    /// A frame in the making: one buffer for all connections, which stays in the caches.
+    static FRAME: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// What `write` writes, as a chunk of HTTP/1.1, in `frame`. Nothing is no chunk: an empty one would end the body.
+fn chunk(frame: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) -> Option<&[u8]> {
+    frame.clear();
+    frame.resize(PREFIX, 0);
+    write(frame);
+    let mut length = frame.len() - PREFIX;
+    if length == 0 {
+        return None;
+    }
+    let mut start = PREFIX - 2;
+    frame[start..PREFIX].copy_from_slice(b"\r\n");
+    while length > 0 {
+        start -= 1;
+        frame[start] = b"0123456789abcdef"[length % 16];
+        length /= 16;
+    }
+    frame.extend_from_slice(b"\r\n");
+    Some(&frame[start..])
 }
 
 /// The side of a connection that streams write to.
@@ -66,35 +90,21 @@ impl Line {
     /// Sends what `write` writes as one chunk, if the line is idle; else `write` comes back.
     pub(super) fn send<W: FnOnce(&mut BytesMut)>(&self, write: W) -> (Sent, Option<W>) {
         let mut state = self.state.lock();
-        let State {
-            writer,
-            rest,
-            frame,
-            idle,
-            ..
-        } = &mut *state;
-        if !*idle || !rest.is_empty() {
+        if !state.idle || !state.rest.is_empty() {
             return (Sent::No, Some(write));
         }
-        frame.clear();
-        frame.resize(PREFIX, 0);
-        write(frame);
-        let mut length = frame.len() - PREFIX;
-        let mut start = PREFIX - 2;
-        frame[start..PREFIX].copy_from_slice(b"\r\n");
-        while length > 0 {
-            start -= 1;
-            frame[start] = b"0123456789abcdef"[length % 16];
-            length /= 16;
-        }
-        frame.extend_from_slice(b"\r\n");
-        // A failed socket takes nothing more: hyper finds out by itself, and the body is dropped.
-        let written = writer.try_write(&frame[start..]).unwrap_or(0);
-        if start + written == frame.len() {
-            return (Sent::Whole, None);
-        }
-        rest.extend_from_slice(&frame[start + written..]);
-        (Sent::Partly, None)
+        FRAME.with_borrow_mut(|frame| {
+            let Some(chunk) = chunk(frame, write) else {
+                return (Sent::Whole, None);
+            };
+            // A failed socket takes nothing more: hyper finds out by itself, and the body is dropped.
+            let written = state.writer.try_write(chunk).unwrap_or(0);
+            if written == chunk.len() {
+                return (Sent::Whole, None);
+            }
+            state.rest.extend_from_slice(&chunk[written..]);
+            (Sent::Partly, None)
+        })
     }
 
     /// The body has nothing more for hyper at the moment.
@@ -122,7 +132,6 @@ impl Socket {
         let state = State {
             writer,
             rest: BytesMut::new(),
-            frame: BytesMut::new(),
             waiting: false,
             idle: false,
         };
@@ -206,6 +215,8 @@ mod tests {
         assert_eq!(send(&line, b"not flushed"), Sent::No);
         socket.flush().await.unwrap();
         assert_eq!(send(&line, b"0123456789abcdef"), Sent::Whole);
+        // Not the empty chunk, which would end the body.
+        assert_eq!(send(&line, b""), Sent::Whole);
         line.takes();
         assert_eq!(send(&line, b"hyper writes"), Sent::No);
         socket.flush().await.unwrap();
