@@ -62,12 +62,6 @@ install: $(ENGINE) ## set up .venv with the three wheels, editable
 serve: $(ENGINE) ## serve MODEL (a checkpoint folder; without one, a small random model) on PORT
 	$(BIN)/agentlm serve $(if $(MODEL),--model "$(MODEL)") --port $(PORT) $(ARGS)
 
-.PHONY: bench-http
-bench-http: $(ENGINE) ## what a streamed token costs the server, under h2load
-	$(BIN)/python -m bench.http $(ARGS)
-	cargo run --locked --quiet --release -p agentlm-server --example stream_cost
-	cargo run --locked --quiet --release -p agentlm-server --example first_token
-
 .PHONY: test
 test: test-rust test-python ## every test: Rust, then Python
 
@@ -86,6 +80,12 @@ test-python: $(ENGINE) ## the tests under tests/
 .PHONY: bench
 bench: $(ENGINE) ## compare with other engines on this machine (hours; ARGS="--quick" for a look)
 	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-http
+bench-http: $(ENGINE) ## what a streamed token costs the server, under h2load
+	$(BIN)/python -m bench.http $(ARGS)
+	cargo run --locked --quiet --release -p agentlm-server --example stream_cost
+	cargo run --locked --quiet --release -p agentlm-server --example first_token
 
 .PHONY: soak
 soak: $(ENGINE) ## a million random scheduler operations, then random traffic for an hour (ARGS="--minutes 5")
