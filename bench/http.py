@@ -7,16 +7,16 @@ Linux only. Refuses to know what a token is.
 """
 
 import argparse
-import http.client
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
+import urllib.request
 from pathlib import Path
+
+from bench.local import free_port, wait_until_ready
 
 STEP_SECONDS = 0.01
 TOKENS = 300
@@ -33,9 +33,7 @@ def main() -> int:
     given = parser.parse_args()
     if shutil.which("h2load") is None:
         sys.exit("h2load is missing: install the system package nghttp2-client")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     places = str(int(given.streams * MARGIN))
     command = [sys.executable, "-m", "agentlm", "serve", "--backend", "mock", "--port", str(port)]
     command += ["--mock-step-time", str(STEP_SECONDS), "--max-concurrent-requests", places]
@@ -43,7 +41,7 @@ def main() -> int:
         [*command, "--max-batch-size", places], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _wait_until_ready(server, port)
+        wait_until_ready(server, port, START_SECONDS)
         return _measure(server.pid, port, given.streams, given.seconds)
     finally:
         server.terminate()
@@ -75,32 +73,11 @@ def _cpu_seconds(process: int) -> float:
     return sum(int(account.read_text(encoding="ascii").split()[0]) for account in accounts) / 1e9
 
 
-def _get(port: int, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
-
-
 def _tokens(port: int) -> int:
-    found = re.search(r"^tgi_request_generated_tokens_sum (\S+)$", _get(port, "/metrics")[1], re.MULTILINE)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        metrics = answer.read().decode()
+    found = re.search(r"^tgi_request_generated_tokens_sum (\S+)$", metrics, re.MULTILINE)
     return int(float(found.group(1))) if found else 0
-
-
-def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        if server.poll() is not None:
-            sys.exit(f"the server ended with {server.returncode} while starting")
-        try:
-            if _get(port, "/health")[0] == 200:
-                return
-        except OSError:
-            time.sleep(0.05)
-    sys.exit(f"the server was not ready after {START_SECONDS} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The one interface between the benchmark and an engine, and what engines that live in our process share."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,15 @@ class Engine(Protocol):
         """Ends what was started."""
 
 
-class BatchEngine:
+class BatchEngine(ABC):
     """Measures an engine that generates greedily for a whole batch of equally long prompts."""
 
+    @abstractmethod
     def generate(self, prompts: list[Tokens], new_tokens: int) -> tuple[Sequence[Sequence[int]], list[float]]:
         """Generates exactly so many tokens for each prompt.
 
         Returns the tokens, and for each step the time at which its tokens were there (seconds of `perf_counter`).
         """
-        raise NotImplementedError
 
     def measure(self, cell: Cell) -> Iterator[float]:
         """Yields tokens per second, one value a repetition."""
@@ -65,7 +66,7 @@ class BatchEngine:
         else:
             yield from self._decode_in_segments(cell)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (on purpose: what lives in our process ends with it)
         """Nothing outlives the process."""
 
     def _prefill(self, cell: Cell) -> Iterator[float]:

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench.cells import MAX_CONTEXT, Cell
+from bench.local import free_port, wait_until_ready
 from bench.peers.engine import REPETITIONS, EngineBrokenError, Setup
 from bench.workload import start_agents
 
@@ -21,9 +21,7 @@ class Engine:
 
     def __init__(self, setup: Setup) -> None:
         self._cache = "no prefix cache" not in setup.name
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port: int = free.getsockname()[1]
+        self._port = free_port()
         command = [str(setup.programs / "llama-server"), "-m", str(setup.model), "-t", str(setup.threads)]
         command += ["--parallel", str(setup.batch), "-c", str(setup.batch * MAX_CONTEXT)]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--log-disable"]
@@ -33,7 +31,11 @@ class Engine:
         self._server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self._wait_until_ready()
+        try:
+            wait_until_ready(self._server, self._port, START_SECONDS)
+        except EngineBrokenError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Ends the server."""
@@ -84,20 +86,3 @@ class Engine:
             raise EngineBrokenError(f"llama-server answered {response.status}: {said[-500:]!r}")
         answer: dict[str, Any] = json.loads(said)
         return answer
-
-    def _wait_until_ready(self) -> None:
-        for _ in range(START_SECONDS * 10):
-            if self._server.poll() is not None:
-                raise EngineBrokenError(f"llama-server ended with {self._server.returncode} while starting")
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-            try:
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            except OSError:
-                pass
-            finally:
-                connection.close()
-            time.sleep(0.1)
-        self.close()
-        raise EngineBrokenError(f"llama-server was not ready after {START_SECONDS} s")

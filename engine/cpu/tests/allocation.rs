@@ -1,50 +1,25 @@
 //! A step of the executor allocates nothing, a prompt's as little as a token's: counted, not believed.
 
 mod common;
+#[path = "../../core/tests/counting/mod.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use agentlm_core::arena::flag;
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::isa::Isa;
-use common::llama::{ARENA, Llama, RESULTS, Shape};
+use common::llama::{ARENA, Llama, PLAIN, RESULTS, Shape};
 use common::{Init, Slot};
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-/// The system's allocator, counting.
-struct Counting;
-
-// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract; `pointer` came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use counting::{ALLOCATIONS, Counting};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
 const SHAPE: Shape = Shape {
-    vocab: 97,
-    hidden: 48,
-    inter: 80,
-    layers: 2,
-    heads: 4,
-    kv_heads: 2,
-    head_dim: 16,
-    rotary_dim: 16,
-    window: None,
     head_norms: true,
     bias: true,
+    ..PLAIN
 };
 const PROMPT: u32 = 40;
 const DECODED: u32 = 120;

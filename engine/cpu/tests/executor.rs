@@ -9,22 +9,8 @@ use agentlm_core::results::Layout;
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::executor::Executor;
 use agentlm_cpu::isa::Isa;
-use common::llama::{ARENA, Llama, RESULTS, Shape};
+use common::llama::{ARENA, Llama, PLAIN, RESULTS, Shape};
 use common::{Init, Slot};
-
-const PLAIN: Shape = Shape {
-    vocab: 97,
-    hidden: 48,
-    inter: 80,
-    layers: 2,
-    heads: 4,
-    kv_heads: 2,
-    head_dim: 16,
-    rotary_dim: 16,
-    window: None,
-    head_norms: false,
-    bias: false,
-};
 
 fn prompt(n: usize, seed: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * seed + 3) % 97) as u32).collect()

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use agentlm_core::params::SamplingParams;
 use agentlm_host::{EngineHandle, Finished, RequestError, Sink, Submission, Token};
-use mock_server::{Failure, STEP};
+use mock_server::{Failure, Role, STEP};
 use tokio::io::AsyncReadExt;
 
 /// Tokens of a background stream; when it ends, its client opens the next.
@@ -23,18 +23,7 @@ const TOKENS: u32 = 2000;
 const WARM_UP: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("--streams") => streams(&arguments[1..]),
-        _ => measure(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    mock_server::run(measure, &[("--streams", streams as Role)])
 }
 
 fn measure(arguments: &[String]) -> Result<(), Failure> {

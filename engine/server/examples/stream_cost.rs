@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use mock_server::{Failure, STEP};
+use mock_server::{Failure, Role, STEP};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -21,19 +21,7 @@ const FLOOR_STEPS: u32 = 300;
 const FRAME_BYTES: usize = 128;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("--clients") => clients(&arguments[1..]),
-        Some("--readers") => readers(&arguments[1..]),
-        _ => measure(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    mock_server::run(measure, &[("--clients", clients as Role), ("--readers", readers)])
 }
 
 fn measure(arguments: &[String]) -> Result<(), Failure> {

@@ -97,6 +97,8 @@ unsafe fn by_column<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scrat
     let block_bytes = steps * GROUP * weight.dtype().size();
     for first in task.tiles.clone().step_by(K::BLOCK_TILES) {
         let tiles = first..(first + K::BLOCK_TILES).min(task.tiles.end);
+        // SAFETY: the tile is one of the task's.
+        let a = unsafe { activations(job, task.tiling, first, k_block) };
         for group in task.columns.clone() {
             let following = if group + 1 < task.columns.end {
                 group + 1
@@ -111,7 +113,6 @@ unsafe fn by_column<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scrat
             // SAFETY: as `run`; scratch B holds a widened block.
             unsafe {
                 K::widen(weight.dtype(), weight.block_ptr(group, k_block), steps, scratch.b);
-                let a = activations(job, task.tiling, first, k_block);
                 let b = Block {
                     start: scratch.b.cast(),
                     next: 0,

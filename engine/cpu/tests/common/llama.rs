@@ -40,6 +40,21 @@ pub struct Shape {
     pub bias: bool,
 }
 
+/// Neither norms of heads nor biases nor a window.
+pub const PLAIN: Shape = Shape {
+    vocab: 97,
+    hidden: 48,
+    inter: 80,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    rotary_dim: 16,
+    window: None,
+    head_norms: false,
+    bias: false,
+};
+
 #[derive(Clone, Debug)]
 struct Layer {
     input_norm: Vec<f32>,

@@ -1,5 +1,6 @@
 //! A mock engine behind the real server, for the programs that measure the server.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,28 @@ use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokeni
 
 /// What these programs fail with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What one process of a measurement does with its arguments.
+pub type Role = fn(&[String]) -> Result<(), Failure>;
+
+/// Runs the role that the first argument names, `measure` when it names none.
+pub fn run(measure: Role, others: &[(&str, Role)]) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let named = arguments
+        .first()
+        .and_then(|first| others.iter().find(|(name, _)| name == first));
+    let done = match named {
+        Some((_, role)) => role(&arguments[1..]),
+        None => measure(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// The mock's step.
 pub const STEP: Duration = Duration::from_millis(10);
