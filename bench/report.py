@@ -109,7 +109,10 @@ def markdown(record: Record) -> str:
     )
     lines.append("")
     lines.append("Tokens per second (median), and the share of what the limits beside the figure allow.")
-    lines.append(f"`~`: other processes took more than {NOISY:.0%} of the machine in some repetition.")
+    lines.append(
+        f"`~`: other processes took more than {NOISY:.0%} of the machine in some repetition. "
+        "`≤`: cut after the first, cheaper turns."
+    )
     cells = cells_of(record)
     for model, precision in dict.fromkeys((cell.model, cell.precision) for cell in cells):
         group = [cell for cell in cells if (cell.model, cell.precision) == (model, precision)]
@@ -159,7 +162,9 @@ def _figure(one: Measured | None, most: float | None) -> str:
         return "failed"
     mark = "~" if (one.others or 0) > NOISY else ""
     share = f" ({one.median / most:.0%})" if most else ""
-    return f"{mark}{one.median:.3g}{share}" if one.median < 100 else f"{mark}{one.median:.0f}{share}"
+    bound = "≤ " if one.at_most else ""
+    number = f"{one.median:.3g}" if one.median < 100 else f"{one.median:.0f}"
+    return f"{mark}{bound}{number}{share}"
 
 
 def write_page(page: Path, text: str) -> None:

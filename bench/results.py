@@ -28,6 +28,8 @@ class Measured:
     """The largest share of the machine that other processes took during a repetition, 0 to 1."""
     limits: Limits | None = None
     """What the machine allowed just then: the mean of one measurement before and one after."""
+    at_most: bool = False
+    """The workload was cut, and is slower as a whole than the value says."""
     error: str | None = None
 
     @property

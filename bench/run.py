@@ -77,6 +77,7 @@ def run(job: Job, peers: Peers, threads: int, commit: str) -> Iterator[Measured]
             measured = left[line["cell"]]
             if "value" in line:
                 measured.values.append(line["value"])
+                measured.at_most |= line["at_most"]
                 known = [share for share in (measured.others, line["others"]) if share is not None]
                 measured.others = max(known, default=None)
                 continue

@@ -2,8 +2,8 @@
 
     python -m bench.worker SETUP CELL…
 
-Refuses to know the table. A line is {"cell", "value", "others"}, {"cell", "limits"}, {"cell", "done": true} or
-{"cell", "error"}.
+Refuses to know the table. A line is {"cell", "value", "others", "at_most"}, {"cell", "limits"}, {"cell", "done": true}
+or {"cell", "error"}.
 """
 
 import importlib
@@ -19,8 +19,9 @@ from bench.machine import Others, measure_limits
 from bench.peers import PEERS
 from bench.peers.engine import Engine, Setup
 from bench.roofline import Limits
+from bench.workload import AtMost
 
-BUDGET_SECONDS = 420
+BUDGET_SECONDS = 240
 """No further repetition of a cell begins after this time; the first one is always finished."""
 
 
@@ -41,9 +42,10 @@ def main() -> None:
             others.restart()
             try:
                 for value in engine.measure(Cell.from_key(key)):
-                    _say({"cell": key, "value": value, "others": others.share()})
+                    at_most = isinstance(value, AtMost)
+                    _say({"cell": key, "value": value, "others": others.share(), "at_most": at_most})
                     others.restart()
-                    if time.monotonic() - start > BUDGET_SECONDS:
+                    if at_most or time.monotonic() - start > BUDGET_SECONDS:
                         break
                 _say({"cell": key, "limits": asdict(before.mean(_limits(setup.threads)))})
                 _say({"cell": key, "done": True})

@@ -1,7 +1,8 @@
 """Prompts as token ids, and the agents' conversation. Refuses to know engines; the same seed gives the same tokens."""
 
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.cells import AGENTS, AgentShape, Cell
@@ -10,7 +11,14 @@ FIRST_WORD = 300
 """Ids below are bytes and special tokens of the random models."""
 VOCABULARY = 32000
 
+RECOMPUTING_SECONDS = 150
+"""After so long no further turn begins for an engine that computes every prompt anew."""
+
 Tokens = list[int]
+
+
+class AtMost(float):
+    """A rate that the whole workload would not reach: its cheaper first part ran at this rate."""
 
 
 def prompt(tokens: int, *seed: object) -> Tokens:
@@ -27,6 +35,7 @@ class Agent:
     shape: AgentShape
     seed: int
     history: Tokens
+    generated: int = 0
 
     def ask(self, turn: int) -> Tokens:
         """The prompt of a turn: everything so far and a new observation."""
@@ -40,6 +49,7 @@ class Agent:
                 f"an answer of {len(answer)} tokens came back, {self.shape.answer} were asked for"
             )
         self.history += answer
+        self.generated += len(answer)
 
 
 def start_agents(cell: Cell, repetition: int) -> tuple[AgentShape, list[Agent]]:
@@ -49,14 +59,38 @@ def start_agents(cell: Cell, repetition: int) -> tuple[AgentShape, list[Agent]]:
     return shape, [Agent(number, shape, repetition, list(system)) for number in range(cell.batch)]
 
 
-def run_in_lockstep(
-    cell: Cell, repetition: int, complete: Callable[[list[Tokens], int], Sequence[Sequence[int]]]
-) -> int:
-    """Runs the conversation for an engine that takes whole batches. Returns the number of generated tokens."""
-    shape, agents = start_agents(cell, repetition)
-    turns = int(cell.context)
-    for turn in range(turns):
-        answers = complete([agent.ask(turn) for agent in agents], shape.answer)
-        for agent, answer in zip(agents, answers, strict=True):
+class AgentRun:
+    """Runs the conversation and counts.
+
+    With an engine that keeps no earlier turn it ends early when it takes minutes: each turn's prompt is longer than the one
+    before, so the rate so far is more than that of all turns.
+    """
+
+    def __init__(self, cell: Cell, repetition: int, *, recomputes: bool) -> None:
+        self.shape, self.agents = start_agents(cell, repetition)
+        self._turns = int(cell.context)
+        self._cut = False
+        self._start = time.perf_counter()
+        self._end = self._start + RECOMPUTING_SECONDS if recomputes else None
+
+    def turns(self) -> Iterator[int]:
+        """The turns of one agent, or of all in lockstep."""
+        for turn in range(self._turns):
+            if self._end is not None and time.perf_counter() > self._end:
+                self._cut = True
+                return
+            yield turn
+
+    def rate(self) -> float:
+        """Generated tokens a second so far, an `AtMost` where turns are missing."""
+        rate = sum(agent.generated for agent in self.agents) / (time.perf_counter() - self._start)
+        return AtMost(rate) if self._cut else rate
+
+
+def run_in_lockstep(run: AgentRun, complete: Callable[[list[Tokens], int], Sequence[Sequence[int]]]) -> float:
+    """Runs the conversation with an engine that takes whole batches. Returns generated tokens a second."""
+    for turn in run.turns():
+        answers = complete([agent.ask(turn) for agent in run.agents], run.shape.answer)
+        for agent, answer in zip(run.agents, answers, strict=True):
             agent.hear(answer)
-    return turns * len(agents) * shape.answer
+    return run.rate()

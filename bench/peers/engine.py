@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.cells import CONTEXT_TOKENS, DECODE_STEPS, PREFILL_TOKENS, Cell
-from bench.workload import Tokens, prompt, run_in_lockstep
+from bench.workload import AgentRun, Tokens, prompt, run_in_lockstep
 
 REPETITIONS = 5
-SEGMENT_STEPS = 12
+SEGMENT_STEPS = 8
 """Steps of one repetition where all repetitions share one expensive prefill."""
 
 
@@ -39,7 +39,10 @@ class Engine(Protocol):
     """An engine with a model loaded."""
 
     def measure(self, cell: Cell) -> Iterator[float]:
-        """Yields tokens per second, one value a repetition; the first value comes after a warm-up."""
+        """Yields tokens per second, one value a repetition; the first value comes after a warm-up.
+
+        An `AtMost` ends the cell: the others would say the same.
+        """
 
     def close(self) -> None:
         """Ends what was started."""
@@ -47,6 +50,9 @@ class Engine(Protocol):
 
 class BatchEngine(ABC):
     """Measures an engine that generates greedily for a whole batch of equally long prompts."""
+
+    recomputes = True
+    """Whether an agent's earlier turns are computed again."""
 
     @abstractmethod
     def generate(self, prompts: list[Tokens], new_tokens: int) -> tuple[Sequence[Sequence[int]], list[float]]:
@@ -94,8 +100,5 @@ class BatchEngine(ABC):
 
     def _agents(self, cell: Cell) -> Iterator[float]:
         for repetition in range(REPETITIONS):
-            start = time.perf_counter()
-            tokens = run_in_lockstep(
-                cell, repetition, lambda prompts, new_tokens: self.generate(prompts, new_tokens)[0]
-            )
-            yield tokens / (time.perf_counter() - start)
+            run = AgentRun(cell, repetition, recomputes=self.recomputes)
+            yield run_in_lockstep(run, lambda prompts, new_tokens: self.generate(prompts, new_tokens)[0])

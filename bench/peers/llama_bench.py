@@ -35,19 +35,20 @@ class Engine:
     def _together(self, cell: Cell) -> Iterator[float]:
         depth = CONTEXT_TOKENS[cell.context]
         short = cell.context == "short"
-        steps = DECODE_STEPS if short else REPETITIONS * SEGMENT_STEPS
-        # A repetition with a long context would be minutes of prefill: one long run stands for them.
-        runs = ",".join([str(cell.batch)] * (REPETITIONS if short else 1))
+        steps = DECODE_STEPS if short else SEGMENT_STEPS
         arguments = [
             "-npp",
             str(depth),
             "-ntg",
             str(steps),
             "-npl",
-            runs,
+            ",".join([str(cell.batch)] * REPETITIONS),
             "-c",
             str(cell.batch * (depth + steps)),
         ]
+        if not short:
+            # One prompt is computed and copied to each request's own part of the cache: minutes less of prefill.
+            arguments.append("-pps")
         said = self._run("llama-batched-bench", [*arguments, "--output-format", "jsonl"])
         rates = [
             json.loads(line[line.index("{") :])["speed_tg"]

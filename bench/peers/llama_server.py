@@ -3,7 +3,6 @@
 import http.client
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from bench.cells import MAX_CONTEXT, Cell
 from bench.local import free_port, wait_until_ready
 from bench.peers.engine import REPETITIONS, EngineBrokenError, Setup
-from bench.workload import start_agents
+from bench.workload import Agent, AgentRun
 
 START_SECONDS = 120
 
@@ -45,18 +44,14 @@ class Engine:
     def measure(self, cell: Cell) -> Iterator[float]:
         """Yields generated tokens per second, one value a repetition."""
         for repetition in range(REPETITIONS):
-            shape, agents = start_agents(cell, repetition)
-            turns = int(cell.context)
-
-            def live(number: int) -> None:
-                agent = agents[number]  # noqa: B023 (the pool is gone before the next repetition)
-                for turn in range(turns):  # noqa: B023
-                    agent.hear(self._complete(agent.ask(turn), shape.answer, number))  # noqa: B023
-
-            start = time.perf_counter()
+            run = AgentRun(cell, repetition, recomputes=not self._cache)
             with ThreadPoolExecutor(cell.batch) as pool:
-                list(pool.map(live, range(cell.batch)))
-            yield turns * cell.batch * shape.answer / (time.perf_counter() - start)
+                list(pool.map(lambda agent: self._live(run, agent), run.agents))  # noqa: B023 (all have run here)
+            yield run.rate()
+
+    def _live(self, run: AgentRun, agent: Agent) -> None:
+        for turn in run.turns():
+            agent.hear(self._complete(agent.ask(turn), run.shape.answer, agent.number))
 
     def _complete(self, prompt: list[int], tokens: int, slot: int) -> list[int]:
         answer = self._post(

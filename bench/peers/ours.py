@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agentlm import LLM, SamplingParams
 from bench.cells import CONTEXT_TOKENS, DECODE_STEPS, PREFILL_TOKENS, Cell
 from bench.peers.engine import REPETITIONS, Setup
-from bench.workload import prompt, start_agents
+from bench.workload import Agent, AgentRun, prompt
 
 
 class Engine:
@@ -48,7 +48,8 @@ class Engine:
                 yield tokens / (time.perf_counter() - start)
 
     def _decode(self, cell: Cell) -> Iterator[float]:
-        prompts = [prompt(CONTEXT_TOKENS[cell.context], cell.key, number) for number in range(cell.batch)]
+        # The same prompts for every batch size: each is computed once in a run.
+        prompts = [prompt(CONTEXT_TOKENS[cell.context], cell.context, number) for number in range(cell.batch)]
         for repetition in range(REPETITIONS + 1):
             # From the second time on the prompts are in the prefix cache, so that all requests decode together.
             done = self._llm.generate(prompts, _exactly(DECODE_STEPS + 1))
@@ -58,17 +59,15 @@ class Engine:
                 yield cell.batch * DECODE_STEPS / (last - first)
 
     async def _agents(self, cell: Cell, repetition: int) -> float:
-        shape, agents = start_agents(cell, repetition)
-        turns = int(cell.context)
-        start = time.perf_counter()
+        run = AgentRun(cell, repetition, recomputes=False)
 
-        async def live(number: int) -> None:
-            for turn in range(turns):
-                done = await self._llm.agenerate(agents[number].ask(turn), _exactly(shape.answer))
-                agents[number].hear(done.token_ids)
+        async def live(agent: Agent) -> None:
+            for turn in run.turns():
+                done = await self._llm.agenerate(agent.ask(turn), _exactly(run.shape.answer))
+                agent.hear(done.token_ids)
 
-        await asyncio.gather(*(live(number) for number in range(cell.batch)))
-        return turns * cell.batch * shape.answer / (time.perf_counter() - start)
+        await asyncio.gather(*(live(agent) for agent in run.agents))
+        return run.rate()
 
 
 def _exactly(tokens: int) -> SamplingParams:

@@ -85,6 +85,12 @@ def test_a_failed_cell_is_shown_as_failed_and_meets_no_goal(record: Record) -> N
     assert "| failed |" in markdown(record)
 
 
+def test_a_cut_run_is_marked_and_stays_so(record: Record) -> None:
+    record.put(Measured(LLAMA, DECODE.key, "abc", [70.0], at_most=True))
+    record.save()
+    assert "| ≤ 70 (" in markdown(Record.open("machine"))
+
+
 def test_the_page_keeps_what_is_around_the_report(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n", encoding="utf-8")
