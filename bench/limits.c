@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #if defined(__AVX512F__)
@@ -21,7 +22,7 @@ typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef float half_vec __attribute__((vector_size(8 * sizeof(float))));
 typedef uint64_t words __attribute__((vector_size(64)));
 
-enum { ROUNDS = 9, FMA_LOOPS = 8 * 1000 * 1000, ACCUMULATORS = 12 };
+enum { ROUNDS = 9, FMA_LOOPS = 8 * 1000 * 1000, ACCUMULATORS = 12, AHEAD = 32 };
 static const size_t BYTES = (size_t)1 << 30;
 
 static pthread_barrier_t barrier;
@@ -41,8 +42,7 @@ static void read_memory(int thread) {
     const words *from = (const words *)(memory + share * (size_t)thread);
     words a = {0}, b = {0}, c = {0}, d = {0};
     for (size_t i = 0; i < share / sizeof(words); i += 4) {
-        __builtin_prefetch(from + i + 32);
-        __builtin_prefetch(from + i + 34);
+        for (size_t line = 0; line < 4; line++) __builtin_prefetch(from + i + AHEAD + line);
         a ^= from[i];
         b ^= from[i + 1];
         c ^= from[i + 2];
@@ -110,7 +110,11 @@ static double best_seconds(void (*work)(int)) {
 int main(int argc, char **argv) {
     n_threads = argc > 1 ? atoi(argv[1]) : 1;
     if (n_threads < 1 || n_threads > 1024) return 2;
-    if (posix_memalign((void **)&memory, 4096, BYTES) != 0) return 3;
+    if (posix_memalign((void **)&memory, (size_t)1 << 21, BYTES) != 0) return 3;
+#ifdef MADV_HUGEPAGE
+    /* Engines read weights from large pages where they can. */
+    madvise(memory, BYTES, MADV_HUGEPAGE);
+#endif
     memset(memory, 1, BYTES);
     double work = 2.0 * ACCUMULATORS * (double)FMA_LOOPS * n_threads;
     double flops = work * LANES / best_seconds(multiply_add);

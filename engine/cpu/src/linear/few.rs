@@ -26,7 +26,12 @@ pub(super) unsafe fn run<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch:
     let widened = tiling.tiles > K::DIRECT_TILES && (K::B_STATIONARY || weight.dtype() != Dtype::F32);
     // The tiles of a group prefetch the next block together, evenly: memory is to be busy all the time.
     let calls = tiling.tiles * (GROUP / PANEL / tiling.panels);
-    let lines = (UNROLL * GROUP * weight.dtype().size() / LINE).div_ceil(calls);
+    let lines = if job.m == 1 {
+        // A single row reads at the pace of memory, and the processor's own prefetchers follow it: ours only cost.
+        0
+    } else {
+        (UNROLL * GROUP * weight.dtype().size() / LINE).div_ceil(calls)
+    };
     let runs = Runs::new(weight.groups(), worker.count());
     let each_block = |group: usize| {
         for k_block in 0..k_blocks {

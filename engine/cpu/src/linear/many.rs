@@ -50,7 +50,11 @@ pub(super) unsafe fn run<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch:
     let column_chunks = units.div_ceil(task_units);
     worker.parallel_for(column_chunks * row_chunks, |index| {
         let (column_chunk, row_chunk) = (index / row_chunks, index % row_chunks);
-        let cut = |chunk: usize| (chunk * units / column_chunks * unit).min(job.weight.groups());
+        let cut = |chunk: usize| {
+            // The wider chunks first, so that the workers end together.
+            let (width, wider) = (units / column_chunks, units % column_chunks);
+            ((chunk * width + chunk.min(wider)) * unit).min(job.weight.groups())
+        };
         let task = Task {
             tiling,
             columns: cut(column_chunk)..cut(column_chunk + 1),
