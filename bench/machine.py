@@ -64,6 +64,8 @@ def versions(python: Path) -> dict[str, str]:
     return found
 
 
+SHORTEST_SECONDS = 0.2
+"""The system counts in hundredths of a second."""
 LIMITS_PROGRAM = HOME / "limits"
 
 
@@ -92,13 +94,15 @@ class Others:
         self._start = self._sample()
 
     def share(self) -> float | None:
-        """Share of all cores, 0 to 1, since the start."""
+        """Share of all cores, 0 to 1, since the start; None when that is too short to tell."""
         if self._start is None or (end := self._sample()) is None:
             return None
         started, busy, own = self._start
+        elapsed = end[0] - started
+        if elapsed < SHORTEST_SECONDS:
+            return None
         cores = os.cpu_count() or 1
-        wall = max(end[0] - started, 1e-9) * cores
-        return round(max(end[1] - busy - (end[2] - own), 0.0) / wall, 3)
+        return round(max(end[1] - busy - (end[2] - own), 0.0) / (elapsed * cores), 3)
 
     def _sample(self) -> tuple[float, float, float] | None:
         stat = _read("/proc/stat").split("\n", 1)[0].split()
