@@ -52,7 +52,7 @@ class BatchEngine(ABC):
     """Measures an engine that generates greedily for a whole batch of equally long prompts."""
 
     recomputes = True
-    """Whether an agent's earlier turns are computed again."""
+    """Whether a prompt is computed again that was computed before, an agent's earlier turns among them."""
 
     @abstractmethod
     def generate(self, prompts: list[Tokens], new_tokens: int) -> tuple[Sequence[Sequence[int]], list[float]]:
@@ -67,7 +67,8 @@ class BatchEngine(ABC):
             yield from self._prefill(cell)
         elif cell.kind == "agents":
             yield from self._agents(cell)
-        elif cell.context == "short":
+        elif cell.context == "short" or not self.recomputes:
+            # What keeps its prompts computes them once, in the warm-up.
             yield from self._decode(cell)
         else:
             yield from self._decode_in_segments(cell)

@@ -1,11 +1,11 @@
 """transformers' continuous batching, with blocks shared between requests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
-from bench.cells import MAX_CONTEXT
+from bench.cells import MAX_CONTEXT, Cell
 from bench.peers.engine import BatchEngine, EngineBrokenError, Setup
 from bench.workload import Tokens
 
@@ -23,12 +23,21 @@ class Engine(BatchEngine):
         self._model = AutoModelForCausalLM.from_pretrained(
             setup.model, dtype=getattr(torch, setup.precision)
         ).eval()
+        self._together = False
         self._settings = ContinuousBatchingConfig(
             # Left alone it asks for all the memory of the machine.
             page_size=PAGE,
             num_blocks=(setup.batch + 1) * MAX_CONTEXT // PAGE,
             max_batch_tokens=512,
         )
+
+    def _decode(self, cell: Cell) -> Iterator[float]:
+        for value in super()._decode(cell):
+            if not self._together:
+                raise EngineBrokenError(
+                    "the requests did not decode at the same time: no figure for this batch"
+                )
+            yield value
 
     def generate(self, prompts: list[Tokens], new_tokens: int) -> tuple[Sequence[Sequence[int]], list[float]]:
         """Generates exactly so many tokens for each prompt; see `BatchEngine`."""
@@ -46,6 +55,9 @@ class Engine(BatchEngine):
         outputs = list(done.values())
         if len(outputs) != len(prompts) or any(one.error for one in outputs):
             raise EngineBrokenError(f"{len(outputs)} of {len(prompts)} requests came back: {outputs[:1]}")
+        # Requests are admitted while others decode: only what runs together all the time is a batch.
+        begun = max(one.timestamps[0] for one in outputs)
+        self._together = begun <= min(one.timestamps[new_tokens // 4] for one in outputs)
         # A step is over when the slowest request has its token.
         marks = [max(one.timestamps[step] for one in outputs) for step in range(new_tokens)]
         return [one.generated_tokens for one in outputs], marks
