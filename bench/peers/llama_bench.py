@@ -8,12 +8,6 @@ from bench.cells import CONTEXT_TOKENS, DECODE_STEPS, PREFILL_TOKENS, Cell
 from bench.peers.engine import REPETITIONS, SEGMENT_STEPS, EngineBrokenError, Setup
 
 
-def llama_cache(precision: str) -> list[str]:
-    """llama.cpp's options for keys and values in the precision of the run; left alone it keeps them in half precision."""
-    kept = {"float32": "f32", "float16": "f16"}[precision]
-    return ["-ctk", kept, "-ctv", kept]
-
-
 class Engine:
     """Each cell is a run of a program; the model is in the page cache after the first."""
 
@@ -67,8 +61,7 @@ class Engine:
 
     def _run(self, program: str, arguments: list[str]) -> str:
         path = self._setup.programs / program
-        command = [str(path), "-m", str(self._setup.model), "-t", str(self._setup.threads)]
-        command += [*llama_cache(self._setup.precision), *arguments]
+        command = [str(path), "-m", str(self._setup.model), "-t", str(self._setup.threads), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise EngineBrokenError(f"{program} ended with {done.returncode}: {done.stderr.strip()[-500:]}")

@@ -10,7 +10,6 @@ from typing import Any
 from bench.cells import MAX_CONTEXT, Cell
 from bench.local import free_port, wait_until_ready
 from bench.peers.engine import REPETITIONS, EngineBrokenError, Setup
-from bench.peers.llama_bench import llama_cache
 from bench.workload import Agent, AgentRun
 
 START_SECONDS = 120
@@ -23,7 +22,6 @@ class Engine:
         self._cache = "no prefix cache" not in setup.name
         self._port = free_port()
         command = [str(setup.programs / "llama-server"), "-m", str(setup.model), "-t", str(setup.threads)]
-        command += llama_cache(setup.precision)
         command += ["--parallel", str(setup.batch), "-c", str(setup.batch * MAX_CONTEXT)]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--log-disable"]
         if not self._cache:

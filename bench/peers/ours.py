@@ -18,6 +18,8 @@ class Engine:
             setup.model,
             progress=False,
             dtype=setup.precision,
+            # As llama.cpp keeps them, whatever the weights are.
+            kv_cache_dtype="float16",
             threads=setup.threads,
             max_batch_size=setup.batch,
             offline=True,
