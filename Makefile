@@ -87,6 +87,10 @@ bench-http: $(ENGINE) ## what a streamed token costs the server, under h2load
 	cargo run --locked --quiet --release -p agentlm-server --example stream_cost
 	cargo run --locked --quiet --release -p agentlm-server --example first_token
 
+.PHONY: bench-core
+bench-core: ## instructions that planning and committing a step take (needs valgrind)
+	sh bench/core_instructions.sh
+
 .PHONY: soak
 soak: $(ENGINE) ## a million random scheduler operations, then random traffic for an hour (ARGS="--minutes 5")
 	cargo test --locked --release -p agentlm-core --test scheduler soak -- --ignored

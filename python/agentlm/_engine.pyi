@@ -227,6 +227,7 @@ class Server:
         validation_workers: int,
         http_workers: int,
         compute_type: str,
+        api_dialect: str = "openai",
     ) -> Server: ...
     @staticmethod
     def check_address(hostname: str, port: int) -> None: ...

@@ -3,6 +3,12 @@
 A message says what was given, what is allowed and what to do.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentlm.completion import Completion
+
 
 class AgentLMError(Exception):
     """Base of all errors raised on purpose; anything else is a defect."""
@@ -79,13 +85,28 @@ class HubUnreachableError(HubError):
 class InvalidRequestError(AgentLMError, ValueError):
     """A prompt or a sampling parameter is outside what the engine takes."""
 
+    prompt: int | None = None
+    """Which prompt of several is meant, from 0."""
+
 
 class OverloadedError(AgentLMError):
     """Too many requests are unfinished; try again later."""
 
 
 class GenerationError(AgentLMError):
-    """One request failed while it was computed; others are not affected."""
+    """Requests failed while they were computed; the others of their batch were finished."""
+
+    def __init__(
+        self,
+        message: str,
+        completions: "Sequence[Completion | None]" = (),
+        failed: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.completions = list(completions)
+        """Those of the whole batch in the prompts' order; None where a request failed."""
+        self.failed = dict(failed or {})
+        """Why each failed, by its place in the batch."""
 
 
 class RequestAbortedError(AgentLMError):

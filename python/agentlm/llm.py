@@ -52,7 +52,8 @@ class LLM:
 
     Args:
         model: a checkpoint directory or a hub name; None takes a small random model, whose text means nothing.
-        progress: show progress bars; None shows them on a terminal.
+        progress: show progress bars; None shows them on a terminal and in a notebook.
+        chat_template: a Jinja file to use instead of the checkpoint's own template.
         settings: any field of `agentlm.EngineConfig`, such as `dtype`, `backend`, `kv_cache_memory`.
 
     Raises:
@@ -60,12 +61,18 @@ class LLM:
     """
 
     def __init__(
-        self, model: str | Path | None = None, *, progress: bool | None = None, **settings: Any
+        self,
+        model: str | Path | None = None,
+        *,
+        progress: bool | None = None,
+        chat_template: str | Path | None = None,
+        **settings: Any,
     ) -> None:
         config = EngineConfig.from_dict({"model": None if model is None else str(model), **settings})
         self._progress = wanted() if progress is None else progress
         with loading_progress(self._progress) as advance:
             self._running = open_engine(config, advance)
+        self._template_file = chat_template
         self._template: ChatTemplate | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopMailbox] = (
             weakref.WeakKeyDictionary()
@@ -78,14 +85,23 @@ class LLM:
 
     def stats(self) -> dict[str, float]:
         """The engine's counters and gauges by name."""
+        self._running.check_usable()
         return self._running.engine.snapshot()
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text."""
-        return self._running.tokenizer.encode(text, add_special_tokens)
+        self._running.check_usable()
+        try:
+            return self._running.tokenizer.encode(text, add_special_tokens)
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"text must be valid Unicode; character {error.start} is half of one (a lone surrogate): "
+                f"{text[error.start]!a}"
+            ) from error
 
     def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids."""
+        self._running.check_usable()
         return self._running.tokenizer.decode(token_ids, skip_special_tokens)
 
     def generate(
@@ -97,37 +113,79 @@ class LLM:
     ) -> list[Completion]:
         """Generates for each prompt; completions come in the prompts' order.
 
-        `params` is one for all, or one a prompt. Ctrl-C and every error abort what is unfinished.
+        `params` is one for all, or one a prompt. Ctrl-C and a failure of the engine abort what is unfinished.
 
         Raises:
             InvalidRequestError: a prompt or parameter is out of range; nothing was generated for any.
+            GenerationError: requests failed, and all others are finished: the error holds them.
             EngineFailedError: the engine failed.
         """
         batch = _as_batch(prompts)
-        each = _params_for(batch, params)
-        ids = [self._ids(prompt) for prompt in batch]
-        show = self._progress and len(batch) > 1 if progress is None else progress
-        # All are checked before any is submitted.
-        for prompt, one in zip(ids, each, strict=True):
-            self._running.engine.check(prompt, one)
-        mailbox = Mailbox()
         completions: list[Completion | None] = [None] * len(batch)
+        failed: dict[int, str] = {}
+        for index, done in self.as_completed(batch, params, progress=progress):
+            if isinstance(done, GenerationError):
+                failed[index] = str(done)
+            else:
+                completions[index] = done
+        if failed:
+            index, why = min(failed.items())
+            several = f"{len(failed)} of {len(batch)} requests failed; the first, prompt {index}: {why}"
+            raise GenerationError(why if len(batch) == 1 else several, completions, failed)
+        return [completion for completion in completions if completion is not None]
+
+    def as_completed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Iterator[tuple[int, Completion | GenerationError]]:
+        """Yields each prompt's place and its completion, or why it failed, as they finish.
+
+        Dropping the iterator aborts what is unfinished. Raises as `generate` does, but for `GenerationError`.
+        """
+        batch = _as_batch(prompts)
+        each = _params_for(batch, params)
+        show = self._progress and len(batch) > 1 if progress is None else progress
+        ids: list[list[int]] = []
+        # All are checked before any is submitted.
+        for index, (prompt, one) in enumerate(zip(batch, each, strict=True)):
+            try:
+                ids.append(self._ids(prompt))
+                self._running.engine.check(ids[-1], one)
+            except InvalidRequestError as error:
+                if len(batch) == 1:
+                    raise
+                told = InvalidRequestError(f"prompt {index}: {error}")
+                told.prompt = index
+                raise told from error
+        return self._as_completed(ids, each, show)
+
+    def _as_completed(
+        self, ids: list[list[int]], each: list[SamplingParams], show: bool
+    ) -> Iterator[tuple[int, Completion | GenerationError]]:
+        mailbox = Mailbox()
         requests: list[Request] = []
         try:
             for key, (prompt, one) in enumerate(zip(ids, each, strict=True)):
                 requests.append(self._submit(prompt, one, mailbox, key, stream=False))
-            with generation_progress(len(batch), show) as advance:
-                left = len(batch)
+            with generation_progress(len(ids), show) as advance:
+                left = len(ids)
                 while left:
                     for event in mailbox.take(POLL_SECONDS):
-                        completion = _completion(event, each[event.key])
-                        completions[event.key] = completion
-                        advance(completion.usage.completion_tokens)
                         left -= 1
+                        try:
+                            done = _completion(event, each[event.key])
+                        except GenerationError as error:
+                            advance(0)
+                            yield event.key, error
+                            continue
+                        advance(done.usage.completion_tokens)
+                        yield event.key, done
         finally:
             for request in requests:
                 request.abort()
-        return [completion for completion in completions if completion is not None]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
         """Yields a chunk a token; the last one carries the completion. Dropping the iterator aborts the request."""
@@ -183,7 +241,12 @@ class LLM:
         """Token ids of a conversation that the model is to continue."""
         self._running.check_usable()
         if self._template is None:
-            self._template = self._running.chat_template()
+            self._template = self._running.chat_template(self._template_file)
+        for message in messages:
+            if not isinstance(message, Mapping):
+                raise InvalidRequestError(
+                    f'a message must be a mapping such as {{"role": "user", "content": "Hi"}}. Given: {message!r:.80}'
+                )
         return self._template.prompt(json.dumps([dict(message) for message in messages]))[1]
 
     def close(self) -> None:
@@ -199,8 +262,10 @@ class LLM:
     def _ids(self, prompt: Prompt) -> list[int]:
         self._running.check_usable()
         if isinstance(prompt, str):
-            return self._running.tokenizer.encode(prompt, True)
+            return self.tokenize(prompt)
         try:
+            if isinstance(prompt, bytes | bytearray):
+                raise TypeError
             ids = [operator.index(token) for token in prompt]
         except TypeError as error:
             raise InvalidRequestError(
@@ -314,7 +379,8 @@ def _completion(event: Event, params: SamplingParams) -> Completion:
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | bytes | bytearray):
+        # Bytes are refused as the one prompt that they were meant to be.
         return [prompts]
     several = list(prompts)
     if several and all(isinstance(item, Integral) for item in several):
@@ -325,6 +391,11 @@ def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 def _as_conversations(
     messages: Sequence[Message] | Sequence[Sequence[Message]],
 ) -> list[Sequence[Message]]:
+    if isinstance(messages, str | bytes | Mapping):
+        raise InvalidRequestError(
+            'a chat must be a list of messages such as [{"role": "user", "content": "Hi"}]. '
+            f"Given: {messages!r:.80}"
+        )
     if messages and isinstance(messages[0], Mapping):
         return [messages]  # type: ignore[list-item]
     return list(messages)  # type: ignore[arg-type]
@@ -335,6 +406,10 @@ def _params_for(
 ) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * len(batch)
+    if isinstance(params, Mapping) or not all(isinstance(one, SamplingParams) for one in params):
+        raise InvalidRequestError(
+            f"sampling parameters must be SamplingParams, one or one each. Given: {params!r:.80}"
+        )
     if len(params) != len(batch):
         raise InvalidRequestError(
             f"{len(batch)} prompts but {len(params)} sampling parameters; give one, or one each"

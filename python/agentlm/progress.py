@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 def wanted() -> bool:
-    """Whether somebody would see a bar: standard error is there, and a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    """Whether somebody would see a bar: standard error is there, and a terminal or a notebook's."""
+    return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
 @contextmanager

@@ -1,16 +1,21 @@
 """The commands `agentlm` offers: help, generate, bench, doctor, and what they say when something is wrong."""
 
+import itertools
 import json
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
-from agentlm import __version__
+from agentlm import LLM, __version__
+from agentlm.cli import bench, doctor
 from agentlm.model.small import make_small
 from tests.cli.commands import agentlm
 
 COMMANDS = ("bench", "chat", "doctor", "generate", "serve")
+UNSET = {"HF_HUB_OFFLINE": None, "DTYPE": None}
+"""The environment without what would answer for the options of these names."""
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +155,29 @@ def test_bench_measures_each_batch(mock):
     assert len(table.stdout.splitlines()) == 3
 
 
+class Watched:
+    """An `LLM` that notes how many tokens of each prompt the prefix cache held."""
+
+    def __init__(self, llm):
+        self.llm = llm
+        self.cached = []
+
+    def generate(self, *arguments, **options):
+        completions = self.llm.generate(*arguments, **options)
+        self.cached += [completion.usage.cached_tokens for completion in completions]
+        return completions
+
+
+def test_bench_computes_every_prompt(model):
+    numbers = itertools.count()
+    with LLM(model, backend="mock", mock_step_time=0.001, progress=False) as llm:
+        watched = Watched(llm)
+        for batch in (1, 4, 4, 16):
+            bench._run(watched, batch, 64, 2, numbers)
+    assert watched.cached == [0] * 25
+    assert len({tuple(bench._prompt(number, 16)) for number in range(2000)}) == 2000
+
+
 def test_doctor_says_what_is_there(model):
     ran = agentlm("doctor", "--json", "--model", model)
     facts = json.loads(ran.stdout)
@@ -167,6 +195,48 @@ def test_doctor_exits_with_1_when_a_model_cannot_be_served(tmp_path):
     assert ran.returncode == 1
     [problem] = json.loads(ran.stdout)["problems"]
     assert str(tmp_path) in problem
+
+
+@pytest.fixture
+def on_the_hub(model, monkeypatch):
+    """The small model's configuration under a hub name; asking for its weights fails."""
+
+    def describe(name, directory, revision, token):
+        assert (name, revision, token) == ("me/real", "v2", "secret")
+        (directory / "config.json").write_bytes((model / "config.json").read_bytes())
+        return {"model.embed_tokens.weight": ("F32", (512, 128)), "model.norm.weight": ("F32", (128,))}
+
+    monkeypatch.setattr("agentlm.model.hub.cached", lambda *_: None)
+    monkeypatch.setattr("agentlm.model.hub.describe", describe)
+    monkeypatch.setattr("agentlm.model.hub.resolve", lambda *_, **__: pytest.fail("downloads the model"))
+    return ("--json", "--model", "me/real", "--revision", "v2", "--token", "secret")
+
+
+def test_doctor_judges_a_model_that_is_not_here_without_its_weights(on_the_hub):
+    ran = CliRunner(env=UNSET).invoke(doctor.command, on_the_hub)
+    facts = json.loads(ran.stdout)
+    assert (ran.exit_code, facts["problems"]) == (0, [])
+    assert "MiB in float16 or " in facts["fits"]
+    assert "MiB in float32 needed" in facts["fits"]
+    assert "weights to fetch" in facts
+    ran = CliRunner(env=UNSET).invoke(doctor.command, [*on_the_hub, "--dtype", "bfloat16"])
+    assert "float" not in json.loads(ran.stdout)["fits"].replace("bfloat16", "")
+
+
+def test_doctor_says_when_the_memory_lacks(on_the_hub, monkeypatch):
+    monkeypatch.setattr("agentlm.runtime.memory.available", lambda: 1 << 20)
+    ran = CliRunner(env=UNSET).invoke(doctor.command, on_the_hub)
+    [problem] = json.loads(ran.stdout)["problems"]
+    assert ran.exit_code == 1
+    assert problem.startswith("me/real needs about ")
+    assert problem.endswith("1.0 MiB are free")
+
+
+def test_doctor_keeps_off_the_network_where_told(tmp_path):
+    ran = agentlm("doctor", "--json", "--offline", "--model", "me/real", "--huggingface-hub-cache", tmp_path)
+    assert ran.returncode == 1
+    [problem] = json.loads(ran.stdout)["problems"]
+    assert "local cache" in problem
 
 
 # what goes wrong is one clear line

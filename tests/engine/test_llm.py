@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import agentlm.llm as llm_module
 from agentlm import LLM, SamplingParams
 from agentlm.errors import (
     AgentLMError,
@@ -18,6 +19,7 @@ from agentlm.errors import (
     ConfigError,
     EngineClosedError,
     EngineFailedError,
+    GenerationError,
     InvalidRequestError,
 )
 from agentlm.model.small import make_small
@@ -297,6 +299,92 @@ def test_chat_renders_the_template_and_says_when_there_is_none(mock, model, tmp_
         settings.write_text(json.dumps(read))
     with LLM(bare, backend="mock", progress=False) as llm, pytest.raises(ChatTemplateError):
         llm.chat(conversation)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_download_shows_itself_where_loading_does(model, monkeypatch, shown):
+    asked = []
+
+    def resolve(name, *, progress, **_):
+        asked.append((name, progress))
+        return model
+
+    monkeypatch.setattr("agentlm.model.hub.resolve", resolve)
+    LLM("me/real", backend="mock", progress=shown).close()
+    assert asked == [("me/real", shown)]
+
+
+def failing(monkeypatch, keys):
+    """Makes requests fail on their way back, as a row without finite logits does."""
+
+    def completion(event, params, real=llm_module._completion):
+        if event.key in keys:
+            raise GenerationError("no finite number")
+        return real(event, params)
+
+    monkeypatch.setattr(llm_module, "_completion", completion)
+
+
+def test_a_failed_request_leaves_the_others_their_answers(mock, monkeypatch):
+    failing(monkeypatch, {1, 3})
+    params = SamplingParams(max_new_tokens=3, ignore_eos=True)
+    with pytest.raises(
+        GenerationError, match="2 of 5 requests failed; the first, prompt 1: no finite"
+    ) as told:
+        mock.generate([[5, 6]] * 5, params)
+    assert told.value.failed == {1: "no finite number", 3: "no finite number"}
+    assert [one and len(one.token_ids) for one in told.value.completions] == [3, None, 3, None, 3]
+    ended = dict(mock.as_completed([[5, 6]] * 5, params))
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+    assert {index for index, one in ended.items() if isinstance(one, GenerationError)} == {1, 3}
+
+
+def test_one_failed_request_is_told_as_it_is(mock, monkeypatch):
+    failing(monkeypatch, {0})
+    with pytest.raises(GenerationError, match=r"^no finite number$"):
+        mock.generate("a")
+
+
+def test_dropping_the_iterator_of_what_is_finished_aborts_the_rest(mock):
+    lengths = [SamplingParams(max_new_tokens=n, ignore_eos=True) for n in (2, 3000)]
+    running = mock.as_completed([[5], [6]], lengths)
+    assert next(running)[0] == 0
+    running.close()
+    wait_idle(mock)
+
+
+def test_a_refusal_says_which_prompt_it_means(mock):
+    with pytest.raises(InvalidRequestError, match=r"^prompt 2: `inputs`") as told:
+        mock.generate(["a", "b", [5] * 100_000])
+    assert told.value.prompt == 2
+    with pytest.raises(InvalidRequestError, match=r"^`inputs`"):
+        mock.generate([5] * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda llm: llm.chat("Hi"), "a list of messages"),
+        (lambda llm: llm.chat({"role": "user", "content": "Hi"}), "a list of messages"),
+        (lambda llm: llm.chat([["Hi"]]), "a message must be a mapping"),
+        (lambda llm: llm.generate(b"abc"), "text or a sequence of token ids"),
+        (lambda llm: llm.generate("a", {"max_new_tokens": 5}), "must be SamplingParams"),
+        (lambda llm: llm.generate(["a"], [{"max_new_tokens": 5}]), "must be SamplingParams"),
+        (lambda llm: llm.generate("half \ud83d"), "lone surrogate"),
+    ],
+)
+def test_a_first_mistake_is_told(mock, call, text):
+    with pytest.raises(InvalidRequestError, match=text):
+        call(mock)
+
+
+def test_a_chat_template_can_be_given(model, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("mine: {{ messages[0].content }}")
+    with LLM(model, backend="mock", progress=False, chat_template=file) as llm:
+        assert (
+            llm.detokenize(llm.render_chat([{"role": "user", "content": "hello"}])).strip() == "mine: hello"
+        )
 
 
 def test_a_closed_engine_says_so(model):

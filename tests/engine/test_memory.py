@@ -1,9 +1,26 @@
 """How much memory counts as free, and how the block pool is sized from it."""
 
+import math
+
 import pytest
 
+from agentlm import LLM
 from agentlm.errors import ConfigError, OutOfMemoryError
-from agentlm.runtime.memory import BLOCK_SIZE, available, group_free, machine_free, plan_kv_cache
+from agentlm.model.config import ModelConfig
+from agentlm.model.decoder import Decoder
+from agentlm.model.layout import held_bytes
+from agentlm.model.small import make_small
+from agentlm.model.weights import Checkpoint
+from agentlm.runtime.memory import (
+    BLOCK_SIZE,
+    available,
+    check_weights,
+    group_free,
+    machine_free,
+    plan_kv_cache,
+)
+from tests.engine.cpu_models import checkpoint
+from tests.model import families
 
 BYTES = 1000
 """Of one block, in these tests."""
@@ -36,6 +53,57 @@ def test_a_control_groups_limit_counts_without_its_file_cache(tmp_path, folder, 
     assert group_free(tmp_path) == [2500]
     (group / limit).write_text("max\n")
     assert group_free(tmp_path) == []
+
+
+def test_file_cache_that_is_in_use_counts_as_free_too(tmp_path):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("active_file 1000\ninactive_file 500\nfile 3000\n")
+    assert group_free(tmp_path) == [2500]
+
+
+class Counter:
+    """Sums the bytes of what the decoder binds: matrices of `element` bytes an element, the table as it lies."""
+
+    def __init__(self, element):
+        self.element = element
+        self.bytes = 0
+
+    def bind_linear(self, weights, biases):
+        self.bytes += self.element * sum(math.prod(weight.shape) for weight in weights)
+        self.bytes += 4 * sum(math.prod(bias.shape) for bias in biases or ())
+        return 0
+
+    def bind_vector(self, weight):
+        self.bytes += 4 * math.prod(weight.shape)
+        return 0
+
+    def bind_table(self, weight):
+        self.bytes += weight.nbytes
+        return 0
+
+
+@pytest.mark.parametrize("case", families.CASES)
+def test_the_weights_take_what_is_bound(case):
+    directory = checkpoint(case)
+    config = ModelConfig.load(directory)
+    ops = Counter(element=2)
+    Decoder.bind(config, Checkpoint.open(directory), ops)
+    assert held_bytes(config, matrix_element=2, table_element=4) == ops.bytes
+
+
+def test_weights_that_do_not_fit_are_refused_with_both_numbers():
+    check_weights(1000, 1000, "float32")
+    with pytest.raises(OutOfMemoryError, match=r"1001 bytes .*float32.* 1000 are free.*float16.*smaller"):
+        check_weights(1001, 1000, "float32")
+
+
+def test_weights_are_refused_before_they_are_bound(tmp_path, monkeypatch):
+    model = make_small(tmp_path)
+    monkeypatch.setattr("agentlm.runtime.memory.available", lambda: 1_000_000)
+    monkeypatch.setattr(Decoder, "bind", lambda *_: pytest.fail("bound all the same"))
+    with pytest.raises(OutOfMemoryError, match=r"in float32, and 1000000 are free"):
+        LLM(model, dtype="float32", threads=1, progress=False)
 
 
 def test_the_pool_takes_a_share_of_the_free_memory():

@@ -151,16 +151,20 @@ def test_a_tensor_without_a_place_is_refused(tmp_path: Path) -> None:
         bind(directory)
 
 
-def test_a_tensor_that_repeats_the_configuration_is_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_tied_models_head_is_ignored_only_if_it_repeats_the_table(tmp_path: Path, repeats: bool) -> None:
     directory = families.write(tmp_path, "llama2-tied", seed=0)
+    table = Checkpoint.open(directory).tensor("model.embed_tokens.weight").bytes().tobytes()
+    head = table if repeats else table[::-1]
     rewrite(
         directory,
         {
             "model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", (8,), bytes(32)),
-            "lm_head.weight": ("F32", (288, 64), bytes(288 * 64 * 4)),
+            "lm_head.weight": ("F32", (288, 64), head),
         },
     )
-    bind(directory)
+    decoder, _ = bind(directory)
+    assert decoder.config.tied == repeats
 
 
 @pytest.mark.parametrize(

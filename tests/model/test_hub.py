@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from agentlm.errors import (
+    AgentLMError,
+    CorruptFileError,
     GatedModelError,
     HubError,
     HubUnreachableError,
@@ -33,9 +37,27 @@ FILES = {
     "original/model.safetensors": b"and again",
 }
 
+HEADER = json.dumps(
+    {
+        "__metadata__": {"format": "pt"},
+        "model.embed_tokens.weight": {"dtype": "BF16", "shape": [1024, 512], "data_offsets": [0, 1 << 20]},
+        "model.norm.weight": {"dtype": "F32", "shape": [512], "data_offsets": [1 << 20, (1 << 20) + 2048]},
+    }
+).encode()
+REAL = {
+    "config.json": b'{"b": 2}',
+    "model.safetensors": struct.pack("<Q", len(HEADER)) + HEADER + bytes((1 << 20) + 2048),
+    "consolidated.safetensors": b"weights again",
+}
+SENT: Counter[tuple[str, str]] = Counter()
+"""Bytes of each model's files that went out."""
+
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's protocol that a snapshot needs. Models: me/good, me/bin (no safetensors), me/gated."""
+    """The part of the hub's protocol that a snapshot needs.
+
+    Models: me/good, me/real (its weights have a header), me/bin (no safetensors), me/gated.
+    """
 
     token = "Bearer letmein"
 
@@ -64,6 +86,8 @@ class Hub(BaseHTTPRequestHandler):
         if model == "me/forbidden":
             return self.reply(403)
         files = {n: b for n, b in FILES.items() if model != "me/bin" or not n.endswith(".safetensors")}
+        if model == "me/real":
+            files = REAL
         if revision not in (None, "main", SHA):
             return self.reply(404, X_Error_Code="RevisionNotFound")
         if kind in (None, "revision"):
@@ -79,6 +103,11 @@ class Hub(BaseHTTPRequestHandler):
             return self.reply(403, X_Error_Code="GatedRepo")
         data = files[file]
         etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if part is not None and model == "me/real":
+            data = data[int(part[1]) : int(part[2]) + 1]
+        if self.command == "GET":
+            SENT[model, file] += len(data)
         return self.reply(200, data, ETag=etag, X_Repo_Commit=SHA, Accept_Ranges="bytes")
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
@@ -134,8 +163,46 @@ def test_an_unknown_revision_is_named(tmp_path: Path, endpoint: str) -> None:
 
 
 def test_a_model_without_safetensors_says_how_to_convert(tmp_path: Path, endpoint: str) -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"me/bin holds no safetensors.*save_pretrained"):
+    with pytest.raises(WeightsNotFoundError, match=r"me/bin holds no safetensors.*save_pretrained") as caught:
         hub.resolve("me/bin", cache_dir=tmp_path, endpoint=endpoint)
+    assert "dtype='auto'" in str(caught.value)
+    assert "AutoTokenizer.from_pretrained('me/bin').save_pretrained('converted')" in str(caught.value)
+
+
+def test_a_model_is_described_without_its_weights(tmp_path: Path, endpoint: str) -> None:
+    tensors = hub.describe("me/real", tmp_path, endpoint=endpoint)
+    assert tensors == {
+        "model.embed_tokens.weight": ("BF16", (1024, 512)),
+        "model.norm.weight": ("F32", (512,)),
+    }
+    assert (tmp_path / "config.json").read_bytes() == REAL["config.json"]
+    assert 0 < SENT["me/real", "model.safetensors"] < 1 << 18
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        ("me/missing", ModelNotFoundError, "spelling"),
+        ("me/gated", GatedModelError, "Accept the conditions"),
+        ("me/bin", WeightsNotFoundError, "holds no safetensors"),
+        ("me/down", HubUnreachableError, "could not be fetched"),
+        ("me/good", CorruptFileError, "me/good: model.safetensors is not"),
+    ],
+)
+def test_what_cannot_be_described_is_told_as_by_a_download(
+    tmp_path: Path, endpoint: str, model: str, error: type[AgentLMError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        hub.describe(model, tmp_path, endpoint=endpoint)
+
+
+def test_only_what_needs_no_download_is_cached(tmp_path: Path, endpoint: str) -> None:
+    assert hub.cached("me/good", cache_dir=tmp_path) is None
+    directory = hub.resolve("me/good", cache_dir=tmp_path, endpoint=endpoint)
+    assert hub.cached("me/good", cache_dir=tmp_path) == directory
+    assert hub.cached(str(tmp_path)) == tmp_path
+    with pytest.raises(ModelNotFoundError, match="no directory"):
+        hub.cached(str(tmp_path / "nowhere"))
 
 
 def test_a_refusal_without_a_reason_still_says_how_to_get_a_token(tmp_path: Path, endpoint: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import sentencepiece
 import tokenizers
 
+from agentlm._engine import ChatTemplate, Tokenizer
 from agentlm.errors import TokenizerError
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
 
@@ -74,6 +75,16 @@ def test_a_chat_turn_is_encoded_as_if_it_came_first(llama2: Path, tmp_path: Path
     assert ours.encode("</s><s>[INST] Hi [/INST]", add_special_tokens=False).ids == [2, 1, *turn]
 
 
+def test_a_chat_of_llama2_has_its_special_tokens(llama2: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(ensure_tokenizer(llama2, tmp_path))
+    messages = [("user", "Hi"), ("assistant", "Yes"), ("user", "More")]
+    given = json.dumps([{"role": role, "content": content} for role, content in messages])
+    text, ids = ChatTemplate(llama2, tokenizer).prompt(given)
+    assert text == "<s>[INST] Hi [/INST] Yes </s><s>[INST] More [/INST]"
+    assert [token for token in ids if token < 3] == [1, 2, 1]
+    assert tokenizer.eos_token_ids == [2]
+
+
 def test_a_model_of_our_own_is_converted_once_and_kept(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ 1 }}"}))
     first = ensure_tokenizer(checkpoint, tmp_path / "cache")
@@ -85,6 +96,17 @@ def test_a_model_of_our_own_is_converted_once_and_kept(checkpoint: Path, tmp_pat
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint / "tokenizer.model"))
     text = "the cat   read what it is"
     assert load(first).encode(text).ids == [1, *pieces.encode(text)]
+
+
+def test_the_ends_are_named_where_the_checkpoint_does_not(checkpoint: Path, tmp_path: Path) -> None:
+    def written() -> object:
+        return json.loads((ensure_tokenizer(checkpoint, tmp_path) / "tokenizer_config.json").read_text())
+
+    assert written() == {"bos_token": "<s>", "eos_token": "</s>"}
+    (checkpoint / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>"}))
+    assert written() == {"eos_token": "</s>"}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    assert written() == {"eos_token": "</s>"}
 
 
 def test_the_settings_decide_the_tokens_at_the_ends(checkpoint: Path, tmp_path: Path) -> None:
@@ -132,3 +154,10 @@ def test_a_copy_elsewhere_shares_the_conversion(checkpoint: Path, tmp_path: Path
     first = ensure_tokenizer(checkpoint, tmp_path / "cache")
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
     assert ensure_tokenizer(copy, tmp_path / "cache") == first
+
+
+def test_a_cache_that_cannot_be_written_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(TokenizerError, match=rf"cannot be kept in {file}.*`cache_dir`"):
+        ensure_tokenizer(checkpoint, file)

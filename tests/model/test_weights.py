@@ -165,7 +165,7 @@ def test_damage_is_told_with_the_files_name(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pytorch_model.bin", r"PyTorch pickle.*only safetensors.*save_pretrained"),
+        ("pytorch_model.bin", r"PyTorch pickle.*only safetensors.*'auto'.*AutoTokenizer.*save_pretrained"),
         ("consolidated.00.pth", r"PyTorch pickle.*save_pretrained"),
         ("model.Q4_K_M.gguf", r"GGUF.*original checkpoint"),
         ("readme.txt", r"holds no \*\.safetensors"),

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,38 @@ def test_health_info_and_metrics_answer(mock, model):
     assert mock.metric("agentlm_tokens_generated") >= 2
 
 
+def test_an_openai_client_is_told_its_own_names(mock):
+    status, answer = mock.call("POST", "/v1/completions", {"prompt": "a", "max_tokens": 0})
+    assert (status, answer["error"]["param"]) == (422, "max_tokens")
+    assert answer["error"]["message"] == "Input validation error: `max_tokens` must be strictly positive"
+
+
+def test_dialect_compute_type_and_commit_come_from_outside(model, tmp_path, monkeypatch):
+    snapshot = tmp_path / "snapshots" / ("0123456789" * 4)
+    snapshot.parent.mkdir()
+    snapshot.symlink_to(model)
+    monkeypatch.setenv("COMPUTE_TYPE", "1-small-cpu")
+    arguments = ("--model", snapshot, "--revision", "main", "--backend", "mock", "--api-dialect", "tgi")
+    with served(*arguments) as live:
+        assert live.call("GET", "/info")[1]["model_sha"] == snapshot.name
+        status, answer = live.call("POST", "/v1/completions", {"prompt": "a", "max_tokens": 0})
+        error = "Input validation error: `max_new_tokens` must be strictly positive"
+        assert (status, answer) == (422, {"error": error, "error_type": "validation"})
+        connection, response = live.stream("hello", max_new_tokens=1)
+        with contextlib.closing(connection):
+            assert response.headers["x-compute-type"] == "1-small-cpu"
+
+
+def test_a_branch_is_no_commit():
+    from agentlm.cli.serve import _commit
+
+    commit = "0123456789" * 4
+    assert _commit(Path("/cache/snapshots") / commit, "main") == commit
+    assert _commit(Path("/models/mine"), commit) == commit
+    assert _commit(Path("/models/mine"), "main") is None
+    assert _commit(Path("/models") / commit, None) is None
+
+
 def test_a_disconnect_frees_the_request(mock):
     mock.wait_idle()
     blocks = mock.usable_blocks()
@@ -134,6 +167,25 @@ def test_sigterm_lets_a_stream_finish_and_exits_with_0(slow):
         pass
 
 
+def test_a_signal_while_the_port_opens_is_one_that_drains(model):
+    code = (
+        "import os, signal, sys, agentlm._engine as extension\n"
+        "from agentlm.cli.serve import command\n"
+        "class Early:\n"
+        "    opened, check_address = extension.Server, extension.Server.check_address\n"
+        "    def __new__(cls, *arguments, **settings):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return cls.opened(*arguments, **settings)\n"
+        "extension.Server = Early\n"
+        "command(sys.argv[1:])\n"
+    )
+    arguments = ["--hostname", "127.0.0.1", "--port", "0", "--model", str(model), "--backend", "mock"]
+    command = [sys.executable, "-c", code, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines()[-1] == "SIGTERM: finishing what is in flight (again: exit at once)"
+
+
 def test_a_second_signal_exits_at_once(slow):
     connection, response = slow.stream("cut me", **LONG)
     with contextlib.closing(connection):
@@ -175,6 +227,7 @@ def test_a_step_that_hangs_ends_every_request_and_the_process(model):
 def test_a_broken_model_turns_health_off(model):
     from agentlm._engine import Server
     from agentlm.config import EngineConfig
+    from agentlm.errors import ConfigError
     from agentlm.runtime import engine as runtime
     from agentlm.runtime.mock import MockStepRunner
 
@@ -193,12 +246,15 @@ def test_a_broken_model_turns_health_off(model):
     finally:
         runtime.MockStepRunner = original
     live = Live.__new__(Live)
+    settings = {
+        "hostname": "127.0.0.1", "port": 0, "model_id": "m", "model_sha": None, "max_concurrent_requests": 8,
+        "max_client_batch_size": 4, "payload_limit": 10_000, "api_keys": [], "cors_allow_origin": [],
+        "validation_workers": 1, "http_workers": 1, "compute_type": "mock",
+    }  # fmt: skip
     with running:
-        server = Server(
-            running.engine, running.tokenizer, None, hostname="127.0.0.1", port=0, model_id="m", model_sha=None,
-            max_concurrent_requests=8, max_client_batch_size=4, payload_limit=10_000, api_keys=[],
-            cors_allow_origin=[], validation_workers=1, http_workers=1, compute_type="mock",
-        )  # fmt: skip
+        with pytest.raises(ConfigError, match='must be "openai" or "tgi", but is "latin"'):
+            Server(running.engine, running.tokenizer, None, **settings, api_dialect="latin")
+        server = Server(running.engine, running.tokenizer, None, **settings)
         live.port = int(server.address.rpartition(":")[2])
         assert live.call("GET", "/health")[0] == 200
         connection, response = live.stream("break", max_new_tokens=50)
@@ -211,6 +267,42 @@ def test_a_broken_model_turns_health_off(model):
         assert running.engine.health() == ("failed", "RuntimeError: a wire came loose")
         server.begin_shutdown(0)
         server.wait()
+
+
+def test_a_panic_is_recorded_and_leaves_no_traceback():
+    from agentlm.runtime.engine import _run_quietly
+
+    class PanicException(BaseException):
+        """As the extension's: not an `Exception`."""
+
+    class Panics:
+        def next_step(self) -> int:
+            raise PanicException("left: 1\nright: 2")
+
+        def fail(self, why: str) -> None:
+            self.why = why
+
+        def abandon(self) -> None:
+            self.abandoned = True
+
+    engine = Panics()
+    _run_quietly(engine, None)
+    assert (engine.why, engine.abandoned) == ("PanicException: left: 1\nright: 2", True)
+
+
+def test_a_failure_is_one_line(monkeypatch, capsys):
+    from agentlm.cli import serve
+
+    class Server:
+        def begin_shutdown(self, grace: float) -> None:
+            self.grace = grace
+
+    codes = []
+    monkeypatch.setattr(serve, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    serve._failed("PanicException: left: 1\n  right: 2\n")
+    assert codes == [1]
+    assert capsys.readouterr().err == "error: PanicException: left: 1 right: 2\n"
 
 
 @pytest.mark.parametrize("behind", ["a full disk", "nothing"])

@@ -85,6 +85,9 @@ impl Default for SamplingParams {
     }
 }
 
+/// Longest stop string, in bytes: far beyond what TGI can find, which looks at the last few hundred characters.
+pub const MAX_STOP_BYTES: usize = 1024;
+
 /// A parameter outside its range. The texts are TGI's wire texts without the prefix `Input validation error: `.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ParamError {
@@ -131,6 +134,12 @@ pub enum ParamError {
     /// An empty stop string would match everywhere.
     #[error("`stop` sequences cannot be empty")]
     EmptyStop,
+    /// A stop string that would take memory for nothing.
+    #[error("`stop` sequences must have at most {MAX_STOP_BYTES} bytes. Given: {given}")]
+    StopLength {
+        /// Bytes given.
+        given: usize,
+    },
     /// Too many top-n tokens.
     #[error("`top_n_tokens` must be >= 0 and <= {max}. Given: {given}")]
     TopNTokens {
@@ -191,6 +200,9 @@ impl SamplingParams {
             self.stop.iter().all(|stop| !stop.is_empty()),
             ParamError::EmptyStop,
         )?;
+        if let Some(long) = self.stop.iter().find(|stop| stop.len() > MAX_STOP_BYTES) {
+            return Err(ParamError::StopLength { given: long.len() });
+        }
         check(
             self.top_n_tokens <= limits.max_top_n_tokens,
             ParamError::TopNTokens {

@@ -48,7 +48,7 @@ pub struct Finished {
     pub cached_tokens: u32,
     /// All visible text: without special tokens, cut at the stop string as the submission asked.
     pub text: String,
-    /// The stop string that ended it, if one did: its index in the submission.
+    /// The stop string that its last token completed, if any, whatever the reason: its index in the submission.
     pub stop: Option<usize>,
     /// Wall-clock marks.
     pub timing: Timing,

@@ -128,19 +128,22 @@ impl EngineHandle {
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let stream = Stream::new(text, sink, prompt_tokens, ended.clone());
         // The stream is opened before the engine can know the request, so no token can come too early.
-        let opened = shared
-            .output
-            .send(OutputMessage::Open(id, Box::new(stream)))
-            .is_ok();
+        let opening = OutputMessage::Open(id, Box::new(stream));
+        if let Err(unsent) = shared.output.send(opening) {
+            // The caller hears it from here.
+            ended.store(true, Ordering::Release);
+            shared.unfinished.fetch_sub(1, Ordering::AcqRel);
+            drop(unsent);
+            return Err(SubmitError::Closed);
+        }
         let request = Request {
             id,
             prompt,
             params,
             cache_seed,
         };
-        if !opened || shared.commands.send(Command::Submit(Box::new(request))).is_err() {
-            return Err(SubmitError::Closed);
-        }
+        // An engine thread that has just ended has told the output thread so, and that ends the stream.
+        let _ = shared.commands.send(Command::Submit(Box::new(request)));
         Ok(RequestHandle {
             id,
             ended,
@@ -200,9 +203,14 @@ impl EngineHandle {
 
     /// Takes nothing new; finishes what there is (`drain`) or ends it with an error; then the engine thread ends.
     pub fn shutdown(&self, drain: bool) {
-        self.shared.set_health(Health::Draining);
+        let open = self.shared.set_health(Health::Draining);
         // An engine thread that is gone has nothing left to shut down.
         let _ = self.shared.commands.send(Command::Shutdown { drain });
+        if open && !drain {
+            // Now, not when the step in flight has ended. An output thread that is gone has told everyone already.
+            let closed = OutputMessage::EndAll(RequestError::Closed);
+            let _ = self.shared.output.send(closed);
+        }
     }
 
     /// Reports that the engine cannot go on: every request ends with an error, health turns off.

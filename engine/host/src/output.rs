@@ -71,6 +71,15 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    /// An opening that nobody took any more.
+    fn drop(&mut self) {
+        if !self.ended.swap(true, Ordering::AcqRel) {
+            self.sink.fail(&RequestError::Closed);
+        }
+    }
+}
+
 /// The thread's own state.
 pub(crate) struct OutputStage {
     streams: FxHashMap<RequestId, Box<Stream>>,
@@ -78,7 +87,7 @@ pub(crate) struct OutputStage {
     recycle: Sender<Box<Updates>>,
     piece: Piece,
     tail: String,
-    /// Set when the engine has failed: whoever comes later hears the same.
+    /// Set when the engine has failed or was closed: whoever comes later hears the same.
     failed: Option<RequestError>,
 }
 
@@ -124,11 +133,12 @@ impl OutputStage {
                 OutputMessage::Stop => break,
             }
         }
-        self.end_all(&RequestError::Closed);
+        let error = self.failed.take().unwrap_or(RequestError::Closed);
+        self.end_all(&error);
         // Streams whose opening was still on its way end too.
         for message in messages.try_iter() {
             if let OutputMessage::Open(_, stream) = message {
-                self.close(stream, &RequestError::Closed);
+                self.close(stream, &error);
             }
         }
     }
@@ -162,10 +172,9 @@ impl OutputStage {
                 stream.timing.first_token = stream.submitted.elapsed();
             }
             let hit = stream.text.push(update.token, &mut self.piece);
-            let (reason, stop) = match (&hit, update.finish) {
-                (Some(hit), _) => (Some(FinishReason::StopSequence), Some(hit.index)),
-                (None, finish) => (finish, None),
-            };
+            // As in TGI, the length and the end of sequence come first; the core has counted them.
+            let reason = update.finish.or(hit.as_ref().map(|_| FinishReason::StopSequence));
+            let stop = hit.as_ref().map(|hit| hit.index);
             if reason.is_some() && hit.is_none() {
                 self.tail.clear();
                 stream.text.finish(&mut self.tail);

@@ -1,12 +1,13 @@
 //! The engine thread's side: `next` plans a step, `commit` takes it in.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agentlm_core::{Core, CoreConfig, StepId, Updates, arena, results};
 use agentlm_text::Tokenizer;
-use crossbeam_channel::{Receiver, TryRecvError, unbounded};
+use crossbeam_channel::{Receiver, TryRecvError, bounded, unbounded};
 use thiserror::Error;
 
 use crate::handle::{Command, EngineHandle, Shared};
@@ -67,6 +68,7 @@ pub struct StepSource {
     /// When the step in each slot was planned.
     planned_at: Vec<Instant>,
     step_seconds: f64,
+    last_step_seconds: f64,
 }
 
 /// Builds an engine: the callers' handle and the engine thread's step source. The output thread and the watchdog run
@@ -80,9 +82,13 @@ pub fn build(
 ) -> Result<(EngineHandle, StepSource), BuildError> {
     let (commands, engine_inbox) = unbounded();
     let (output, output_inbox) = unbounded();
-    let (recycle, recycled) = unbounded();
     let core = Core::new(config.core.clone())?;
     let n_slots = config.core.steps_in_flight as usize + 1;
+    let (recycle, recycled) = bounded(n_slots + 1);
+    for _ in 0..=n_slots {
+        // There is room for each of them.
+        let _ = recycle.send(Box::default());
+    }
     let arena = Arc::new(Ring::new(n_slots, config.core.arena_layout().slot_words()));
     let results = Arc::new(Ring::new(n_slots, config.core.results_layout().slot_words()));
     let shared = Arc::new(Shared::new(
@@ -93,9 +99,15 @@ pub fn build(
         config.max_unfinished,
     ));
     let stage = OutputStage::new(shared.clone(), recycle);
+    let watched = shared.clone();
     std::thread::Builder::new()
         .name("agentlm-output".into())
-        .spawn(move || stage.run(&output_inbox))?;
+        .spawn(move || {
+            // Its streams hear of a panic as they are dropped; the others must not wait for a thread that is gone.
+            if catch_unwind(AssertUnwindSafe(|| stage.run(&output_inbox))).is_err() {
+                watched.set_health(Health::Failed("the output thread panicked".to_owned()));
+            }
+        })?;
     if let Some(limit) = config.step_timeout {
         watchdog::spawn(&shared, limit)?;
     }
@@ -112,8 +124,9 @@ pub fn build(
         closed: false,
         planned_at: vec![Instant::now(); n_slots],
         step_seconds: 0.0,
+        last_step_seconds: 0.0,
     };
-    source.publish(0.0);
+    source.publish();
     Ok((EngineHandle { shared }, source))
 }
 
@@ -144,7 +157,7 @@ impl StepSource {
             if self.draining && self.core.live() == 0 {
                 return self.close();
             }
-            self.publish(0.0);
+            self.publish();
             match self.commands.recv() {
                 Ok(command) => self.take(command),
                 Err(_) => return self.close(),
@@ -155,7 +168,9 @@ impl StepSource {
     /// Takes a run step's results in and hands its tokens to the output thread. Steps are committed in order.
     pub fn commit(&mut self, id: StepId) {
         let slot = self.slot_of(id);
-        let mut updates = self.recycled.try_recv().unwrap_or_default();
+        // Waits when the output thread is some steps behind: tokens that pile up there would be late for everyone, and stop
+        // strings found too late. The output thread waits for nobody; were it gone, there would be nobody to tell.
+        let mut updates = self.recycled.recv().unwrap_or_default();
         // SAFETY: the runner has finished this step; it writes the slot again only for a later plan.
         let words = unsafe { self.results.slot(slot) };
         let committed = self.core.commit(id, words, &mut updates);
@@ -170,9 +185,9 @@ impl StepSource {
             self.mark_step();
         }
         let planned = self.planned_at[slot];
-        let seconds = planned.elapsed().as_secs_f64();
-        self.step_seconds += seconds;
-        self.publish(seconds);
+        self.last_step_seconds = planned.elapsed().as_secs_f64();
+        self.step_seconds += self.last_step_seconds;
+        self.publish();
         // The output thread ends only after this one.
         let _ = self.shared.output.send(OutputMessage::Batch { updates, planned });
     }
@@ -218,10 +233,10 @@ impl StepSource {
         self.shared.core.results_layout()
     }
 
-    fn publish(&self, step_seconds: f64) {
+    fn publish(&self) {
         let mut snapshot = self.shared.snapshot.lock();
         snapshot.core = self.core.stats();
-        snapshot.last_step_seconds = step_seconds;
+        snapshot.last_step_seconds = self.last_step_seconds;
         snapshot.total_step_seconds = self.step_seconds;
     }
 

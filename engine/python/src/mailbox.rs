@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agentlm_core::FinishReason;
 use agentlm_host::{Finished, RequestError, Sink, Token, TopToken};
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
@@ -207,7 +208,8 @@ impl MailboxSink {
             token_ids: std::mem::take(&mut self.token_ids),
             logprobs: std::mem::take(&mut self.token_logprobs),
             top_logprobs: std::mem::take(&mut self.top_logprobs),
-            finish_reason: end.reason.name(),
+            // Its text ends there, whatever else was true of the last token.
+            finish_reason: end.stop.map_or(end.reason, |_| FinishReason::StopSequence).name(),
             stop_index: end.stop,
             prompt_tokens: end.prompt_tokens,
             cached_tokens: end.cached_tokens,

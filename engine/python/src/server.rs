@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentlm_server::{RunningServer, ServerConfig};
+use agentlm_server::{RunningServer, ServerConfig, V1Dialect};
 use pyo3::prelude::*;
 
 use crate::engine::Engine;
@@ -18,12 +18,13 @@ pub struct Server {
 
 #[pymethods]
 impl Server {
-    /// Binds and starts to answer. Without a template the chat route refuses with the reason.
+    /// Binds and starts to answer. Without a template the chat route refuses with the reason. `api_dialect` is the
+    /// wording of the /v1 routes: "openai" or "tgi"; another raises `ConfigError`.
     #[new]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     #[pyo3(signature = (engine, tokenizer, template, *, hostname, port, model_id, model_sha,
                         max_concurrent_requests, max_client_batch_size, payload_limit, api_keys, cors_allow_origin,
-                        validation_workers, http_workers, compute_type))]
+                        validation_workers, http_workers, compute_type, api_dialect="openai"))]
     fn new(
         py: Python<'_>,
         engine: &Engine,
@@ -41,7 +42,11 @@ impl Server {
         validation_workers: usize,
         http_workers: usize,
         compute_type: String,
+        api_dialect: &str,
     ) -> PyResult<Self> {
+        let v1_dialect = api_dialect
+            .parse::<V1Dialect>()
+            .map_err(|error| errors::raise("ConfigError", error))?;
         let config = ServerConfig {
             hostname,
             port,
@@ -54,6 +59,7 @@ impl Server {
             validation_workers,
             http_workers,
             compute_type,
+            v1_dialect,
             ..ServerConfig::new(model_id)
         };
         let renderer = template.map(|template| template.renderer.clone());

@@ -26,6 +26,8 @@ pub(crate) async fn require_key(State(app): State<Arc<App>>, request: Request, n
     }
 }
 
+const BEARER: &[u8] = b"Bearer ";
+
 fn is_allowed(keys: &[String], headers: &HeaderMap) -> bool {
     if keys.is_empty() {
         return true;
@@ -34,9 +36,13 @@ fn is_allowed(keys: &[String], headers: &HeaderMap) -> bool {
         .get(header::AUTHORIZATION)
         .map(HeaderValue::as_bytes)
         .unwrap_or_default();
-    let Some(given) = given.strip_prefix(b"Bearer ") else {
+    // The scheme's case does not matter, the key's does.
+    let Some((scheme, given)) = given.split_at_checked(BEARER.len()) else {
         return false;
     };
+    if !scheme.eq_ignore_ascii_case(BEARER) {
+        return false;
+    }
     // Every key is compared to its end: the time taken tells nothing about any of them.
     keys.iter()
         .fold(false, |found, key| found | same(key.as_bytes(), given))
@@ -62,7 +68,8 @@ pub(crate) async fn cors(State(app): State<Arc<App>>, request: Request, next: Ne
         next.run(request).await
     };
     let headers = response.headers_mut();
-    let allowed = if origins.is_empty() {
+    let any = origins.is_empty() || origins.iter().any(|origin| origin == "*");
+    let allowed = if any {
         Some(HeaderValue::from_static("*"))
     } else {
         origin.filter(|origin| {
@@ -154,6 +161,7 @@ mod tests {
         let cases = [
             (Some("Bearer first"), true),
             (Some("Bearer Second"), true),
+            (Some("bearer first"), true),
             (Some("Bearer second"), false),
             (Some("Bearer firs"), false),
             (Some("Bearer first "), false),

@@ -1,5 +1,7 @@
 //! What the operator chose, once, before the server starts. It reads no environment and no file.
 
+use std::str::FromStr;
+
 use thiserror::Error;
 
 /// How the `/v1` routes phrase their answers.
@@ -12,6 +14,19 @@ pub enum V1Dialect {
     /// TGI's: `finish_reason` may be `"stop_sequence"` and the string is kept; errors are strings, and those of a
     /// stream come inside it under status 200; `role` comes in every delta; `id` is empty.
     Tgi,
+}
+
+impl FromStr for V1Dialect {
+    type Err = ConfigError;
+
+    /// The dialect of a name that settings use.
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        match name {
+            "openai" => Ok(Self::OpenAi),
+            "tgi" => Ok(Self::Tgi),
+            _ => Err(ConfigError::Dialect(name.to_owned())),
+        }
+    }
 }
 
 /// A server's settings. Limits on a request's lengths belong to the engine and are read from its handle.
@@ -37,7 +52,7 @@ pub struct ServerConfig {
     pub payload_limit: usize,
     /// Keys that are accepted as `Authorization: Bearer …`; none means open.
     pub api_keys: Vec<String>,
-    /// Origins that browsers may call from; empty means any.
+    /// Origins that browsers may call from; none, or `*` among them, means any.
     pub cors_allow_origin: Vec<String>,
     /// Threads that tokenise and validate.
     pub validation_workers: usize,
@@ -69,6 +84,9 @@ pub enum ConfigError {
     /// A text that goes into a header and holds something a header cannot.
     #[error("`{0}` must be printable ASCII, but is {1:?}")]
     NotAHeader(&'static str, String),
+    /// No dialect has this name.
+    #[error("`api_dialect` must be \"openai\" or \"tgi\", but is {0:?}")]
+    Dialect(String),
 }
 
 impl ServerConfig {
@@ -142,5 +160,19 @@ impl ServerConfig {
             self.version,
             self.docker_label.as_deref().unwrap_or("native")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dialects_have_names() {
+        assert_eq!("openai".parse(), Ok(V1Dialect::OpenAi));
+        assert_eq!("tgi".parse(), Ok(V1Dialect::Tgi));
+        let error = "TGI".parse::<V1Dialect>().unwrap_err();
+        let text = r#"`api_dialect` must be "openai" or "tgi", but is "TGI""#;
+        assert_eq!(error.to_string(), text);
     }
 }

@@ -152,8 +152,9 @@ impl Sink for Collector {
     }
 }
 
-/// Settles the account of a whole answer and gives its `x-…` headers: the slowest run's times, the sum of tokens.
-pub(crate) fn settle(app: &App, meter: &Meter, characters: usize, outputs: &[Output]) -> HeaderMap {
+/// Settles the account of a whole answer, `n` runs of each prompt in a row, and gives its `x-…` headers. Tokens are sums,
+/// times the slowest run's: TGI adds up those of several prompts, which here run side by side.
+pub(crate) fn settle(app: &App, meter: &Meter, characters: usize, outputs: &[Output], n: u32) -> HeaderMap {
     let Some(slowest) = outputs.iter().max_by_key(|output| output.finished.timing.total) else {
         return HeaderMap::new();
     };
@@ -164,9 +165,9 @@ pub(crate) fn settle(app: &App, meter: &Meter, characters: usize, outputs: &[Out
         .sum();
     let prompt: u32 = outputs
         .iter()
+        .step_by(n.max(1) as usize)
         .map(|output| output.finished.prompt_tokens)
-        .max()
-        .unwrap_or(0);
+        .sum();
     meter.succeeded(&timing, generated);
     let total = meter.total_time();
     let inference = timing.total.saturating_sub(timing.queue);

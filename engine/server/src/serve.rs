@@ -34,8 +34,9 @@ type Connection = http1::Connection<TokioIo<Socket>, Answers>;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// A client has this long to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client has this long to send a request's head, on a kept connection from the last answer on: longer than the 60 seconds
+/// after which proxies give up an idle connection, so that it is never closed under a request of theirs.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Pause after an accept that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -21,6 +21,12 @@ pub(crate) const CONTENT_END: char = '\u{FFFFA}';
 /// All marker characters, those of `template.rs` included.
 const RESERVED: std::ops::RangeInclusive<char> = '\u{FFFF8}'..='\u{FFFFD}';
 const FIRST_COUNT: u32 = 0xF_0000;
+
+/// Whether a placeholder may be made of the character: what writes text in another notation leaves it as it is.
+pub(crate) fn is_placeholder(c: char) -> bool {
+    ('\u{F0000}'..='\u{FFFFD}').contains(&c)
+}
+
 /// The counting characters end well before the reserved ones.
 const MAX_FRAGMENTS: usize = 0xFF00;
 
@@ -152,11 +158,12 @@ impl SpecialText {
         let mut parts = Vec::with_capacity(list.len());
         for (part, text) in list.iter().zip(texts) {
             let end = start + text.len();
-            let inside: Vec<Range<usize>> = found
+            // Ranges are in order, so each part looks at its own only.
+            let first = found.partition_point(|range| range.end <= start);
+            let inside: Vec<Range<usize>> = found[first..]
                 .iter()
-                .map(|range| range.start.max(start)..range.end.min(end))
-                .filter(|range| !range.is_empty())
-                .map(|range| range.start - start..range.end - start)
+                .take_while(|range| range.start < end)
+                .map(|range| range.start.max(start) - start..range.end.min(end) - start)
                 .collect();
             let mut part = self.value(part, fragments);
             if let Some(field) = part.get_mut("text") {

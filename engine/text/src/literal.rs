@@ -114,7 +114,9 @@ impl LiteralEncoder {
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
             if let Some(&original) = self.original.get(&id) {
                 if self.stand_ins.contains_key(&original)
-                    && !written.iter().any(|place| (start..end).contains(place))
+                    && written
+                        .get(written.partition_point(|&place| place < start))
+                        .is_none_or(|&place| place >= end)
                 {
                     return Err(TokenizerError::Encode(format!(
                         "the text holds the private-use characters that stand for special tokens here \

@@ -7,6 +7,8 @@ use chrono::format::{Item, StrftimeItems};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use crate::escape::is_placeholder;
+
 /// A template value from JSON. Objects keep their order.
 pub(crate) fn from_json(json: &serde_json::Value) -> Value {
     match json {
@@ -176,7 +178,7 @@ impl JsonWriter {
                 '\t' => self.out.push_str("\\t"),
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
-                c if c < ' ' || (self.ensure_ascii && c > '~') => {
+                c if c < ' ' || (self.ensure_ascii && c > '~' && !is_placeholder(c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         // Writing to a string does not fail.
                         let _ = write!(self.out, "\\u{unit:04x}");

@@ -254,15 +254,15 @@ impl Renderer {
             let inside = |token: &Range<usize>| {
                 !token.is_empty() && bytes.start <= token.start && token.end <= bytes.end
             };
-            // Tokens are in the order of the text, so those inside are neighbours.
-            let first = tokens.iter().position(inside).unwrap_or(0);
-            let count = tokens[first..].iter().take_while(|token| inside(token)).count();
+            // Tokens are in the order of the text, so all from the first inside to the last are.
+            let (first, last) = (tokens.iter().position(inside), tokens.iter().rposition(inside));
+            let inside = first.zip(last).map_or(0..0, |(first, last)| first..last + 1);
             let on = loss.get(message).copied().unwrap_or(true);
-            trained[first..first + count].fill(on);
+            trained[inside.clone()].fill(on);
             message_spans.push(MessageSpan {
                 message,
                 bytes,
-                tokens: first..first + count,
+                tokens: inside,
                 trained: on,
             });
         }

@@ -7,6 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use thiserror::Error as ThisError;
 
+use crate::escape::CONTENT_END;
 use crate::python_values::{from_json, strftime_now, tojson};
 use crate::special_tokens::SpecialTokens;
 
@@ -70,21 +71,20 @@ pub struct ChatInput<'a> {
     pub documents: Option<&'a [Json]>,
     /// Ask for the header of an answer at the end.
     pub add_generation_prompt: bool,
-    /// If the last message is the assistant's, end the text right after its content (without the white space around
-    /// it), so that the model continues it. This is what TGI does.
+    /// If the last message is the assistant's, end the text right after its content (without the white space after it),
+    /// so that the model continues it, as TGI does. An empty one asks for the header of an answer.
     pub continue_final_message: bool,
     /// Further variables (`chat_template_kwargs`). They cannot replace the ones above.
     pub extra: Option<&'a Map<String, Json>>,
 }
 
-impl ChatInput<'_> {
-    /// Whether the text is to end inside the last message.
-    pub(crate) fn continues(&self) -> bool {
-        self.continue_final_message
-            && self
-                .messages
-                .last()
-                .is_some_and(|last| last.get("role").and_then(Json::as_str) == Some("assistant"))
+impl<'a> ChatInput<'a> {
+    /// The last message, if the text is to end inside it, and those before it.
+    fn continued(&self) -> Option<(&'a Json, &'a [Json])> {
+        let is_assistant = |last: &Json| last.get("role").and_then(Json::as_str) == Some("assistant");
+        self.messages
+            .split_last()
+            .filter(|(last, _)| self.continue_final_message && is_assistant(last))
     }
 }
 
@@ -206,7 +206,30 @@ impl ChatTemplate {
 
     /// The same, with the output of generation blocks between [`GENERATION_START`] and [`GENERATION_END`].
     pub(crate) fn render_marked(&self, input: &ChatInput<'_>, mark: bool) -> Result<String, TemplateError> {
-        let continues = input.continues();
+        let Some((last, before)) = input.continued() else {
+            return self.render_whole(input, mark);
+        };
+        let whole = |messages: &[Json], add_generation_prompt| {
+            let input = ChatInput {
+                messages,
+                add_generation_prompt,
+                ..*input
+            };
+            self.render_whole(&input, mark)
+        };
+        let plain = whole(input.messages, false)?;
+        let Some(marked) = mark_end(last)? else {
+            return whole(before, true);
+        };
+        let marked = whole(&[before, &[marked]].concat(), false)?;
+        // The mark shows where the content ends; a template that writes it otherwise than as it is does not keep the mark.
+        match marked.split_once(CONTENT_END) {
+            Some((start, end)) if plain.strip_prefix(start) == Some(end) => Ok(start.to_owned()),
+            _ => Err(TemplateError::CannotContinue),
+        }
+    }
+
+    fn render_whole(&self, input: &ChatInput<'_>, mark: bool) -> Result<String, TemplateError> {
         let list = |list: &[Json]| list.iter().map(from_json).collect::<Value>();
         let optional = |values: Option<&[Json]>| values.map_or_else(|| Value::from(()), list);
         let mut variables: Vec<(String, Value)> = Vec::new();
@@ -217,8 +240,8 @@ impl ChatTemplate {
         variables.push(("messages".to_owned(), list(input.messages)));
         variables.push(("tools".to_owned(), optional(input.tools)));
         variables.push(("documents".to_owned(), optional(input.documents)));
-        let prompt = input.add_generation_prompt && !continues;
-        variables.push(("add_generation_prompt".to_owned(), Value::from(prompt)));
+        let prompt = Value::from(input.add_generation_prompt);
+        variables.push(("add_generation_prompt".to_owned(), prompt));
         variables.push((MARK_GENERATION.to_owned(), Value::from(mark)));
         let with_tools = input.tools.is_some_and(|tools| !tools.is_empty());
         let name = self.names.iter().find(|name| with_tools && *name == "tool_use");
@@ -226,21 +249,9 @@ impl ChatTemplate {
             .environment
             .get_template(name.map_or("default", String::as_str))
             .map_err(TemplateError::Render)?;
-        let mut text = template
+        template
             .render(Value::from_pairs(variables))
-            .map_err(render_error)?;
-        if continues {
-            let content = input
-                .messages
-                .last()
-                .and_then(|message| message.get("content"))
-                .map(last_text);
-            let end = content
-                .and_then(|content| end_of_content(&text, content))
-                .ok_or(TemplateError::CannotContinue)?;
-            text.truncate(end);
-        }
-        Ok(text)
+            .map_err(render_error)
     }
 }
 
@@ -253,22 +264,28 @@ impl std::fmt::Debug for ChatTemplate {
     }
 }
 
-/// A message's text: the content itself, or the last text part of it.
-fn last_text(content: &Json) -> &str {
-    match content {
-        Json::Array(parts) => parts
-            .iter()
-            .rev()
-            .find_map(|part| part.get("text").and_then(Json::as_str))
-            .unwrap_or_default(),
-        content => content.as_str().unwrap_or_default(),
+/// The message with a mark at its text's end, before white space: the end of the content itself, or of the last text part
+/// of it. `None` when there is nothing to continue.
+///
+/// # Errors
+/// [`TemplateError::CannotContinue`] when it holds something else than text.
+fn mark_end(message: &Json) -> Result<Option<Json>, TemplateError> {
+    let mut message = message.clone();
+    if message.get("tool_calls").is_some_and(|calls| !calls.is_null()) {
+        return Err(TemplateError::CannotContinue);
     }
-}
-
-/// Where the last occurrence of `content` ends, without the white space around it.
-fn end_of_content(text: &str, content: &str) -> Option<usize> {
-    let content = content.trim();
-    text.rfind(content).map(|start| start + content.len())
+    let text = match message.get_mut("content") {
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::Array(parts)) if parts.is_empty() => return Ok(None),
+        Some(Json::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
+        content => content,
+    };
+    let Some(Json::String(text)) = text else {
+        return Err(TemplateError::CannotContinue);
+    };
+    let end = text.trim_end().len();
+    text.insert(end, CONTENT_END);
+    Ok((end > 0).then_some(message))
 }
 
 /// Jinja as transformers sets it up.

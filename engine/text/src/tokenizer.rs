@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use serde_json::Value as Json;
 use thiserror::Error;
-use tokenizers::{AddedToken, Tokenizer as Library};
+use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as Library};
 
 use crate::literal::LiteralEncoder;
 use crate::special_tokens::SpecialTokens;
@@ -149,6 +150,13 @@ impl Tokenizer {
         let mut library = Library::from_bytes(json)?;
         library.with_truncation(None)?;
         library.with_padding(None);
+        if let Some(processor) = library.get_post_processor() {
+            // Ids do not change, but a token of white space keeps its place in the text.
+            let mut json = serde_json::to_value(processor)?;
+            if keep_offsets(&mut json) {
+                library.with_post_processor(Some(serde_json::from_value::<PostProcessorWrapper>(json)?));
+            }
+        }
         // A token that the configuration calls special is special, also where tokenizer.json forgot to say so.
         for text in special.texts() {
             if library.token_to_id(text).is_some() && !library.get_added_vocabulary().is_special_token(text) {
@@ -250,9 +258,8 @@ impl Tokenizer {
             .zip(&encoding.offsets)
             .find_map(|(&id, &(start, end))| {
                 let inside = || {
-                    literals
-                        .iter()
-                        .any(|range| range.start < end && start < range.end)
+                    let first = literals.partition_point(|range| range.end <= start);
+                    literals.get(first).is_some_and(|range| range.start < end)
                 };
                 let written = || {
                     Some(id) != unknown
@@ -356,5 +363,24 @@ impl std::fmt::Debug for Tokenizer {
             .field("eos_ids", &self.eos_ids)
             .field("table", &self.table.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+/// Turns `trim_offsets` off wherever it is on. Returns whether it was.
+fn keep_offsets(json: &mut Json) -> bool {
+    match json {
+        Json::Object(fields) => {
+            let trims = fields.get("trim_offsets") == Some(&Json::Bool(true));
+            if trims {
+                fields.insert("trim_offsets".to_owned(), Json::Bool(false));
+            }
+            fields
+                .values_mut()
+                .fold(trims, |found, field| keep_offsets(field) | found)
+        }
+        Json::Array(items) => items
+            .iter_mut()
+            .fold(false, |found, item| keep_offsets(item) | found),
+        _ => false,
     }
 }

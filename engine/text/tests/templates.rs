@@ -125,6 +125,22 @@ fn the_final_assistant_message_is_continued_where_asked() {
         "<user>a b</e><assistant> a </e><assistant>"
     );
     assert_eq!(render(&messages[..1], true).unwrap(), "<user>a b</e><assistant>");
+    // What the template writes after the content may hold the content again.
+    for content in ["e", "<", "/e>", "</e>"] {
+        let messages = [json!({"role": "assistant", "content": content})];
+        assert_eq!(render(&messages, true).unwrap(), format!("<assistant>{content}"));
+    }
+    // Nothing to continue: the answer begins.
+    for content in [json!(""), json!(" \n"), json!(null), json!([])] {
+        let messages = [
+            messages[0].clone(),
+            json!({"role": "assistant", "content": content}),
+        ];
+        let found = render(&messages, true);
+        assert_eq!(found.unwrap(), "<user>a b</e><assistant>", "{content}");
+    }
+    let calls = [json!({"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]})];
+    assert!(matches!(render(&calls, true), Err(TemplateError::CannotContinue)));
     let parts = [json!({"role": "assistant", "content": [{"type": "text", "text": "not written"}]})];
     let input = ChatInput {
         messages: &parts,

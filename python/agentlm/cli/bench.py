@@ -1,11 +1,18 @@
 """`agentlm bench`: how fast one model runs here. Beside other engines, `make bench` measures."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from agentlm.cli.options import engine_settings, model_options
+
+_FIRST_ID = 3
+"""Smaller ids are often special tokens."""
+_IDS = 200
+"""How many ids the prompts are made of; every vocabulary has so many."""
 
 
 @click.command("bench")
@@ -30,9 +37,10 @@ def command(
                 f"{llm.info.model}: {llm.info.backend}, weights {llm.info.dtype}, KV {llm.info.kv_cache_dtype}"
             )
             click.echo(f"{'batch':>5} {'prefill tokens/s':>17} {'decode tokens/s':>16} {'first token s':>14}")
+        numbers = itertools.count()
         for batch in batches:
             prefill, decode, first = zip(
-                *(_run(llm, batch, prompt_tokens, new_tokens, run) for run in range(repeat)), strict=True
+                *(_run(llm, batch, prompt_tokens, new_tokens, numbers) for _ in range(repeat)), strict=True
             )
             row = {
                 "batch": batch,
@@ -47,17 +55,22 @@ def command(
                 click.echo(f"{batch:>5} {values[1]:>17.1f} {values[2]:>16.1f} {values[3]:>14.3f}")
 
 
-def _run(llm: Any, batch: int, prompt_tokens: int, new_tokens: int, run: int) -> tuple[float, float, float]:
-    """Prefill tokens/s, decode tokens/s and seconds to the first token of one run; prompts differ from run to run."""
+def _run(
+    llm: Any, batch: int, prompt_tokens: int, new_tokens: int, numbers: Iterator[int]
+) -> tuple[float, float, float]:
+    """Prefill tokens/s, decode tokens/s and seconds to the first token of one run."""
     from agentlm import SamplingParams
 
-    vocab = 200
-    prompts = [
-        [(7919 * (run + 1) + 31 * row + 17 * position) % vocab + 3 for position in range(prompt_tokens)]
-        for row in range(batch)
-    ]
+    prompts = [_prompt(number, prompt_tokens) for number in itertools.islice(numbers, batch)]
     params = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     usages = [completion.usage for completion in llm.generate(prompts, params, progress=False)]
     first = max(usage.first_token_seconds for usage in usages)
     rest = max(usage.total_seconds for usage in usages) - first
     return batch * prompt_tokens / first, batch * (new_tokens - 1) / max(rest, 1e-9), first
+
+
+def _prompt(number: int, tokens: int) -> list[int]:
+    """Token ids that begin with the number's digits, so that the prefix cache finds nothing of one prompt in another."""
+    digits: list[int] = [number // _IDS**place % _IDS for place in range(4)]
+    rest = [(31 * number + 17 * position) % _IDS for position in range(4, tokens)]
+    return [_FIRST_ID + value for value in (digits + rest)[:tokens]]

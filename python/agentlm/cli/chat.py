@@ -4,14 +4,15 @@ from typing import Any
 
 import click
 
-from agentlm.cli.options import engine_settings, model_options, sampling_options
+from agentlm.cli.options import chat_template_option, engine_settings, model_options, sampling_options
 
 
 @click.command("chat")
 @click.option("--system", help="System message.")
+@chat_template_option
 @sampling_options
 @model_options
-def command(system: str | None, **options: Any) -> None:
+def command(system: str | None, chat_template: str | None, **options: Any) -> None:
     """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /reset forgets the conversation."""
     from agentlm import LLM, SamplingParams
     from agentlm.errors import InvalidRequestError
@@ -19,7 +20,7 @@ def command(system: str | None, **options: Any) -> None:
     settings = engine_settings(options)
     params = SamplingParams.from_dict({name: value for name, value in options.items() if value is not None})
     start = [{"role": "system", "content": system}] if system else []
-    with LLM(settings.pop("model"), **settings) as llm:
+    with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
         if llm.info.is_random:
             click.echo("note: no model was given; this small random one's text means nothing", err=True)
         messages = list(start)

@@ -1,24 +1,36 @@
 """`agentlm doctor`: what is installed, which backend would run and why, whether a model fits, what is missing."""
 
-import os
 import platform
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentlm.config import DTYPES
+
+if TYPE_CHECKING:
+    from agentlm.model.config import ModelConfig
+
+TOKENS = 2048
+"""How long a request must find room for its keys and values, where the model's context allows it."""
+
 
 @click.command("doctor")
-@click.option(
-    "--model-id", "--model", envvar="MODEL_ID", help="Check that this checkpoint can be served here."
-)
+@click.option("--model-id", "--model", envvar="MODEL_ID", help="Check that this checkpoint can be served here. The weights are not fetched for it.")  # fmt: skip
+@click.option("--revision", envvar="REVISION", help="Branch, tag or commit on the hub.")
+@click.option("--huggingface-hub-cache", "cache_dir", envvar="HUGGINGFACE_HUB_CACHE", type=click.Path(file_okay=False), help="Where hub files are kept.")  # fmt: skip
+@click.option("--token", envvar="HF_TOKEN", help="Hub access token.")
+@click.option("--offline", is_flag=True, envvar="HF_HUB_OFFLINE", help="Never reach for the network.")
+@click.option("--dtype", envvar="DTYPE", type=click.Choice(DTYPES), default="auto", show_default=True, help="Storage of the weights.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model_id: str | None, as_json: bool) -> None:
+def command(model_id: str | None, dtype: str, as_json: bool, **source: Any) -> None:
     """Say what this machine can run, and whether a model fits. Exit code 1 if something needed is missing."""
     facts, problems = _machine()
-    if model_id:
-        _check_model(model_id, facts, problems)
+    if model_id and "backend" in facts:
+        _check_model(model_id, source, dtype, facts, problems)
     if as_json:
         import json
 
@@ -48,42 +60,106 @@ def _machine() -> tuple[dict[str, Any], list[str]]:
         )
     from agentlm.runtime import memory
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    facts["cores"] = cores
     facts["free memory"] = _size(memory.available())
     try:
         from agentlm._engine import CpuBackend
     except ImportError as error:
         problems.append(f"the Rust extension cannot be loaded ({error}); reinstall agentlm")
         return facts, problems
+    from agentlm.runtime.cpu import usable_cores
+
+    facts["cores"] = usable_cores()
     facts["instruction sets"] = ", ".join(CpuBackend.available_isas())
     facts["backend"] = f"cpu ({CpuBackend.available_isas()[-1]}): the only one that computes in this release"
     return facts, problems
 
 
-def _check_model(model_id: str, facts: dict[str, Any], problems: list[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What must be known of a model to say how much memory it needs."""
+
+    config: "ModelConfig"
+    table: str
+    """The embedding table's element type, by its safetensors name."""
+    storage: tuple[str, ...]
+    """How serving would store matrices; several where only the weights could tell which."""
+
+
+def _check_model(
+    model_id: str, source: dict[str, Any], dtype: str, facts: dict[str, Any], problems: list[str]
+) -> None:
     from agentlm.errors import AgentLMError
-    from agentlm.model import hub
-    from agentlm.model.config import ModelConfig
-    from agentlm.model.weights import Checkpoint
+    from agentlm.model.layout import held_bytes
+    from agentlm.model.weights import ELEMENT_BYTES
     from agentlm.runtime import memory
+    from agentlm.runtime.cpu import STORAGE_BYTES
 
     try:
-        directory = hub.resolve(model_id)
-        config = ModelConfig.load(directory)
-        checkpoint = Checkpoint.open(directory)
+        model = _look(model_id, dtype, facts, **source)
     except AgentLMError as error:
         problems.append(str(error))
         return
+    config = model.config
     facts["model"] = f"{config.architecture}, {config.layers} layers, context {config.context_length}"
-    facts["weights on disk"] = _size(checkpoint.nbytes)
-    per_token = 4 * config.layers * config.kv_heads * config.head_dim
-    facts["KV cache"] = f"{per_token} bytes a token in float16"
-    need = checkpoint.nbytes + per_token * min(config.context_length, 2048)
+    values = 2 * config.layers * config.kv_heads * config.head_dim
+    facts["KV cache"] = f"{2 * values} bytes a token in float16"
+    tokens = min(config.context_length, TOKENS)
+    needs: dict[str, int] = {}
+    for storage in model.storage:
+        weights = held_bytes(config, STORAGE_BYTES[storage], ELEMENT_BYTES[model.table])
+        needs[storage] = weights + tokens * values * (4 if storage == "float32" else 2)
     free = memory.available()
-    facts["fits"] = f"{_size(need)} needed for weights and 2,048 tokens, {_size(free)} free"
-    if need > free:
-        problems.append(f"{model_id} needs about {_size(need)} and {_size(free)} are free")
+    needed = " or ".join(f"{_size(need)} in {storage}" for storage, need in needs.items())
+    facts["fits"] = f"{needed} needed for weights and {tokens:,} tokens, {_size(free)} free"
+    if min(needs.values()) > free:
+        problems.append(f"{model_id} needs about {needed} and {_size(free)} are free")
+
+
+def _look(
+    model_id: str,
+    dtype: str,
+    facts: dict[str, Any],
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | None,
+    offline: bool,
+) -> _Model:
+    """Looks at the checkpoint where it is here, else at what the hub says of it. Raises `AgentLMError`."""
+    from math import prod
+    from tempfile import TemporaryDirectory
+
+    from agentlm.errors import MissingTensorError
+    from agentlm.model import hub
+    from agentlm.model.config import ModelConfig
+    from agentlm.model.layout import EMBEDDING
+    from agentlm.model.weights import ELEMENT_BYTES, WEIGHT_DTYPES, Checkpoint
+    from agentlm.runtime.cpu import possible_storage, storage_dtype
+
+    cache = cache_dir or None
+    directory: Path | None
+    if offline:
+        directory = hub.resolve(model_id, revision, token, cache, offline=True)
+    else:
+        directory = hub.cached(model_id, revision, token, cache)
+    if directory is not None:
+        config = ModelConfig.load(directory)
+        checkpoint = Checkpoint.open(directory)
+        facts["weights on disk"] = _size(checkpoint.nbytes)
+        storage = storage_dtype(checkpoint) if dtype == "auto" else dtype
+        return _Model(config, checkpoint.tensor(EMBEDDING).dtype, (storage,))
+    with TemporaryDirectory() as temporary:
+        tensors = hub.describe(model_id, Path(temporary), revision, token)
+        config = ModelConfig.load(temporary)
+    table, _ = tensors.get(EMBEDDING, ("", ()))
+    if table not in WEIGHT_DTYPES:
+        raise MissingTensorError(
+            f"The model {model_id} has no tensor {EMBEDDING!r} in {', '.join(WEIGHT_DTYPES)}, so that agentlm cannot "
+            "compute it. Choose another."
+        )
+    size = sum(prod(shape) * ELEMENT_BYTES.get(kind, 1) for kind, shape in tensors.values())
+    facts["weights to fetch"] = _size(size)
+    kinds = {kind for kind, shape in tensors.values() if len(shape) == 2}
+    return _Model(config, table, possible_storage(kinds) if dtype == "auto" else (dtype,))
 
 
 def _version(package: str) -> str:

@@ -59,6 +59,14 @@ _SAMPLING_OPTIONS: tuple[Decorator, ...] = (
 )  # fmt: skip
 
 
+chat_template_option = click.option(
+    "--chat-template",
+    envvar="CHAT_TEMPLATE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Jinja file to use instead of the checkpoint's own template.",
+)
+
+
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that choose and shape an engine."""
     for option in reversed(_MODEL_OPTIONS):

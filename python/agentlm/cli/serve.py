@@ -1,20 +1,23 @@
 """`agentlm serve`: the HTTP server. Flags and environment variables are TGI's where the meaning is the same."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
-from agentlm.cli.options import Decorator, engine_settings, model_options
+from agentlm.cli.options import Decorator, chat_template_option, engine_settings, model_options
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
 """How long a failed engine's requests have to be answered."""
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 _SERVER_OPTIONS: tuple[Decorator, ...] = (
@@ -31,7 +34,8 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--payload-limit", envvar="PAYLOAD_LIMIT", type=click.IntRange(min=1), default=2_000_000, show_default=True, help="Largest request body, in bytes."),
     click.option("--api-key", "api_keys", envvar="API_KEY", multiple=True, help="Key that requests must carry as a bearer token; repeatable."),
     click.option("--cors-allow-origin", envvar="CORS_ALLOW_ORIGIN", multiple=True, help="Origin that browsers may call from; repeatable [default: any]"),
-    click.option("--chat-template", envvar="CHAT_TEMPLATE", type=click.Path(exists=True, dir_okay=False), help="Jinja file to use instead of the checkpoint's own template."),
+    chat_template_option,
+    click.option("--api-dialect", envvar="API_DIALECT", type=click.Choice(("openai", "tgi")), default="openai", show_default=True, help="Whose finish reasons, stop strings and errors the /v1 routes have: OpenAI's, or TGI's to the letter."),
     click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM."),
 )  # fmt: skip
 
@@ -57,6 +61,7 @@ def command(
     cors_allow_origin: tuple[str, ...],
     payload_limit: int,
     chat_template: str | None,
+    api_dialect: str,
     graceful_termination_timeout: float,
     **options: Any,
 ) -> None:
@@ -88,6 +93,8 @@ def command(
             raise
         template = None
         _say(f"no chat: {error}")
+    # Requests come as soon as the port is open, before the server is here to be named.
+    signals.drain = True
     server = Server(
         running.engine,
         running.tokenizer,
@@ -95,7 +102,7 @@ def command(
         hostname=hostname,
         port=port,
         model_id=info.model,
-        model_sha=config.revision,
+        model_sha=_commit(info.directory, config.revision),
         max_concurrent_requests=max_concurrent_requests,
         max_client_batch_size=max_client_batch_size,
         payload_limit=payload_limit,
@@ -103,14 +110,21 @@ def command(
         cors_allow_origin=list(cors_allow_origin),
         validation_workers=validation_workers,
         http_workers=http_workers,
-        compute_type=f"{info.backend}+optimized",
+        compute_type=os.environ.get("COMPUTE_TYPE") or f"{info.backend}+optimized",
+        api_dialect=api_dialect,
     )
     _say(
         f"ready: http://{server.address} serves {info.model} ({info.backend}, weights {info.dtype}, KV "
         f"{info.kv_cache_dtype}, {info.max_total_tokens} tokens a request, {info.num_blocks} blocks)"
     )
-    signals.drain = True
     sys.exit(_serve(running, server, signals, graceful_termination_timeout))
+
+
+def _commit(directory: Path, revision: str | None) -> str | None:
+    """The commit that is served, if known. The hub's cache names a snapshot by it; a branch or a tag is none."""
+    if directory.parent.name == "snapshots" and _COMMIT.fullmatch(directory.name):
+        return directory.name
+    return revision if revision and _COMMIT.fullmatch(revision) else None
 
 
 def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
@@ -118,7 +132,7 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
     while not signals.received:
         state, why = running.engine.wait_ended(POLL_SECONDS)
         if state == "failed":
-            return _failed(server, why)
+            return _failed(why)
     _say(f"{signal.Signals(signals.received).name}: finishing what is in flight (again: exit at once)")
     # When the grace is over the engine ends what is left with an error, and connections have a moment to carry it.
     server.begin_shutdown(grace + ANSWER_SECONDS)
@@ -130,17 +144,17 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
         waiter.join(POLL_SECONDS)
         state, why = running.engine.health()
         if state == "failed":
-            return _failed(server, why)
+            return _failed(why)
         if time.monotonic() >= over:
             running.engine.shutdown(False)
     running.close()
     return 0
 
 
-def _failed(server: Any, why: str | None) -> int:
-    _say(f"error: {why}")
-    server.begin_shutdown(ANSWER_SECONDS)
-    # A step that hangs cannot be joined, so the process ends without waiting for its thread.
+def _failed(why: str | None) -> int:
+    # A panic's text has several lines.
+    _say("error: " + " ".join((why or "").split()))
+    # Requests hear it, and /health is 503. A step that hangs cannot be joined: the process ends without its thread.
     time.sleep(ANSWER_SECONDS)
     os._exit(1)
 

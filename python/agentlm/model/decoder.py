@@ -4,7 +4,7 @@ Llama, Mistral, Qwen2 and Qwen3 differ only by what their configuration says: bi
 and whether the head is the embedding table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Self
 
 from agentlm.errors import TensorDtypeError
@@ -47,6 +47,7 @@ class Decoder:
         `progress(bytes done, bytes in all, tensor name)` is called after each binding.
         Raises `MissingTensorError`, `UnexpectedTensorError`, `TensorShapeError`, `TensorDtypeError`.
         """
+        config = untied(config, checkpoint)
         shapes = tensor_shapes(config)
         checkpoint.check(shapes, lambda name: is_redundant(name, config))
         binder = _Binder(checkpoint, ops, progress, sum(checkpoint.tensor(name).nbytes for name in shapes))
@@ -92,6 +93,21 @@ class Decoder:
             else ops.add_rms_norm(residual, x, self.final_norm, eps)
         )
         return ops.linear(ops.sample_rows(x), self.head)
+
+
+def untied(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """The configuration as the weights show it: a tied model whose head is another matrix than its table is none.
+
+    So reads it transformers 5; a head that repeats the table may be there and is not held twice.
+    """
+    by_name = {tensor.name: tensor for tensor in checkpoint.tensors() if tensor.name in (EMBEDDING, HEAD)}
+    if not config.tied or len(by_name) < 2:
+        return config
+    table, head = by_name[EMBEDDING], by_name[HEAD]
+    same = (head.dtype, head.shape) == (table.dtype, table.shape) and bool(
+        (head.bytes() == table.bytes()).all()
+    )
+    return config if same else replace(config, tied=False)
 
 
 class _Binder(Generic[T]):

@@ -1,9 +1,13 @@
-"""From a model's name to a directory: a local path, or a download from the hub. Refuses to know what is in the files."""
+"""From a model's name to a directory: a local path, or a download from the hub. Refuses to know what the files mean."""
 
 import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from agentlm.errors import (
+    ConfigError,
+    CorruptFileError,
     GatedModelError,
     HubError,
     HubUnreachableError,
@@ -15,6 +19,13 @@ ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 """Files of a checkpoint that agentlm reads."""
 IGNORED = ("*/*", "consolidated*")
 """The same weights again: original formats in folders, and unsplit copies."""
+
+CONVERT = (
+    "Convert it with transformers: AutoModelForCausalLM.from_pretrained({given!r}, dtype='auto')"
+    ".save_pretrained('converted') and AutoTokenizer.from_pretrained({given!r}).save_pretrained('converted'), then give "
+    "the directory 'converted'."
+)
+"""The way out for weights in another format."""
 
 _TOKEN_HINT = "Make an access token in your account's settings, then run `hf auth login` or set HF_TOKEN."
 
@@ -45,12 +56,68 @@ def resolve(
         )
     directory = _snapshot(model, revision, token, cache_dir, offline, progress, endpoint)
     if next(directory.glob("*.safetensors"), None) is None:
-        raise WeightsNotFoundError(
-            f"{_named(model, revision)} holds no safetensors weights. Choose a repository that does, or convert it: "
-            f"transformers' AutoModelForCausalLM.from_pretrained({model!r}).save_pretrained('converted'), then give "
-            "the directory 'converted'. (GGUF, AWQ and GPTQ files are not read.)"
-        )
+        raise _no_safetensors(model, _named(model, revision))
     return directory
+
+
+def cached(
+    model: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
+) -> Path | None:
+    """What `resolve` gives where that needs no download, else None. Raises as `resolve` does."""
+    try:
+        return resolve(model, revision, token, cache_dir, offline=True)
+    except (HubUnreachableError, WeightsNotFoundError):
+        # A snapshot without weights is what another program left that wanted only the configuration.
+        return None
+
+
+def describe(
+    model: str,
+    directory: Path,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """Element type and shape of each tensor of a model on the hub; its config.json is put into `directory`.
+
+    Of the weights only the headers are fetched, and nothing is cached. Raises as `resolve` does, and `ConfigError` and
+    `CorruptFileError`.
+    """
+    from huggingface_hub import HfApi, errors
+
+    name = _named(model, revision)
+    api = HfApi(endpoint=endpoint, token=token)
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    with _told(model, revision, offline=False), _bars(shown=False):
+        info = api.model_info(model, revision=revision)
+        # A commit, so that all of what follows is of one state.
+        revision = info.sha or revision
+        files = [file.rfilename for file in info.siblings or ()]
+        weights = [
+            file
+            for file in files
+            if file.endswith(".safetensors") and "/" not in file and not file.startswith("consolidated")
+        ]
+        if not weights:
+            raise _no_safetensors(model, name)
+        if "config.json" not in files:
+            raise ConfigError(f"{name} holds no config.json. Choose a repository that does.")
+        api.hf_hub_download(model, "config.json", revision=revision, local_dir=directory)
+        for file in weights:
+            try:
+                header = api.parse_safetensors_file_metadata(model, file, revision=revision)
+            except errors.SafetensorsParsingError as error:
+                raise CorruptFileError(f"{name}: {file} is not a safetensors file ({error})") from error
+            for key, tensor in header.tensors.items():
+                tensors[key] = (str(tensor.dtype), tuple(tensor.shape))
+    return tensors
+
+
+def _no_safetensors(model: str, name: str) -> WeightsNotFoundError:
+    return WeightsNotFoundError(
+        f"{name} holds no safetensors weights. Choose a repository that does. {CONVERT.format(given=model)} "
+        "(GGUF, AWQ and GPTQ files are not read.)"
+    )
 
 
 def _snapshot(
@@ -64,32 +131,51 @@ def _snapshot(
 ) -> Path:
     """The hub library's snapshot, its errors told as ours."""
     # Imported here: a local directory needs no hub library, and importing it takes longer than starting.
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    with _told(model, revision, offline), _bars(progress):
+        found = snapshot_download(
+            model,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=offline,
+            allow_patterns=list(ALLOWED),
+            ignore_patterns=list(IGNORED),
+            endpoint=endpoint,
+        )
+    return Path(found)
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Hides the hub library's progress bars meanwhile, unless they are to be shown."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    # The transport's own base class differs between versions of the library: requests, httpx.
-    transport_errors: tuple[type[BaseException], ...] = (OSError, *errors.HfHubHTTPError.__bases__)
-    quiet = not progress and not are_progress_bars_disabled()
-    name = _named(model, revision)
+    quiet = not shown and not are_progress_bars_disabled()
     if quiet:
         disable_progress_bars()
     try:
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=offline,
-                allow_patterns=list(ALLOWED),
-                ignore_patterns=list(IGNORED),
-                endpoint=endpoint,
-            )
-        )
+        yield
+    finally:
+        if quiet:
+            enable_progress_bars()
+
+
+@contextmanager
+def _told(model: str, revision: str | None, offline: bool) -> Iterator[None]:
+    """Tells the hub library's errors as ours."""
+    from huggingface_hub import errors
+
+    # The transport's own base class differs between versions of the library: requests, httpx.
+    transport_errors: tuple[type[BaseException], ...] = (OSError, *errors.HfHubHTTPError.__bases__)
+    name = _named(model, revision)
+    try:
+        yield
     except errors.HFValidationError as error:
         raise ModelNotFoundError(
             f"{model!r} is neither a directory here nor a hub name of the form owner/name."
@@ -117,9 +203,6 @@ def _snapshot(
         raise _failed(name, error.__cause__ or error) from error
     except transport_errors as error:
         raise _failed(name, error) from error
-    finally:
-        if quiet:
-            enable_progress_bars()
 
 
 def _failed(name: str, error: BaseException) -> HubError:

@@ -1,5 +1,7 @@
 """Names and shapes of a checkpoint's tensors, as transformers writes them. Refuses to know files and values."""
 
+import math
+
 from agentlm.model.config import ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -35,6 +37,22 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes[HEAD] = (config.vocab, hidden)
     return shapes
+
+
+def held_bytes(config: ModelConfig, matrix_element: int, table_element: int) -> int:
+    """Bytes of memory that the bound weights take.
+
+    Matrices have elements of `matrix_element` bytes, vectors float32. The embedding table stays as the checkpoint has it,
+    in elements of `table_element` bytes; where it is the head too, it is held a second time, as a matrix.
+    """
+    total = 0
+    for name, shape in tensor_shapes(config).items():
+        if name == EMBEDDING:
+            element = table_element + (matrix_element if config.tied else 0)
+        else:
+            element = matrix_element if len(shape) == 2 else 4
+        total += math.prod(shape) * element
+    return total
 
 
 def is_redundant(name: str, config: ModelConfig) -> bool:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import math
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,26 @@ SAMPLES = (
 )
 """Texts on which a conversion must agree with SentencePiece."""
 
-_VERSION = 1
-"""Part of the cache key; changes with what `_convert` writes."""
+_VERSION = 2
+"""Part of the cache key; changes with what `ensure_tokenizer` writes."""
 
 
-COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+COMPANIONS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 """Files that belong to a tokenizer and are copied beside a converted one."""
 
 
 def ensure_tokenizer(directory: str | Path, cache_dir: str | Path | None) -> Path:
     """A directory with the checkpoint's tokenizer.json and its settings: its own, or one in `cache_dir` if converted.
 
-    Without `cache_dir`, `~/.cache/agentlm`. Raises `TokenizerError` if there is neither tokenizer.json nor
-    tokenizer.model, or if the latter cannot be converted.
+    Without `cache_dir`, `~/.cache/agentlm`. Beside a converted one, tokenizer_config.json names the first and the last
+    token of a sequence also where the checkpoint left that to tokenizer.model. Raises `TokenizerError` if there is neither
+    tokenizer.json nor tokenizer.model, if the latter cannot be converted, or if the cache cannot be written.
     """
     directory = Path(directory)
     if (directory / "tokenizer.json").is_file():
@@ -55,27 +64,59 @@ def ensure_tokenizer(directory: str | Path, cache_dir: str | Path | None) -> Pat
         digest.update(content)
     cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "agentlm"
     target = cache / "tokenizers" / digest.hexdigest()[:32]
-    if (target / "tokenizer.json").is_file():
+    with _in_cache(target):
+        is_complete = (target / "tokenizer.json").is_file()
+    if is_complete:
         return target
-    try:
-        settings = json.loads(companions.get("tokenizer_config.json", b"{}"))
-    except ValueError as error:
-        raise TokenizerError(
-            f"{directory / 'tokenizer_config.json'} is not valid JSON ({error}). Fetch it again."
-        ) from error
-    converted = json.dumps(_convert(source, settings), ensure_ascii=False).encode()
-    target.mkdir(parents=True, exist_ok=True)
-    # tokenizer.json comes last: its presence says that the directory is complete.
-    for name, content in (*companions.items(), ("tokenizer.json", converted)):
-        with tempfile.NamedTemporaryFile(dir=target, delete=False) as beside:
-            beside.write(content)
-        Path(beside.name).chmod(0o644)
-        Path(beside.name).rename(target / name)
+    settings, special = (
+        _object(directory / name, companions.get(name, b"{}"))
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    converted, names = _convert(source, settings)
+    if unnamed := {key: text for key, text in names.items() if key not in settings and key not in special}:
+        companions["tokenizer_config.json"] = _bytes(settings | unnamed)
+    with _in_cache(target):
+        target.mkdir(parents=True, exist_ok=True)
+        # tokenizer.json comes last: its presence says that the directory is complete.
+        for name, content in (*companions.items(), ("tokenizer.json", _bytes(converted))):
+            with tempfile.NamedTemporaryFile(dir=target, delete=False) as beside:
+                beside.write(content)
+            Path(beside.name).chmod(0o644)
+            Path(beside.name).rename(target / name)
     return target
 
 
-def _convert(source: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json of a tokenizer.model, as a JSON object."""
+@contextmanager
+def _in_cache(target: Path) -> Iterator[None]:
+    """Tells what the system refuses there."""
+    try:
+        yield
+    except OSError as error:
+        raise TokenizerError(
+            f"A converted tokenizer cannot be kept in {target}: {error}. Make the directory writable, or give another "
+            "`cache_dir`."
+        ) from error
+
+
+def _object(file: Path, content: bytes) -> dict[str, Any]:
+    """The JSON object in a file's content."""
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise TokenizerError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(
+            f"{file} holds a {type(value).__name__}; a JSON object is needed. Fetch it again."
+        )
+    return value
+
+
+def _bytes(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _convert(source: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tokenizer.json of a tokenizer.model, as a JSON object, and the texts of bos_token and eos_token."""
     # Imported here: transformers, and torch with it, take seconds and are needed only for a conversion.
     import sentencepiece
     import tokenizers
@@ -115,7 +156,8 @@ def _convert(source: Path, settings: dict[str, Any]) -> dict[str, Any]:
         theirs = pieces.encode(sample)
         if ours != theirs:
             raise _refusal(source, f"the conversion encodes {sample!r} as {ours}, SentencePiece as {theirs}")
-    return converted
+    ends = {"bos_token": pieces.bos_id(), "eos_token": pieces.eos_id()}
+    return converted, {key: pieces.id_to_piece(token) for key, token in ends.items() if token >= 0}
 
 
 def _pair(merge: Any) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from agentlm.errors import (
     UnexpectedTensorError,
     WeightsNotFoundError,
 )
+from agentlm.model.hub import CONVERT
 
 INDEX_NAME = "model.safetensors.index.json"
 """The file that maps tensor names to shards."""
@@ -43,11 +44,6 @@ WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors library's own limit."""
-
-_CONVERT = (
-    "Convert it with transformers: AutoModelForCausalLM.from_pretrained({given!r}).save_pretrained('converted'), "
-    "then give the directory 'converted'."
-)
 
 Progress = Callable[[int, int, str], None]
 """Called as `progress(bytes done, bytes in all, tensor name)` after each tensor."""
@@ -227,7 +223,7 @@ def _no_safetensors(directory: Path) -> CheckpointError:
         other = next(iter(sorted(directory.glob(pattern))), None)
         if other is not None:
             way = (
-                _CONVERT.format(given=str(directory))
+                CONVERT.format(given=str(directory))
                 if kind != "GGUF"
                 else "Use the model's original checkpoint: a GGUF file is already converted for another engine."
             )

@@ -94,8 +94,8 @@ class RunningEngine:
 def _run_quietly(engine: Engine, runner: Runner) -> None:
     try:
         run_engine(engine, runner)
-    except Exception:
-        # The engine has recorded the failure; whoever waits on it reports it, once.
+    except BaseException:
+        # The engine has recorded the failure, a panic of the extension's too; whoever waits on it reports it, once.
         return
 
 
@@ -109,10 +109,10 @@ def _close(engine: Engine, thread: threading.Thread, pid: int) -> None:
 def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> RunningEngine:
     """Opens the engine that `config` describes.
 
-    `progress(bytes done, bytes in all, tensor name)` is called while weights are bound.
+    `progress(bytes done, bytes in all, tensor name)` is called while weights are bound; with it a download shows its own.
     Raises the classes of `agentlm.errors`: the model cannot be had or computed, memory lacks, a setting is wrong.
     """
-    directory = _resolve(config)
+    directory = _resolve(config, progress=progress is not None)
     if config.backend == "mock":
         return _open_mock(config, directory, _tokenizer(config, directory))
     # Only a model that is computed needs numpy; the mock backend starts without it.
@@ -149,7 +149,7 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
     return RunningEngine(engine, runner, tokenizer, _info(config, directory, plan, "none", "none", "mock"))
 
 
-def _resolve(config: EngineConfig) -> Path:
+def _resolve(config: EngineConfig, progress: bool) -> Path:
     if config.model is None:
         cache = config.cache_dir or Path.home() / CACHE_DIR
         try:
@@ -164,6 +164,7 @@ def _resolve(config: EngineConfig) -> Path:
         token=config.token,
         cache_dir=config.cache_dir,
         offline=config.offline,
+        progress=progress,
     )
 
 

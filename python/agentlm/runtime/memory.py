@@ -1,4 +1,4 @@
-"""How much memory the keys and values may take. Refuses to know what is cached."""
+"""How much memory is free, whether weights fit into it, how much the keys and values may take. Refuses to know models."""
 
 import os
 from dataclasses import dataclass
@@ -32,16 +32,16 @@ def machine_free(meminfo: Path) -> int:
 def group_free(root: Path) -> list[int]:
     """Bytes below each limit of the control group (version 2, version 1) that is set.
 
-    The file cache is given back under pressure, so that what it has not touched for long counts as free.
+    The file cache, a checkpoint's mapped pages among it, is given back under pressure, so that it counts as free.
     """
     free = []
-    for limit, used, statistics, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    for limit, used, statistics, prefix in (
+        ("memory.max", "memory.current", "memory.stat", ""),
         (
             "memory/memory.limit_in_bytes",
             "memory/memory.usage_in_bytes",
             "memory/memory.stat",
-            "total_inactive_file",
+            "total_",
         ),
     ):
         try:
@@ -50,8 +50,19 @@ def group_free(root: Path) -> list[int]:
         except (OSError, ValueError):
             # No such control group, or its limit is "max".
             continue
-        free.append(most - max(now - int(values.get(cache, 0)), 0))
+        cache = sum(int(values.get(f"{prefix}{state}_file", 0)) for state in ("active", "inactive"))
+        free.append(most - max(now - cache, 0))
     return free
+
+
+def check_weights(needed: int, free: int, dtype: str) -> None:
+    """Raises `OutOfMemoryError` if `needed` bytes of weights, in this storage, do not fit into `free`."""
+    if needed > free:
+        narrower = "dtype='float16' or 'bfloat16', " if dtype == "float32" else ""
+        raise OutOfMemoryError(
+            f"the weights need {needed} bytes of memory in {dtype}, and {free} are free. Give {narrower}a smaller model, "
+            "or free some memory"
+        )
 
 
 @dataclass(frozen=True, slots=True)

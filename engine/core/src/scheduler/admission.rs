@@ -75,11 +75,15 @@ impl Core {
         {
             return false;
         }
+        // Each running request may soon need a block: admitting the last of them away would only preempt. A request needs
+        // one at least, so one that must wait is not looked up at every step.
+        let reserve = narrow(self.running.len());
+        if turn.budget == 0 || self.pool.available() <= reserve {
+            return false;
+        }
         let hit = self.lookup(slot, known);
         let computed = hit.blocks * BLOCK_SIZE;
         let n = cut(computed, known - computed, turn.budget);
-        // Each running request may soon need a block: admitting the last of them away would only preempt.
-        let reserve = narrow(self.running.len());
         let need = blocks_for(known) - hit.blocks;
         if n == 0 || self.pool.available() - hit.available < need + reserve {
             return false;

@@ -1,5 +1,6 @@
 //! Giving back what a request holds: at its end, and at its preemption.
 
+use crate::params::SamplingParams;
 use crate::rows::NO_ROW;
 use crate::scheduler::Core;
 
@@ -27,6 +28,7 @@ impl Core {
         state.tokens = Vec::new();
         state.blocks = Vec::new();
         state.names = Vec::new();
+        state.params = SamplingParams::default();
         let id = state.id;
         self.by_id.remove(&id);
         self.vacant.push(slot);

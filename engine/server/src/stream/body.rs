@@ -66,6 +66,7 @@ impl http_body::Body for EventStream {
             }
             self.last = now;
             self.alarm.as_mut().reset(now + KEEP_ALIVE);
+            self.outlet.interrupts();
             return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
         }
         Poll::Pending
@@ -99,14 +100,24 @@ pub(crate) fn response(stream: EventStream, compute_type: &str, characters: usiz
 mod tests {
     use std::future::poll_fn;
 
+    use bytes::BytesMut;
     use http_body::Body as _;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::pipe;
+    use super::super::line::Sent;
+    use super::super::{Socket, pipe};
     use super::*;
 
     async fn next(stream: &mut EventStream) -> Option<Bytes> {
         let frame = poll_fn(|context| Pin::new(&mut *stream).poll_frame(context)).await;
         frame.map(|frame| frame.unwrap().into_data().unwrap())
+    }
+
+    /// Whether a poll finds nothing, as hyper's last one before a flush does.
+    async fn is_silent(stream: &mut EventStream) -> bool {
+        let poll = poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_frame(context)));
+        poll.await.is_pending()
     }
 
     #[tokio::test(start_paused = true)]
@@ -127,5 +138,29 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 40);
         pipe.write(true, |_| {});
         assert_eq!(next(&mut stream).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_wait_until_a_comment_is_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        server.writable().await.unwrap();
+        let mut socket = Socket::new(server);
+        let line = socket.line();
+        let (_pipe, outlet) = pipe();
+        outlet.entry().offer(line.clone());
+        let mut stream = EventStream::new(outlet, Running::default());
+        let send = || line.send(|out: &mut BytesMut| out.extend_from_slice(b"frame")).0;
+
+        assert!(is_silent(&mut stream).await);
+        socket.flush().await.unwrap();
+        assert_eq!(send(), Sent::Whole);
+        assert_eq!(next(&mut stream).await.unwrap(), ":\n\n");
+        assert_eq!(send(), Sent::No, "hyper has the comment");
+        assert!(is_silent(&mut stream).await);
+        assert_eq!(send(), Sent::No, "hyper has not written it yet");
+        socket.flush().await.unwrap();
+        assert_eq!(send(), Sent::Whole);
     }
 }

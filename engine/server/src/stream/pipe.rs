@@ -93,6 +93,13 @@ impl Outlet {
         self.state.lock().sent
     }
 
+    /// The body gives hyper bytes that did not come by the pipe: frames wait until those are written.
+    pub(super) fn interrupts(&self) {
+        if let Some(line) = &self.state.lock().line {
+            line.takes();
+        }
+    }
+
     /// Everything unsent; `None` when the stream has ended and all of it was taken.
     pub(crate) fn poll_take(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
         let mut state = self.state.lock();

@@ -161,6 +161,18 @@ fn browsers_are_told_who_may_call() {
         let reply = receive(send(server.address, "GET", "/info", &[("origin", origin)], b""));
         assert_eq!(reply.header("access-control-allow-origin"), allowed);
     }
+
+    let mut setup = Setup::default();
+    setup.config.cors_allow_origin = vec!["http://a".to_owned(), "*".to_owned()];
+    let server = setup.start();
+    let reply = receive(send(
+        server.address,
+        "GET",
+        "/info",
+        &[("origin", "http://b")],
+        b"",
+    ));
+    assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
 }
 
 #[test]

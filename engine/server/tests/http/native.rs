@@ -188,7 +188,9 @@ fn best_of_keeps_the_other_runs() {
     let server = start();
     let body =
         r#"{"inputs":"hi","parameters":{"max_new_tokens":1,"best_of":2,"do_sample":true,"details":true}}"#;
-    let reply = post(server.address, "/generate", body).json();
+    let reply = post(server.address, "/generate", body);
+    assert_eq!(reply.header("x-prompt-tokens"), Some("3"), "counted once");
+    let reply = reply.json();
     let others = reply["details"]["best_of_sequences"].as_array().unwrap();
     assert_eq!(others.len(), 1);
     let keys: Vec<&str> = others[0]

@@ -117,6 +117,8 @@ fn tgis_wording_on_request() {
         reply.body,
         format!("{{\"error\":\"{error}\",\"error_type\":\"validation\"}}")
     );
+    let named = "Input validation error: `max_new_tokens` must be strictly positive";
+    assert_eq!(chat(&server, r#","max_tokens":0"#).json()["error"], named);
     let reply = chat(&server, r#","top_p":7,"stream":true"#);
     assert_eq!(reply.status, 200);
     let event = format!(
@@ -177,7 +179,9 @@ fn the_end_of_sequence_is_stop() {
 #[test]
 fn several_choices() {
     let server = start();
-    let reply = chat(&server, r#","max_tokens":2,"n":2"#).json();
+    let reply = chat(&server, r#","max_tokens":2,"n":2"#);
+    assert_eq!(reply.header("x-prompt-tokens"), Some("19"));
+    let reply = reply.json();
     assert_eq!(reply["choices"].as_array().unwrap().len(), 2);
     assert_eq!(reply["choices"][1]["index"], 1);
     assert_eq!(reply["usage"]["prompt_tokens"], 19, "the prompt counts once");
@@ -262,6 +266,15 @@ fn completions_of_several_prompts() {
     );
     assert_eq!(reply.header("x-compute-time"), None);
     assert_eq!(reply.header("x-compute-characters"), Some("5"));
+    assert_eq!(reply.header("x-prompt-tokens"), Some("7"));
+    assert_eq!(reply.header("x-generated-tokens"), Some("4"));
+    let twice = post(
+        server.address,
+        COMPLETIONS,
+        r#"{"prompt":["hi","you"],"max_tokens":2,"temperature":0,"n":2}"#,
+    );
+    assert_eq!(twice.header("x-prompt-tokens"), Some("7"), "counted once");
+    assert_eq!(twice.header("x-generated-tokens"), Some("8"));
     let ids = post(
         server.address,
         COMPLETIONS,
@@ -338,6 +351,75 @@ fn errors_are_objects_and_have_their_status_also_before_a_stream() {
         reply.body
     );
     server.wait_idle();
+}
+
+#[test]
+fn errors_name_the_fields_that_the_client_sent() {
+    let server = start();
+    let long = "x".repeat(300);
+    let messages = format!(r#"{{"messages":[{{"role":"user","content":"{long}"}}]}}"#);
+    let prompt = format!(r#"{{"prompt":"{long}","max_tokens":7}}"#);
+    let chat = |fields: &str| format!(r#"{{"messages":[{{"role":"user","content":"hi"}}]{fields}}}"#);
+    let cases = [
+        (
+            CHAT,
+            chat(r#","max_tokens":0"#),
+            "max_tokens",
+            "`max_tokens` must be strictly positive",
+        ),
+        (
+            CHAT,
+            chat(r#","max_tokens":1,"min_tokens":2"#),
+            "min_tokens",
+            "`min_tokens` must be <= `max_tokens`. Given: 2 and 1",
+        ),
+        (
+            CHAT,
+            chat(r#","logprobs":true,"top_logprobs":6"#),
+            "top_logprobs",
+            "`top_logprobs` must be >= 0 and <= 5. Given: 6",
+        ),
+        (
+            CHAT,
+            messages,
+            "messages",
+            "`messages` tokens + `max_tokens` must be <= 200. Given: 317 `messages` tokens and 0 `max_tokens`",
+        ),
+        (
+            COMPLETIONS,
+            prompt,
+            "prompt",
+            "`prompt` tokens + `max_tokens` must be <= 200. Given: 301 `prompt` tokens and 7 `max_tokens`",
+        ),
+        (
+            COMPLETIONS,
+            r#"{"prompt":""}"#.to_owned(),
+            "prompt",
+            "`prompt` cannot be empty",
+        ),
+        (
+            COMPLETIONS,
+            r#"{"prompt":"hi","logprobs":6}"#.to_owned(),
+            "logprobs",
+            "`logprobs` must be >= 0 and <= 5. Given: 6",
+        ),
+        (
+            COMPLETIONS,
+            r#"{"prompt":"hi","temperature":-1}"#.to_owned(),
+            "temperature",
+            "`temperature` must be >= 0.0. Given: -1",
+        ),
+    ];
+    for (path, body, name, text) in cases {
+        let reply = post(server.address, path, &body);
+        let answer = reply.json();
+        assert_eq!(reply.status, 422);
+        assert_eq!(
+            answer["error"]["message"],
+            format!("Input validation error: {text}")
+        );
+        assert_eq!(answer["error"]["param"], name);
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(crate) fn response(
     let choice = |(index, output): (u32, Output)| ChatChoice {
         index,
         logprobs: with_logprobs.then(|| logprobs::chat(dialect, tokenizer, &output.tokens)),
-        finish_reason: finish_reason(dialect, output.finished.reason),
+        finish_reason: finish_reason(dialect, &output.finished),
         message: AssistantMessage {
             role: "assistant",
             content: output.finished.text,

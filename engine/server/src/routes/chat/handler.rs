@@ -17,6 +17,7 @@ use crate::metrics::Meter;
 use crate::prompt::{self, Prompt};
 use crate::routes::openai::answer::Identity;
 use crate::routes::openai::logprobs::Form;
+use crate::routes::openai::names;
 use crate::routes::openai::sampling::{keeps_stop, model};
 use crate::routes::openai::stream::{Group, Route};
 use crate::stream::{self, EventStream};
@@ -43,7 +44,7 @@ pub(crate) async fn chat_completions(State(app): State<Arc<App>>, request: Reque
             if stream && inside && dialect == V1Dialect::Tgi {
                 return failed_stream(&app, &error);
             }
-            error.v1(dialect)
+            names::renamed(error, Route::Chat, dialect).v1(dialect)
         }
     }
 }
@@ -111,7 +112,7 @@ async fn answer(app: &Arc<App>, meter: &Arc<Meter>, request: ChatRequest) -> Res
     for collected in waiting {
         outputs.push(collected.output().await?);
     }
-    let headers = flow::settle(app, meter, prompt.characters, &outputs);
+    let headers = flow::settle(app, meter, prompt.characters, &outputs, n);
     let dialect = app.config.v1_dialect;
     let answer = convert::response(identity, dialect, outputs, valid.logprobs, &app.tokenizer);
     Ok((headers, Json(answer)).into_response())

@@ -22,7 +22,7 @@ pub(crate) fn response(
     let choice = |(index, output): (u32, Output)| CompletionChoice {
         index,
         logprobs: with_logprobs.then(|| logprobs::completion(tokenizer, &output.tokens, 0)),
-        finish_reason: finish_reason(dialect, output.finished.reason),
+        finish_reason: finish_reason(dialect, &output.finished),
         text: match echoes.get((index / n.max(1)) as usize) {
             Some(echo) => format!("{echo}{}", output.finished.text),
             None => output.finished.text,

@@ -17,6 +17,7 @@ use crate::prompt::{self, Prompt};
 use crate::routes::chat::handler::failed_stream;
 use crate::routes::openai::answer::Identity;
 use crate::routes::openai::logprobs::Form;
+use crate::routes::openai::names;
 use crate::routes::openai::sampling::{keeps_stop, model};
 use crate::routes::openai::stream::{Group, Route};
 use crate::stream::{self, EventStream};
@@ -43,7 +44,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
             if stream && inside && dialect == V1Dialect::Tgi {
                 return failed_stream(&app, &error);
             }
-            error.v1(dialect)
+            names::renamed(error, Route::Completions, dialect).v1(dialect)
         }
     }
 }
@@ -152,7 +153,7 @@ async fn whole(
     for collected in waiting {
         outputs.push(collected.output().await?);
     }
-    let mut headers = flow::settle(app, meter, characters, &outputs);
+    let mut headers = flow::settle(app, meter, characters, &outputs, n);
     headers.remove("x-compute-time");
     let dialect = app.config.v1_dialect;
     let answer = convert::response(

@@ -78,7 +78,7 @@ pub(crate) async fn whole(
         outputs.push(collected.output().await?);
         seeds.push(seed);
     }
-    let headers = flow::settle(app, meter, prompt.characters, &outputs);
+    let headers = flow::settle(app, meter, prompt.characters, &outputs, valid.best_of);
     let form = Form {
         before: if valid.return_full_text.unwrap_or(full_text) {
             &valid.inputs

@@ -51,13 +51,6 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
 
     let best_of = given.best_of.unwrap_or(1);
     let max_best_of = u64::from(limits.max_best_of);
-    if best_of > 1 && best_of > max_best_of {
-        return refuse(if max_best_of == 1 {
-            "`best_of` != 1 is not allowed for this endpoint".to_owned()
-        } else {
-            format!("`best_of` must be > 0 and <= {max_best_of}. Given: {best_of}")
-        });
-    }
     if stream {
         if best_of != 1 {
             return refuse("`best_of` != 1 is not supported when streaming tokens".to_owned());
@@ -67,6 +60,12 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
                 "`decoder_input_details` == true is not supported when streaming tokens".to_owned(),
             );
         }
+    } else if best_of > 1 && best_of > max_best_of {
+        return refuse(if max_best_of == 1 {
+            "`best_of` != 1 is not allowed for this endpoint".to_owned()
+        } else {
+            format!("`best_of` must be > 0 and <= {max_best_of}. Given: {best_of}")
+        });
     }
     let off = 1.0;
     let warps = given.temperature.is_some_and(|value| value != off)
@@ -265,6 +264,11 @@ mod tests {
             ),
             (
                 r#"{"best_of":0}"#,
+                "`best_of` != 1 is not supported when streaming tokens",
+            ),
+            // More than any route takes.
+            (
+                r#"{"best_of":3}"#,
                 "`best_of` != 1 is not supported when streaming tokens",
             ),
             (

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentlm_core::FinishReason;
+use agentlm_host::Finished;
 use bytes::BytesMut;
 use serde::Serialize;
 
@@ -101,9 +102,11 @@ impl Usage {
     }
 }
 
-/// Why a choice ended: OpenAI knows only `stop` and `length`; TGI tells a stop string apart.
-pub(crate) fn finish_reason(dialect: V1Dialect, reason: FinishReason) -> &'static str {
-    match (dialect, reason) {
+/// Why a choice ended: OpenAI knows only `stop` and `length`, and a stop string, which cuts the text, comes first; TGI
+/// tells a stop string apart.
+pub(crate) fn finish_reason(dialect: V1Dialect, finished: &Finished) -> &'static str {
+    match (dialect, finished.reason) {
+        (V1Dialect::OpenAi, _) if finished.stop.is_some() => "stop",
         (_, FinishReason::Length) => "length",
         (_, FinishReason::EosToken) | (V1Dialect::OpenAi, FinishReason::StopSequence) => "stop",
         (V1Dialect::Tgi, FinishReason::StopSequence) => "stop_sequence",

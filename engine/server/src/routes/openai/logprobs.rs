@@ -3,8 +3,8 @@
 use agentlm_host::{Token, TopToken};
 use agentlm_text::Tokenizer;
 use bytes::BytesMut;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use crate::config::V1Dialect;
 use crate::flow::TokenRecord;
@@ -78,9 +78,35 @@ pub(crate) fn chat(dialect: V1Dialect, tokenizer: &Tokenizer, tokens: &[TokenRec
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
-    top_logprobs: Vec<Map<String, Value>>,
+    top_logprobs: Vec<TopByText>,
     /// Where each token begins, in characters.
     text_offset: Vec<usize>,
+}
+
+/// Likely tokens, most likely first, as one object by their text. Of ids that share a text the likelier one stays.
+#[derive(Debug)]
+struct TopByText(Vec<(String, f32)>);
+
+impl FromIterator<(String, f32)> for TopByText {
+    fn from_iter<I: IntoIterator<Item = (String, f32)>>(likely: I) -> Self {
+        let mut tokens: Vec<(String, f32)> = Vec::new();
+        for (text, logprob) in likely {
+            if tokens.iter().all(|(known, _)| *known != text) {
+                tokens.push((text, logprob));
+            }
+        }
+        Self(tokens)
+    }
+}
+
+impl Serialize for TopByText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(Some(self.0.len()))?;
+        for (text, logprob) in &self.0 {
+            object.serialize_entry(text, logprob)?;
+        }
+        object.end()
+    }
 }
 
 impl CompletionLogprobs {
@@ -93,8 +119,7 @@ impl CompletionLogprobs {
     ) {
         self.tokens.push(text.to_owned());
         self.token_logprobs.push(logprob);
-        let likely =
-            |(id, logprob): (u32, f32)| (tokenizer.token_text(id).into_owned(), Value::from(logprob));
+        let likely = |(id, logprob): (u32, f32)| (tokenizer.token_text(id).into_owned(), logprob);
         self.top_logprobs.push(top.map(likely).collect());
         self.text_offset.push(*offset);
         *offset += text.chars().count();
@@ -153,5 +178,23 @@ impl Form {
             // Strings and numbers always serialise; were it not so, the event stays well-formed.
             Err(_) => wire::string(out, ""),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likely_tokens_keep_their_order_and_precision_and_each_text_is_one_key() {
+        let likely = [("b", -0.340_576_17), ("a", -2.0), ("b", -3.0)];
+        let top: TopByText = likely
+            .map(|(text, logprob)| (text.to_owned(), logprob))
+            .into_iter()
+            .collect();
+        assert_eq!(
+            serde_json::to_string(&top).unwrap(),
+            r#"{"b":-0.34057617,"a":-2.0}"#
+        );
     }
 }

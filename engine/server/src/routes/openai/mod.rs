@@ -2,5 +2,6 @@
 
 pub(crate) mod answer;
 pub(crate) mod logprobs;
+pub(crate) mod names;
 pub(crate) mod sampling;
 pub(crate) mod stream;

@@ -1,6 +1,6 @@
 //! OpenAI's sampling fields, and those of ours beside them, checked and turned into the engine's.
 
-use agentlm_core::params::{Limits, ParamError, SamplingParams};
+use agentlm_core::params::{Limits, SamplingParams};
 use serde_json::Value;
 
 use crate::app::App;
@@ -42,7 +42,7 @@ pub(crate) struct Sampling {
 
 impl Fields {
     /// Checks the fields. Unlike the native routes an absent temperature samples, 0 is greedy, and penalties follow
-    /// OpenAI's formulas.
+    /// OpenAI's formulas. Errors name fields as TGI does: [`super::names`] knows what the route calls them.
     pub(crate) fn validate(self, limits: &Limits) -> Result<Sampling, ApiError> {
         let refuse = |text: String| Err(ApiError::Validation(text));
         let n = self.n.unwrap_or(1);
@@ -73,11 +73,11 @@ impl Fields {
             ..SamplingParams::default()
         };
         if !(temperature >= 0.0 && temperature.is_finite()) {
-            return refuse(ParamError::Temperature.to_string());
+            return refuse(format!("`temperature` must be >= 0.0. Given: {temperature}"));
         }
         // -1 is "off" to the clients of other servers.
-        if self.top_k.is_some_and(|k| k < -1) {
-            return refuse("`top_k` must be strictly positive".to_owned());
+        if let Some(k) = self.top_k.filter(|k| *k < -1) {
+            return refuse(format!("`top_k` must be >= -1. Given: {k}"));
         }
         params
             .validate(limits)
@@ -178,7 +178,7 @@ mod tests {
                     temperature: Some(-0.1),
                     ..Fields::default()
                 },
-                "`temperature` must be strictly positive",
+                "`temperature` must be >= 0.0. Given: -0.1",
             ),
             (
                 Fields {
@@ -192,7 +192,7 @@ mod tests {
                     top_k: Some(-2),
                     ..Fields::default()
                 },
-                "`top_k` must be strictly positive",
+                "`top_k` must be >= -1. Given: -2",
             ),
             (
                 Fields {

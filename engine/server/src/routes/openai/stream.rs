@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::answer::{Identity, Usage, finish_reason};
 use super::logprobs::Form;
+use super::names::renamed;
 use crate::config::V1Dialect;
 use crate::error::ApiError;
 use crate::metrics::Meter;
@@ -227,7 +228,7 @@ impl ChoiceStream {
         }
         out.extend_from_slice(b",\"finish_reason\":");
         match end {
-            Some(finished) => wire::string(out, finish_reason(dialect, finished.reason)),
+            Some(finished) => wire::string(out, finish_reason(dialect, finished)),
             None if route == Route::Completions && dialect == V1Dialect::Tgi => wire::string(out, ""),
             None => out.extend_from_slice(b"null"),
         }
@@ -263,8 +264,9 @@ impl Sink for ChoiceStream {
     fn fail(&mut self, error: &RequestError) {
         self.group.meter.ended(error);
         let dialect = self.group.dialect;
+        let error = renamed(ApiError::from(error), self.group.route, dialect);
         self.group
             .pipe
-            .write(true, |out| ApiError::from(error).write_v1_event(out, dialect));
+            .write(true, |out| error.write_v1_event(out, dialect));
     }
 }
