@@ -21,11 +21,14 @@ class PeerInfo:
     ours: bool = False
     batches: tuple[int, ...] | None = None
     """Which batch sizes it is asked for in decode, None for all."""
+    long_batches: tuple[int, ...] | None = None
+    """The same after long prompts."""
 
     def takes(self, cell: Cell) -> bool:
         """Whether this engine is measured in that cell."""
         fits = cell.kind in self.kinds and cell.precision in self.precisions
-        return fits and (cell.kind != "decode" or self.batches is None or cell.batch in self.batches)
+        batches = self.batches if cell.context == "short" else self.long_batches
+        return fits and (cell.kind != "decode" or batches is None or cell.batch in batches)
 
 
 BOTH = ("float32", "float16")
@@ -48,6 +51,8 @@ PEERS = (
         ("float32",),
         prefix_cache=True,
         batches=(1, 16),
+        # Its requests begin to decode while others are still prefilled, and long ones are never all at it.
+        long_batches=(1,),
     ),
 )
 """Half precision has one peer: the others compute it on a CPU many times slower than single precision, or not at all."""
