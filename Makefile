@@ -77,6 +77,10 @@ test-rust: ## the tests of the engine (cargo-nextest where it is installed)
 test-python: $(ENGINE) ## the tests under tests/
 	$(BIN)/python -m pytest tests $(ARGS)
 
+.PHONY: clients
+clients: $(DEPENDENCIES) ## environments for other people's clients, with which test-python then talks to the server
+	$(BIN)/python -m tests.clients.environments
+
 .PHONY: bench
 bench: $(ENGINE) ## compare with other engines on this machine (hours; ARGS="--quick" for a look)
 	$(BIN)/python -m bench $(ARGS)
@@ -150,6 +154,10 @@ constraints: | $(UV) ## pin the newest versions that fit into constraints.txt
 	    --all-extras --no-emit-package agentlm-kernels --no-emit-package agentlm-evals $(PROJECTS); \
 	} > constraints.new
 	@mv constraints.new constraints.txt
+	@for client in tests/clients/requirements/*.in; do \
+	  "$(UV)" pip compile --quiet --upgrade --no-header --no-annotate --universal --python-version 3.11 \
+	    --output-file "$${client%.in}.txt" "$$client"; \
+	done
 
 .PHONY: clean
 clean: ## remove what was built here; .venv and downloads stay

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agentlm.completion import Usage as Usage
     from agentlm.config import EngineConfig as EngineConfig
     from agentlm.errors import AgentLMError as AgentLMError
+    from agentlm.grammar import Grammar as Grammar
     from agentlm.llm import LLM as LLM
     from agentlm.params import SamplingParams as SamplingParams
 
@@ -21,10 +22,11 @@ _PLACES = {
     "Chunk": "completion",
     "Usage": "completion",
     "EngineConfig": "config",
+    "Grammar": "grammar",
     "AgentLMError": "errors",
 }
 
-__all__ = ["LLM", "AgentLMError", "Chunk", "Completion", "EngineConfig", "SamplingParams", "Usage"]
+__all__ = ["LLM", "AgentLMError", "Chunk", "Completion", "EngineConfig", "Grammar", "SamplingParams", "Usage"]
 
 
 def __getattr__(name: str) -> Any:

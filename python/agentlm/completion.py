@@ -39,6 +39,10 @@ class Completion:
     """At each position the most likely (id, log-probability), most likely first, if asked for."""
     stop: str | None = None
     """The stop string that ended it."""
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    """Natural logarithm of each prompt token's probability after those before it, None for the first, if asked for."""
+    prompt_top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    """At each place in the prompt the most likely (id, log-probability), none for the first, if both were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class EngineConfig:
     max_batch_prefill_tokens: int = 512
     """Most tokens in one step."""
     max_concurrent_requests: int | None = None
-    """Most unfinished requests; one more is refused. None: no bound."""
+    """Most unfinished requests; one more is refused, or waits if it is of a batch. None: no bound."""
     max_stop_sequences: int = 4
     max_top_n_tokens: int = 5
     max_best_of: int = 2

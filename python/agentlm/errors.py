@@ -89,6 +89,10 @@ class InvalidRequestError(AgentLMError, ValueError):
     """Which prompt of several is meant, from 0."""
 
 
+class InvalidMessageError(InvalidRequestError, TypeError):
+    """A chat message, or a value in one, is of a type that no chat template can be given."""
+
+
 class OverloadedError(AgentLMError):
     """Too many requests are unfinished; try again later."""
 
@@ -138,4 +142,16 @@ class ServerError(AgentLMError):
 
 
 class ChatTemplateError(AgentLMError):
-    """The checkpoint has no chat template, or the template refuses the messages."""
+    """A chat template refuses the messages, or there is none."""
+
+
+class NoChatTemplateError(ChatTemplateError):
+    """The checkpoint has no chat template, or the one that was given cannot be used."""
+
+
+class AdapterError(AgentLMError):
+    """A LoRA adapter cannot be loaded, or is not there."""
+
+
+class ControlError(AgentLMError):
+    """The engine could not do what was asked of it as a whole: reload its weights, sleep or wake."""

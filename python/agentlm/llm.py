@@ -1,48 +1,40 @@
 """Batch generation from Python, on the engine that also serves. Refuses to know how anything is computed."""
 
 import asyncio
-import json
 import operator
 import secrets
 import weakref
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from itertools import zip_longest
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from agentlm._engine import ChatTemplate, EndEvent, ErrorEvent, Mailbox, Request, TokenEvent
-from agentlm.completion import Chunk, Completion, Usage
+from agentlm._engine import ChatTemplate, Mailbox, Request
+from agentlm.completion import Chunk, Completion
 from agentlm.config import EngineConfig
+from agentlm.conversation import Message, as_conversations, as_json
 from agentlm.errors import (
-    AgentLMError,
-    EngineClosedError,
-    EngineFailedError,
+    ChatTemplateError,
     GenerationError,
+    InvalidMessageError,
     InvalidRequestError,
-    RequestAbortedError,
+    NoChatTemplateError,
+    OverloadedError,
 )
+from agentlm.events import Event, LoopMailbox, chunks, completion
 from agentlm.params import SamplingParams
 from agentlm.progress import generation_progress, loading_progress, wanted
 from agentlm.runtime.engine import EngineInfo, open_engine
 
 Prompt = str | Sequence[int]
 """Text, or token ids."""
-Message = Mapping[str, Any]
-"""One chat message: `role` and `content`."""
-Event = TokenEvent | EndEvent | ErrorEvent
 
 POLL_SECONDS = 0.1
-"""How often a waiting call looks for Ctrl-C."""
-
-_ERRORS: dict[str, type[AgentLMError]] = {
-    "refused": InvalidRequestError,
-    "aborted": RequestAbortedError,
-    "generation": GenerationError,
-    "engine_failed": EngineFailedError,
-    "closed": EngineClosedError,
-}
+"""How often a waiting call looks for Ctrl-C, and for places that other callers' requests gave up."""
+PLACE_SECONDS = 0.005
+"""How often a batch looks for its first place while other callers' requests hold every one."""
 
 
 class LLM:
@@ -69,14 +61,24 @@ class LLM:
         **settings: Any,
     ) -> None:
         config = EngineConfig.from_dict({"model": None if model is None else str(model), **settings})
+        # A wrong path is told before anything is loaded.
+        if chat_template is not None and not _is_there(chat_template):
+            raise NoChatTemplateError(
+                f"`chat_template` must be a file, written in Jinja. Given: {str(chat_template)!r:.80}"
+            )
         self._progress = wanted() if progress is None else progress
-        with loading_progress(self._progress) as advance:
-            self._running = open_engine(config, advance)
-        self._template_file = chat_template
         self._template: ChatTemplate | None = None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopMailbox] = (
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopMailbox] = (
             weakref.WeakKeyDictionary()
         )
+        with loading_progress(self._progress) as advance:
+            self._running = open_engine(config, advance)
+        if chat_template is not None:
+            try:
+                self._template = self._running.chat_template(chat_template)
+            except NoChatTemplateError:
+                self.close()
+                raise
 
     @property
     def info(self) -> EngineInfo:
@@ -113,7 +115,8 @@ class LLM:
     ) -> list[Completion]:
         """Generates for each prompt; completions come in the prompts' order.
 
-        `params` is one for all, or one a prompt. Ctrl-C and a failure of the engine abort what is unfinished.
+        `params` is one for all, or one a prompt. What is more than `max_concurrent_requests` is submitted as places become
+        free. Ctrl-C and a failure of the engine abort what is unfinished.
 
         Raises:
             InvalidRequestError: a prompt or parameter is out of range; nothing was generated for any.
@@ -123,7 +126,7 @@ class LLM:
         batch = _as_batch(prompts)
         completions: list[Completion | None] = [None] * len(batch)
         failed: dict[int, str] = {}
-        for index, done in self.as_completed(batch, params, progress=progress):
+        for index, done in self._run(batch, params, progress):
             if isinstance(done, GenerationError):
                 failed[index] = str(done)
             else:
@@ -132,7 +135,7 @@ class LLM:
             index, why = min(failed.items())
             several = f"{len(failed)} of {len(batch)} requests failed; the first, prompt {index}: {why}"
             raise GenerationError(why if len(batch) == 1 else several, completions, failed)
-        return [completion for completion in completions if completion is not None]
+        return [one for one in completions if one is not None]
 
     def as_completed(
         self,
@@ -145,38 +148,58 @@ class LLM:
 
         Dropping the iterator aborts what is unfinished. Raises as `generate` does, but for `GenerationError`.
         """
-        batch = _as_batch(prompts)
+        return self._run(_as_batch(prompts), params, progress)
+
+    def _run(
+        self,
+        batch: list[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        progress: bool | None,
+    ) -> Iterator[tuple[int, Completion | GenerationError]]:
+        """Checks every prompt before any is submitted, and at once rather than when the iterator is first asked."""
         each = _params_for(batch, params)
         show = self._progress and len(batch) > 1 if progress is None else progress
         ids: list[list[int]] = []
-        # All are checked before any is submitted.
         for index, (prompt, one) in enumerate(zip(batch, each, strict=True)):
             try:
                 ids.append(self._ids(prompt))
-                self._running.engine.check(ids[-1], one)
+                self._check(ids[-1], one)
             except InvalidRequestError as error:
                 if len(batch) == 1:
                     raise
                 told = InvalidRequestError(f"prompt {index}: {error}")
                 told.prompt = index
                 raise told from error
-        return self._as_completed(ids, each, show)
+        return self._finished(ids, each, show)
 
-    def _as_completed(
+    def _finished(
         self, ids: list[list[int]], each: list[SamplingParams], show: bool
     ) -> Iterator[tuple[int, Completion | GenerationError]]:
         mailbox = Mailbox()
-        requests: list[Request] = []
+        waiting = deque(range(len(ids)))
+        running: dict[int, Request] = {}
+
+        def submit_waiting() -> None:
+            while waiting:
+                key = waiting[0]
+                try:
+                    running[key] = self._submit(ids[key], each[key], mailbox, key, stream=False)
+                except OverloadedError:
+                    return
+                waiting.popleft()
+
         try:
-            for key, (prompt, one) in enumerate(zip(ids, each, strict=True)):
-                requests.append(self._submit(prompt, one, mailbox, key, stream=False))
             with generation_progress(len(ids), show) as advance:
-                left = len(ids)
-                while left:
-                    for event in mailbox.take(POLL_SECONDS):
-                        left -= 1
+                submit_waiting()
+                while running or waiting:
+                    events = mailbox.take(POLL_SECONDS if running else PLACE_SECONDS)
+                    for event in events:
+                        del running[event.key]
+                    # Their places are taken before the caller, who may take its time, hears of any.
+                    submit_waiting()
+                    for event in events:
                         try:
-                            done = _completion(event, each[event.key])
+                            done = completion(event, each[event.key])
                         except GenerationError as error:
                             advance(0)
                             yield event.key, error
@@ -184,7 +207,7 @@ class LLM:
                         advance(done.usage.completion_tokens)
                         yield event.key, done
         finally:
-            for request in requests:
+            for request in running.values():
                 request.abort()
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
@@ -194,7 +217,7 @@ class LLM:
         request = self._submit(self._ids(prompt), one, mailbox, 0, stream=True)
         try:
             while True:
-                for chunk in _chunks(mailbox.take(POLL_SECONDS), one):
+                for chunk in chunks(mailbox.take(POLL_SECONDS), one):
                     yield chunk
                     if chunk.completion is not None:
                         return
@@ -205,7 +228,7 @@ class LLM:
         """Generates for one prompt without blocking the event loop; many may run at once. Cancelling aborts."""
         one = params or SamplingParams()
         async with aclosing(self._events(prompt, one, stream=False)) as batches:
-            return _completion((await anext(batches))[-1], one)
+            return completion((await anext(batches))[-1], one)
 
     async def astream(
         self, prompt: Prompt, params: SamplingParams | None = None
@@ -217,7 +240,7 @@ class LLM:
         one = params or SamplingParams()
         async with aclosing(self._events(prompt, one, stream=True)) as batches:
             async for events in batches:
-                for chunk in _chunks(events, one):
+                for chunk in chunks(events, one):
                     yield chunk
                     if chunk.completion is not None:
                         return
@@ -232,22 +255,33 @@ class LLM:
         """Answers one conversation, or each of several, rendered by the checkpoint's chat template.
 
         Raises:
-            ChatTemplateError: there is no template, or it refuses the messages.
+            NoChatTemplateError: there is no template.
+            ChatTemplateError: the template refuses the messages.
+            InvalidMessageError: what was given are no messages, or one holds what JSON cannot.
         """
-        several = _as_conversations(messages)
-        return self.generate([self.render_chat(one) for one in several], params, progress=progress)
+        prompts = self._rendered(as_conversations(messages))
+        return self.generate(prompts, params, progress=progress)
 
     def render_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation that the model is to continue."""
+        """Token ids of a conversation that the model is to continue. Raises as `chat` does."""
         self._running.check_usable()
         if self._template is None:
-            self._template = self._running.chat_template(self._template_file)
-        for message in messages:
-            if not isinstance(message, Mapping):
-                raise InvalidRequestError(
-                    f'a message must be a mapping such as {{"role": "user", "content": "Hi"}}. Given: {message!r:.80}'
-                )
-        return self._template.prompt(json.dumps([dict(message) for message in messages]))[1]
+            self._template = self._running.chat_template()
+        return self._template.prompt(as_json(messages))[1]
+
+    def _rendered(self, conversations: list[Sequence[Message]]) -> list[Prompt]:
+        """Each rendered; an error names which of several it means."""
+        prompts: list[Prompt] = []
+        for index, one in enumerate(conversations):
+            try:
+                prompts.append(self.render_chat(one))
+            except NoChatTemplateError:
+                raise
+            except (ChatTemplateError, InvalidMessageError) as error:
+                if len(conversations) == 1:
+                    raise
+                raise type(error)(f"conversation {index}: {error}") from error
+        return prompts
 
     def close(self) -> None:
         """Ends unfinished requests with an error and frees the memory. Safe to repeat."""
@@ -277,12 +311,17 @@ class LLM:
             )
         return ids
 
+    def _check(self, ids: list[int], params: SamplingParams) -> None:
+        """Raises `InvalidRequestError` if `_submit` would; compiles the grammar if there is one."""
+        self._running.engine.check(ids, params, grammar=_grammar(params))
+
     def _submit(
         self, ids: list[int], params: SamplingParams, mailbox: Mailbox, key: int, *, stream: bool
     ) -> Request:
         self._running.check_usable()
-        seed = secrets.randbits(64)
-        return self._running.engine.submit(ids, params, mailbox, key, stream=stream, seed=seed)
+        return self._running.engine.submit(
+            ids, params, mailbox, key, stream=stream, seed=secrets.randbits(64), grammar=_grammar(params)
+        )
 
     async def _events(
         self, prompt: Prompt, params: SamplingParams, *, stream: bool
@@ -291,11 +330,15 @@ class LLM:
         loop = asyncio.get_running_loop()
         box = self._loops.get(loop)
         if box is None:
-            box = self._loops[loop] = _LoopMailbox()
+            box = self._loops[loop] = LoopMailbox()
         key, queue = box.open()
         request: Request | None = None
         try:
-            request = self._submit(self._ids(prompt), params, box.mailbox, key, stream=stream)
+            ids = self._ids(prompt)
+            if params.grammar is not None:
+                # Compiling may take long: the loop goes on meanwhile, and submitting then finds it compiled.
+                await asyncio.to_thread(self._check, ids, params)
+            request = self._submit(ids, params, box.mailbox, key, stream=stream)
             while True:
                 yield await queue.get()
         finally:
@@ -304,101 +347,28 @@ class LLM:
                 request.abort()
 
 
-class _LoopMailbox:
-    """One mailbox for all requests of one event loop: one wake-up serves many events."""
-
-    def __init__(self) -> None:
-        self.mailbox = Mailbox()
-        self._queues: dict[int, asyncio.Queue[list[Event]]] = {}
-        self._next = 0
-
-    def open(self) -> tuple[int, asyncio.Queue[list[Event]]]:
-        """A key for a new request, and the queue on which its events come."""
-        if not self._queues:
-            # Watched only while a request waits, so that the loop does not keep the mailbox of a forgotten engine.
-            asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self._deliver)
-        self._next += 1
-        queue = self._queues[self._next] = asyncio.Queue()
-        return self._next, queue
-
-    def forget(self, key: int) -> None:
-        """Drops what still comes for `key`."""
-        del self._queues[key]
-        if not self._queues:
-            asyncio.get_running_loop().remove_reader(self.mailbox.fileno())
-
-    def _deliver(self) -> None:
-        together: dict[int, list[Event]] = {}
-        for event in self.mailbox.take(0):
-            together.setdefault(event.key, []).append(event)
-        for key, events in together.items():
-            if (queue := self._queues.get(key)) is not None:
-                queue.put_nowait(events)
+def _grammar(params: SamplingParams) -> tuple[str, str] | None:
+    """The grammar's kind and text, as the engine takes them."""
+    return None if params.grammar is None else (params.grammar.kind, params.grammar.text)
 
 
-def _chunks(events: Sequence[Event], params: SamplingParams) -> Iterator[Chunk]:
-    """Chunks of one request's events; a token and the end it brings arrive together."""
-    for event, following in zip_longest(events, events[1:]):
-        if isinstance(event, TokenEvent):
-            yield Chunk(
-                text=event.text,
-                token_id=event.id,
-                index=event.index,
-                logprob=event.logprob,
-                top_logprobs=tuple(event.top),
-                completion=_completion(following, params) if isinstance(following, EndEvent) else None,
-            )
-        elif isinstance(event, ErrorEvent):
-            raise _ERRORS[event.kind](event.message)
-
-
-def _completion(event: Event, params: SamplingParams) -> Completion:
-    """The completion that the only event of an unstreamed request, or the last of a streamed one, tells."""
-    if isinstance(event, ErrorEvent):
-        raise _ERRORS[event.kind](event.message)
-    if isinstance(event, TokenEvent):
-        raise TypeError("a token is no end: only a streamed request tells its tokens")
-    wants_logprobs = params.logprobs or params.top_n_tokens > 0
-    top = tuple(tuple(position) for position in event.top_logprobs) if params.top_n_tokens else None
-    return Completion(
-        text=event.text,
-        token_ids=tuple(event.token_ids),
-        finish_reason=event.finish_reason,
-        usage=Usage(
-            prompt_tokens=event.prompt_tokens,
-            completion_tokens=len(event.token_ids),
-            cached_tokens=event.cached_tokens,
-            queue_seconds=event.queue_seconds,
-            first_token_seconds=event.first_token_seconds,
-            total_seconds=event.total_seconds,
-        ),
-        logprobs=tuple(event.logprobs) if wants_logprobs else None,
-        top_logprobs=top,
-        stop=None if event.stop_index is None else params.stop[event.stop_index],
-    )
+def _is_there(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        # No path at all: too long, or with a null in it.
+        return False
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str | bytes | bytearray):
-        # Bytes are refused as the one prompt that they were meant to be.
-        return [prompts]
-    several = list(prompts)
+    given: Any = prompts
+    if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
+        # What is no prompt is refused as the one that it was meant to be.
+        return [given]
+    several = list(given)
     if several and all(isinstance(item, Integral) for item in several):
-        return [several]  # type: ignore[list-item]
-    return several  # type: ignore[return-value]
-
-
-def _as_conversations(
-    messages: Sequence[Message] | Sequence[Sequence[Message]],
-) -> list[Sequence[Message]]:
-    if isinstance(messages, str | bytes | Mapping):
-        raise InvalidRequestError(
-            'a chat must be a list of messages such as [{"role": "user", "content": "Hi"}]. '
-            f"Given: {messages!r:.80}"
-        )
-    if messages and isinstance(messages[0], Mapping):
-        return [messages]  # type: ignore[list-item]
-    return list(messages)  # type: ignore[arg-type]
+        return [several]
+    return several
 
 
 def _params_for(
@@ -406,12 +376,13 @@ def _params_for(
 ) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * len(batch)
-    if isinstance(params, Mapping) or not all(isinstance(one, SamplingParams) for one in params):
+    given: Any = params
+    if not isinstance(given, Sequence) or not all(isinstance(one, SamplingParams) for one in given):
         raise InvalidRequestError(
-            f"sampling parameters must be SamplingParams, one or one each. Given: {params!r:.80}"
+            f"sampling parameters must be SamplingParams, one or one each. Given: {given!r:.80}"
         )
-    if len(params) != len(batch):
+    if len(given) != len(batch):
         raise InvalidRequestError(
-            f"{len(batch)} prompts but {len(params)} sampling parameters; give one, or one each"
+            f"{len(batch)} prompts but {len(given)} sampling parameters; give one, or one each"
         )
-    return list(params)
+    return list(given)

@@ -3,15 +3,18 @@
 An engine checks what depends on it (lengths, how many stop strings) when a request is submitted.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Self
 
 from agentlm.errors import InvalidRequestError
+from agentlm.grammar import Grammar
 
 _LARGEST = 3.4e38
 """The engine computes in float32."""
+MAX_LOGIT_BIAS = 1024
+"""Most entries of `logit_bias`."""
 
 _OPTIONAL = frozenset({"max_new_tokens", "top_k", "seed", "top_p", "min_p", "typical_p"})
 """Fields that None turns off."""
@@ -72,6 +75,14 @@ class SamplingParams:
     """Report each token's log-probability (natural logarithm, from the raw logits)."""
     top_n_tokens: int = 0
     """Report this many most likely tokens at each position; implies `logprobs`."""
+    prompt_logprobs: bool = False
+    """Report each prompt token's log-probability, too, and with `top_n_tokens` the most likely tokens at its place."""
+    logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
+    """Added to the logits of these token ids: at most 1024, each from -100 to 100."""
+    grammar: Grammar | None = None
+    """What the generated text must look like."""
+    watermark: bool = False
+    """Favour a pseudo-random half of the vocabulary, chosen anew by each token, so that the text can be recognised."""
 
     def __post_init__(self) -> None:
         value: Any
@@ -94,9 +105,15 @@ class SamplingParams:
             # A value that is not a number (NaN) fits no range.
             if isinstance(value, bool) or not isinstance(value, Real) or not fits(float(value)):
                 raise InvalidRequestError(f"`{name}` must be a number {allowed}. Given: {value!r}")
-        for name in ("ignore_eos", "logprobs"):
+        for name in ("ignore_eos", "logprobs", "prompt_logprobs", "watermark"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidRequestError(f"`{name}` must be True or False. Given: {value!r}")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise InvalidRequestError(
+                f"`grammar` must be a Grammar, such as Grammar.regex('[a-z]+'). Given: {self.grammar!r:.80}"
+            )
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", _logit_bias(self.logit_bias))
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InvalidRequestError(
                 f"`min_new_tokens` must be at most `max_new_tokens`. Given: {self.min_new_tokens} and "
@@ -105,11 +122,45 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads a plain dictionary; an unknown key is refused.
+        """Reads a plain dictionary, as JSON gives it; an unknown key is refused.
 
+        `grammar` may be in its plain form (`Grammar.from_dict`), and the ids of `logit_bias` may be text.
         Raises `InvalidRequestError`.
         """
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise InvalidRequestError(f"unknown sampling parameters {unknown}; known: {sorted(known)}")
-        return cls(**values)
+        read = dict(values)
+        if isinstance(grammar := values.get("grammar"), Mapping):
+            read["grammar"] = Grammar.from_dict(grammar)
+        if isinstance(bias := values.get("logit_bias"), Mapping):
+            read["logit_bias"] = {_id(token): value for token, value in bias.items()}
+        return cls(**read)
+
+
+def _id(token: Any) -> Any:
+    """A token id that JSON wrote as a key; anything else as it is."""
+    return int(token) if isinstance(token, str) and token.isascii() and token.isdecimal() else token
+
+
+def _logit_bias(given: Any) -> dict[int, float]:
+    """The biases by token id, checked. Raises `InvalidRequestError`."""
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError(
+            f"`logit_bias` must be a mapping of token ids to numbers. Given: {given!r:.80}"
+        )
+    if len(given) > MAX_LOGIT_BIAS:
+        raise InvalidRequestError(
+            f"`logit_bias` must have at most {MAX_LOGIT_BIAS} token ids. Given: {len(given)}"
+        )
+    for token, value in given.items():
+        if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < 2**32:
+            raise InvalidRequestError(
+                f"`logit_bias` must name token ids from 0 to the vocabulary's last. Given: {token!r:.80}"
+            )
+        # A value that is not a number (NaN) fits no range.
+        if isinstance(value, bool) or not isinstance(value, Real) or not -100 <= float(value) <= 100:
+            raise InvalidRequestError(
+                f"`logit_bias` must be numbers from -100 to 100. Given: {value!r:.80} for token {token}"
+            )
+    return {int(token): float(value) for token, value in given.items()}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -20,12 +21,18 @@ SECONDS = 20.0
 class Terminal:
     """`agentlm chat` behind a pseudo-terminal."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, env: Mapping[str, str]) -> None:
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "agentlm", "chat", *map(str, arguments)]
         # A session of its own, so that the terminal's Ctrl-C reaches this process and no other.
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, close_fds=True
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            close_fds=True,
+            env={**os.environ, **env},
         )
         os.close(slave)
         self.seen = ""
@@ -66,9 +73,9 @@ class Terminal:
 def chat(tmp_path):
     opened: list[Terminal] = []
 
-    def start(*arguments: object) -> Terminal:
+    def start(*arguments: object, **env: str) -> Terminal:
         model = ("--model", make_small(tmp_path), "--backend", "mock")
-        opened.append(Terminal(*model, *arguments))
+        opened.append(Terminal(*model, *arguments, env=env))
         opened[-1].wait_for("you: ")
         return opened[-1]
 
@@ -114,3 +121,17 @@ def test_a_message_that_does_not_fit_is_taken_back(chat):
     assert terminal.seen.count("error: ") == 1
     terminal.type("\n")
     assert terminal.wait_exit() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [(("--chat-template", "mine.jinja"), {}), ((), {"CHAT_TEMPLATE": "mine.jinja"})],
+    ids=["option", "variable"],
+)
+def test_a_given_template_renders_the_conversation(chat, tmp_path, monkeypatch, arguments, env):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jinja").write_text("{{ raise_exception('mine has heard ' + messages[-1].content) }}")
+    terminal = chat(*arguments, **env)
+    terminal.type("hello\n")
+    terminal.wait_for("error: mine has heard hello")
+    assert terminal.wait_exit() == 1

@@ -1,4 +1,4 @@
-"""The commands `agentlm` offers: help, generate, bench, doctor, and what they say when something is wrong."""
+"""The commands `agentlm` offers: help, bench, doctor, and what they say when something is wrong."""
 
 import itertools
 import json
@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from agentlm import LLM, __version__
-from agentlm.cli import bench, doctor
+from agentlm.cli import bench, doctor, generate
 from agentlm.model.small import make_small
 from tests.cli.commands import agentlm
+from tests.model import families
+from tests.model.safetensors_files import read_tensors, write_safetensors
 
 COMMANDS = ("bench", "chat", "doctor", "generate", "serve")
 UNSET = {"HF_HUB_OFFLINE": None, "DTYPE": None}
@@ -80,68 +82,6 @@ def test_a_command_that_cannot_be_loaded_says_so_only_when_called(tmp_path):
     assert len(ran.stderr.splitlines()) == 1
 
 
-# generate
-
-
-def test_a_prompt_is_answered_on_standard_output_alone(mock):
-    ran = agentlm("generate", "tell me", "--max-new-tokens", 6, *mock)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.strip()
-    piped = agentlm("generate", "--max-new-tokens", 6, *mock, stdin="tell me\n")
-    assert piped.stdout == ran.stdout
-
-
-def test_a_file_has_a_prompt_a_line_or_json(mock, tmp_path):
-    source = tmp_path / "prompts.jsonl"
-    source.write_text(
-        'first prompt\n\n{"prompt": "second", "max_new_tokens": 2}\nthird ☃\n', encoding="utf-8"
-    )
-    output = tmp_path / "answers.jsonl"
-    ran = agentlm("generate", "--file", source, "--output", output, "--jsonl", "--max-new-tokens", 5, *mock)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-    answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert [answer["prompt"] for answer in answers] == ["first prompt", "second", "third ☃"]
-    assert [answer["completion_tokens"] for answer in answers] == [5, 2, 5]
-    assert {answer["finish_reason"] for answer in answers} == {"length"}
-    through = agentlm(
-        "generate", "--file", "-", "--jsonl", "--max-new-tokens", 5, *mock, stdin=source.read_bytes()
-    )
-    assert [json.loads(line) for line in through.stdout.splitlines()] == answers
-
-
-def test_a_chat_prompt_goes_through_the_template(mock):
-    plain = agentlm("generate", "hello", "--jsonl", "--max-new-tokens", 2, *mock)
-    chat = agentlm("generate", "hello", "--chat", "--jsonl", "--max-new-tokens", 2, *mock)
-    assert json.loads(chat.stdout)["prompt_tokens"] > json.loads(plain.stdout)["prompt_tokens"]
-
-
-def test_without_a_model_the_small_random_one_is_made_and_said(tmp_path):
-    arguments = ("generate", "x", "--max-new-tokens", 2, "--threads", 1, "--max-total-tokens", 64)
-    ran = agentlm(*arguments, "--huggingface-hub-cache", tmp_path)
-    assert ran.returncode == 0
-    assert "random" in ran.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["random-small-1"]
-
-
-@pytest.mark.parametrize(
-    ("lines", "named"),
-    [
-        ('{"prompt": "x"\n', "1"),
-        ('fine\n{"text": "x"}\n', "2"),
-        ('{"prompt": 5}\n', "`prompt` must be text"),
-        ('{"prompt": "x", "warmth": 2}\n', "warmth"),
-        ('{"prompt": "x", "temperature": -2}\n', "`temperature`"),
-        ("\n\n", "holds no prompt"),
-        (b"\xff\xfe\n", "UTF-8"),
-    ],
-)
-def test_a_broken_file_is_refused_in_one_line(mock, lines, named):
-    ran = agentlm("generate", "--file", "-", *mock, stdin=lines)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert len(ran.stderr.splitlines()) == 1
-    assert named in ran.stderr
-
-
 # bench and doctor
 
 
@@ -195,6 +135,25 @@ def test_doctor_exits_with_1_when_a_model_cannot_be_served(tmp_path):
     assert ran.returncode == 1
     [problem] = json.loads(ran.stdout)["problems"]
     assert str(tmp_path) in problem
+
+
+def test_doctor_checks_a_checkpoint_as_serving_does(tmp_path):
+    directory = families.write(tmp_path, "llama2", seed=0)
+    tensors = read_tensors(directory / "model.safetensors")
+    del tensors["model.norm.weight"]
+    write_safetensors(directory / "model.safetensors", tensors)
+    ran = agentlm("doctor", "--json", "--model", directory)
+    assert ran.returncode == 1
+    [problem] = json.loads(ran.stdout)["problems"]
+    assert "lacks tensor 'model.norm.weight'" in problem
+
+
+@pytest.mark.parametrize("name", ["revision", "cache_dir", "token", "offline", "dtype"])
+def test_doctor_takes_a_models_options_as_the_other_commands_do(name):
+    [mine] = [option for option in doctor.command.params if option.name == name]
+    [theirs] = [option for option in generate.command.params if option.name == name]
+    for what in ("opts", "envvar", "help", "default", "is_flag"):
+        assert getattr(mine, what) == getattr(theirs, what)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`LLM` from Python: order, text, log-probabilities, stop strings, seeds, streaming, closing, refusals."""
+"""`LLM` from Python: order, text, log-probabilities, stop strings, seeds, streaming, closing, whole processes."""
 
 import gc
 import math
@@ -11,21 +11,16 @@ from pathlib import Path
 
 import pytest
 
-import agentlm.llm as llm_module
 from agentlm import LLM, SamplingParams
 from agentlm.errors import (
     AgentLMError,
-    ChatTemplateError,
     ConfigError,
     EngineClosedError,
     EngineFailedError,
-    GenerationError,
     InvalidRequestError,
 )
 from agentlm.model.small import make_small
-
-SECONDS = 20.0
-"""How long a test waits for something that should come at once."""
+from tests.engine.idle import SECONDS, wait_idle
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +38,6 @@ def mock(model):
 def cpu(model):
     with LLM(model, threads=1, max_total_tokens=512, max_batch_size=16, progress=False) as llm:
         yield llm
-
-
-def wait_idle(llm: LLM) -> dict[str, float]:
-    """The counters once nothing is in the engine; fails if that does not come."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        stats = llm.stats()
-        if stats["unfinished"] == stats["running"] == stats["queued"] == stats["blocks_held"] == 0:
-            return stats
-        time.sleep(0.01)
-    pytest.fail(f"the engine still holds requests: {llm.stats()}")
 
 
 @pytest.mark.parametrize("engine", ["mock", "cpu"])
@@ -192,40 +176,6 @@ def test_prompts_may_be_arrays_of_ids(mock):
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ({"temperature": -0.5}, ["`temperature`", "-0.5", ">= 0"]),
-        ({"temperature": math.nan}, ["`temperature`", "nan"]),
-        ({"temperature": math.inf}, ["`temperature`", "inf"]),
-        ({"temperature": "hot"}, ["`temperature`", "'hot'"]),
-        ({"top_p": 0}, ["`top_p`", "> 0 and <= 1", "0"]),
-        ({"top_p": 1.5}, ["`top_p`", "1.5"]),
-        ({"min_p": 1.0}, ["`min_p`", "1.0"]),
-        ({"typical_p": 2}, ["`typical_p`", "2"]),
-        ({"top_k": 0}, ["`top_k`", "from 1", "0"]),
-        ({"top_k": 2.5}, ["`top_k`", "2.5"]),
-        ({"repetition_penalty": 0}, ["`repetition_penalty`", "> 0"]),
-        ({"frequency_penalty": 3}, ["`frequency_penalty`", "from -2 to 2", "3"]),
-        ({"presence_penalty": -3}, ["`presence_penalty`", "-3"]),
-        ({"max_new_tokens": 0}, ["`max_new_tokens`", "from 1", "0"]),
-        ({"max_new_tokens": True}, ["`max_new_tokens`", "True"]),
-        ({"min_new_tokens": 9, "max_new_tokens": 3}, ["`min_new_tokens`", "9", "3"]),
-        ({"seed": -1}, ["`seed`", "-1"]),
-        ({"seed": 2**64}, ["`seed`", str(2**64)]),
-        ({"stop": [""]}, ["`stop`", "empty"]),
-        ({"stop": 5}, ["`stop`", "5"]),
-        ({"logprobs": 1}, ["`logprobs`", "1"]),
-        ({"warmth": 1}, ["warmth", "temperature"]),
-    ],
-)
-def test_a_parameter_out_of_range_is_refused_with_its_range(values, named):
-    with pytest.raises(InvalidRequestError) as caught:
-        SamplingParams.from_dict(values)
-    for word in named:
-        assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("prompt", "params", "named"),
     [
         ([5, 6], SamplingParams(top_n_tokens=6), ["top_n_tokens", "5", "6"]),
@@ -248,13 +198,20 @@ def test_a_prompt_that_the_engine_cannot_take_is_refused_with_numbers(cpu, promp
         assert word in str(caught.value)
 
 
-def test_one_bad_prompt_fails_the_call_before_anything_is_computed(mock):
-    steps = wait_idle(mock)["steps"]
-    with pytest.raises(InvalidRequestError):
-        mock.generate([[5, 6], [7, 8], [5] * 5000], SamplingParams(max_new_tokens=2000, ignore_eos=True))
-    with pytest.raises(InvalidRequestError, match="2 prompts but 1"):
-        mock.generate([[5], [6]], [SamplingParams()])
-    assert wait_idle(mock)["steps"] == steps
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda llm: llm.generate(b"abc"), "text or a sequence of token ids"),
+        (lambda llm: llm.generate(7), "text or a sequence of token ids"),
+        (lambda llm: llm.generate("a", {"max_new_tokens": 5}), "must be SamplingParams"),
+        (lambda llm: llm.generate(["a"], [{"max_new_tokens": 5}]), "must be SamplingParams"),
+        (lambda llm: llm.generate("a", 5), "must be SamplingParams"),
+        (lambda llm: llm.generate("half \ud83d"), "lone surrogate"),
+    ],
+)
+def test_a_first_mistake_is_told(mock, call, text):
+    with pytest.raises(InvalidRequestError, match=text):
+        call(mock)
 
 
 @pytest.mark.parametrize(
@@ -277,30 +234,6 @@ def test_a_wrong_setting_is_refused_by_name(model, settings):
     assert next(iter(settings)) in str(caught.value)
 
 
-def test_chat_renders_the_template_and_says_when_there_is_none(mock, model, tmp_path):
-    conversation = [{"role": "user", "content": "hello"}]
-    ids = mock.render_chat(conversation)
-    assert "hello" in mock.detokenize(ids)
-    params = SamplingParams(max_new_tokens=5)
-    [direct] = mock.generate([ids], params)
-    assert mock.chat(conversation, params)[0].token_ids == direct.token_ids
-    assert len(mock.chat([conversation] * 3, params)) == 3
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for file in model.iterdir():
-        if file.name != "chat_template.jinja":
-            (bare / file.name).write_bytes(file.read_bytes())
-    settings = bare / "tokenizer_config.json"
-    if settings.is_file() and "chat_template" in settings.read_text():
-        import json
-
-        read = json.loads(settings.read_text())
-        del read["chat_template"]
-        settings.write_text(json.dumps(read))
-    with LLM(bare, backend="mock", progress=False) as llm, pytest.raises(ChatTemplateError):
-        llm.chat(conversation)
-
-
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_download_shows_itself_where_loading_does(model, monkeypatch, shown):
     asked = []
@@ -312,79 +245,6 @@ def test_a_download_shows_itself_where_loading_does(model, monkeypatch, shown):
     monkeypatch.setattr("agentlm.model.hub.resolve", resolve)
     LLM("me/real", backend="mock", progress=shown).close()
     assert asked == [("me/real", shown)]
-
-
-def failing(monkeypatch, keys):
-    """Makes requests fail on their way back, as a row without finite logits does."""
-
-    def completion(event, params, real=llm_module._completion):
-        if event.key in keys:
-            raise GenerationError("no finite number")
-        return real(event, params)
-
-    monkeypatch.setattr(llm_module, "_completion", completion)
-
-
-def test_a_failed_request_leaves_the_others_their_answers(mock, monkeypatch):
-    failing(monkeypatch, {1, 3})
-    params = SamplingParams(max_new_tokens=3, ignore_eos=True)
-    with pytest.raises(
-        GenerationError, match="2 of 5 requests failed; the first, prompt 1: no finite"
-    ) as told:
-        mock.generate([[5, 6]] * 5, params)
-    assert told.value.failed == {1: "no finite number", 3: "no finite number"}
-    assert [one and len(one.token_ids) for one in told.value.completions] == [3, None, 3, None, 3]
-    ended = dict(mock.as_completed([[5, 6]] * 5, params))
-    assert sorted(ended) == [0, 1, 2, 3, 4]
-    assert {index for index, one in ended.items() if isinstance(one, GenerationError)} == {1, 3}
-
-
-def test_one_failed_request_is_told_as_it_is(mock, monkeypatch):
-    failing(monkeypatch, {0})
-    with pytest.raises(GenerationError, match=r"^no finite number$"):
-        mock.generate("a")
-
-
-def test_dropping_the_iterator_of_what_is_finished_aborts_the_rest(mock):
-    lengths = [SamplingParams(max_new_tokens=n, ignore_eos=True) for n in (2, 3000)]
-    running = mock.as_completed([[5], [6]], lengths)
-    assert next(running)[0] == 0
-    running.close()
-    wait_idle(mock)
-
-
-def test_a_refusal_says_which_prompt_it_means(mock):
-    with pytest.raises(InvalidRequestError, match=r"^prompt 2: `inputs`") as told:
-        mock.generate(["a", "b", [5] * 100_000])
-    assert told.value.prompt == 2
-    with pytest.raises(InvalidRequestError, match=r"^`inputs`"):
-        mock.generate([5] * 100_000)
-
-
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (lambda llm: llm.chat("Hi"), "a list of messages"),
-        (lambda llm: llm.chat({"role": "user", "content": "Hi"}), "a list of messages"),
-        (lambda llm: llm.chat([["Hi"]]), "a message must be a mapping"),
-        (lambda llm: llm.generate(b"abc"), "text or a sequence of token ids"),
-        (lambda llm: llm.generate("a", {"max_new_tokens": 5}), "must be SamplingParams"),
-        (lambda llm: llm.generate(["a"], [{"max_new_tokens": 5}]), "must be SamplingParams"),
-        (lambda llm: llm.generate("half \ud83d"), "lone surrogate"),
-    ],
-)
-def test_a_first_mistake_is_told(mock, call, text):
-    with pytest.raises(InvalidRequestError, match=text):
-        call(mock)
-
-
-def test_a_chat_template_can_be_given(model, tmp_path):
-    file = tmp_path / "mine.jinja"
-    file.write_text("mine: {{ messages[0].content }}")
-    with LLM(model, backend="mock", progress=False, chat_template=file) as llm:
-        assert (
-            llm.detokenize(llm.render_chat([{"role": "user", "content": "hello"}])).strip() == "mine: hello"
-        )
 
 
 def test_a_closed_engine_says_so(model):

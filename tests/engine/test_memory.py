@@ -7,10 +7,11 @@ import pytest
 from agentlm import LLM
 from agentlm.errors import ConfigError, OutOfMemoryError
 from agentlm.model.config import ModelConfig
-from agentlm.model.decoder import Decoder
-from agentlm.model.layout import held_bytes
+from agentlm.model.decoder import Decoder, checked
+from agentlm.model.layout import EMBEDDING, HEAD, held_bytes
 from agentlm.model.small import make_small
 from agentlm.model.weights import Checkpoint
+from agentlm.runtime.cpu import weights_bytes
 from agentlm.runtime.memory import (
     BLOCK_SIZE,
     available,
@@ -19,8 +20,10 @@ from agentlm.runtime.memory import (
     machine_free,
     plan_kv_cache,
 )
+from tests.engine import control_groups
 from tests.engine.cpu_models import checkpoint
 from tests.model import families
+from tests.model.safetensors_files import read_tensors, write_safetensors
 
 BYTES = 1000
 """Of one block, in these tests."""
@@ -37,29 +40,56 @@ def test_the_machines_free_memory_is_read(tmp_path):
     assert machine_free(tmp_path / "missing") > 0
 
 
+OWN = "0::/docker/abc\n"
+"""Membership of a process in version 2's hierarchy."""
+OWN_1 = "3:cpu,cpuacct:/\n5:memory,hugetlb:/docker/abc\n1:name=systemd:/\n"
+UNLIMITED = 2**63 - 4096
+"""What version 1 says where there is no limit."""
+
+
 @pytest.mark.parametrize(
-    ("folder", "limit", "used", "cache"),
+    ("membership", "files", "free"),
     [
-        (".", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        (OWN, control_groups.memory("docker/abc/", 5000, 4000, cache=1500), [2500]),
+        (OWN, control_groups.memory("docker/abc/", "max", 4000), []),
+        (
+            OWN,
+            control_groups.memory("docker/abc/", 5000, 1000)
+            | control_groups.memory("docker/", 6000, 5500)
+            | control_groups.memory("", 9000, 6000),
+            [4000, 500, 3000],
+        ),
+        (
+            OWN,
+            control_groups.memory("docker/abc/", "max", 1000) | control_groups.memory("docker/", 6000, 5500),
+            [500],
+        ),
+        # What is mounted is the group itself, or it is not known which it is.
+        ("0::/\n", control_groups.memory("", 5000, 4000), [1000]),
+        (None, control_groups.memory("", 5000, 4000), [1000]),
+        ("0::/../elsewhere\n", control_groups.memory("", 5000, 4000), [1000]),
+        (OWN_1, control_groups.memory_1("", 5000, 4000, cache=1500), [2500]),
+        (
+            OWN_1,
+            control_groups.memory_1("docker/abc/", 5000, 4000) | control_groups.memory_1("", UNLIMITED, 6000),
+            [1000, UNLIMITED - 6000],
+        ),
+        # Another group's limit, and another controller's place, are nobody's business here.
+        (OWN, control_groups.memory("docker/other/", 10, 10), []),
+        ("5:memory:/mine\n", control_groups.memory("mine/", 10, 10), []),
+        (OWN, {}, []),
     ],
 )
-def test_a_control_groups_limit_counts_without_its_file_cache(tmp_path, folder, limit, used, cache):
-    group = tmp_path / folder
-    group.mkdir(exist_ok=True)
-    (group / limit).write_text("5000\n")
-    (group / used).write_text("4000\n")
-    (group / "memory.stat").write_text(f"anon 1\n{cache} 1500\nslab 2\n")
-    assert group_free(tmp_path) == [2500]
-    (group / limit).write_text("max\n")
-    assert group_free(tmp_path) == []
+def test_every_limit_that_holds_for_the_process_counts_without_its_file_cache(
+    tmp_path, membership, files, free
+):
+    assert group_free(control_groups.write(tmp_path, membership, files)) == free
 
 
 def test_file_cache_that_is_in_use_counts_as_free_too(tmp_path):
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("4000\n")
-    (tmp_path / "memory.stat").write_text("active_file 1000\ninactive_file 500\nfile 3000\n")
-    assert group_free(tmp_path) == [2500]
+    files = control_groups.memory("", 5000, 4000)
+    files["memory.stat"] = "active_file 1000\ninactive_file 500\nfile 3000"
+    assert group_free(control_groups.write(tmp_path, "0::/\n", files)) == [2500]
 
 
 class Counter:
@@ -86,9 +116,25 @@ class Counter:
 @pytest.mark.parametrize("case", families.CASES)
 def test_the_weights_take_what_is_bound(case):
     directory = checkpoint(case)
-    config = ModelConfig.load(directory)
+    opened = Checkpoint.open(directory)
+    config = checked(ModelConfig.load(directory), opened)
     ops = Counter(element=2)
-    Decoder.bind(config, Checkpoint.open(directory), ops)
+    Decoder.bind(config, opened, ops)
+    assert held_bytes(config, matrix_element=2, table_element=4) == ops.bytes
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_tied_models_own_head_is_counted_as_it_is_bound(tmp_path, repeats):
+    directory = families.write(tmp_path, "llama2-tied", seed=0)
+    tensors = read_tensors(directory / "model.safetensors")
+    dtype, shape, table = tensors[EMBEDDING]
+    tensors[HEAD] = (dtype, shape, table if repeats else table[::-1])
+    write_safetensors(directory / "model.safetensors", tensors)
+    opened = Checkpoint.open(directory)
+    config = checked(ModelConfig.load(directory), opened)
+    ops = Counter(element=2)
+    Decoder.bind(config, opened, ops)
+    assert config.tied == repeats
     assert held_bytes(config, matrix_element=2, table_element=4) == ops.bytes
 
 
@@ -104,6 +150,25 @@ def test_weights_are_refused_before_they_are_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(Decoder, "bind", lambda *_: pytest.fail("bound all the same"))
     with pytest.raises(OutOfMemoryError, match=r"in float32, and 1000000 are free"):
         LLM(model, dtype="float32", threads=1, progress=False)
+
+
+def test_weights_that_cannot_fit_are_refused_before_they_are_scanned(tmp_path, monkeypatch):
+    model = make_small(tmp_path)
+    monkeypatch.setattr("agentlm.runtime.memory.available", lambda: 1_000_000)
+    monkeypatch.setattr("agentlm.runtime.cpu.storage_dtype", lambda _: pytest.fail("scanned all the same"))
+    with pytest.raises(OutOfMemoryError, match=r"in float16, and 1000000 are free"):
+        LLM(model, threads=1, progress=False)
+
+
+def test_weights_that_fit_in_one_storage_only_are_judged_by_the_one_they_get(tmp_path, monkeypatch):
+    model = make_small(tmp_path)
+    config = ModelConfig.load(model)
+    free = weights_bytes(config, "F32", "float16")
+    assert free < weights_bytes(config, "F32", "float32")
+    monkeypatch.setattr("agentlm.runtime.memory.available", lambda: free)
+    monkeypatch.setattr("agentlm.runtime.cpu.storage_dtype", lambda _: "float32")
+    with pytest.raises(OutOfMemoryError, match=rf"in float32, and {free} are free"):
+        LLM(model, threads=1, progress=False)
 
 
 def test_the_pool_takes_a_share_of_the_free_memory():

@@ -4,6 +4,8 @@ Shared by the tests of every backend: `write` a case, ask `reference` for the tr
 """
 
 import functools
+import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agentlm.model.layout import EMBEDDING
 from agentlm.model.random import Shape, family_config, write_model
 
 SEEDS = (0, 1, 2)
@@ -66,6 +69,29 @@ class Reference:
 def write(directory: Path, case: str, seed: int, dtype: str = "float32") -> Path:
     """Writes a case's checkpoint directory."""
     return write_model(directory, CASES[case] | {"dtype": dtype}, seed=seed)
+
+
+def poison(directory: Path, *ids: int) -> Path:
+    """Makes the embeddings of these ids no numbers: no logit behind one of them is finite. Of a float32 checkpoint."""
+    file = directory / "model.safetensors"
+    raw = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    entry = json.loads(raw[8:start])[EMBEDDING]
+    begin, end = entry["data_offsets"]
+    table = np.frombuffer(raw, np.float32, (end - begin) // 4, start + begin).reshape(entry["shape"])
+    table[list(ids)] = np.nan
+    file.write_bytes(raw)
+    return directory
+
+
+def without_chat_template(model: Path, directory: Path) -> Path:
+    """A copy of a model that brings no chat template."""
+    shutil.copytree(model, directory)
+    file = directory / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    del settings["chat_template"]
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    return directory
 
 
 def prompts(seed: int, vocab: int = 288) -> list[list[int]]:

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 import torch
 
+from agentlm.config import EngineConfig
 from agentlm.errors import MissingTensorError, TensorDtypeError, TensorShapeError, UnexpectedTensorError
 from agentlm.model.config import ModelConfig
-from agentlm.model.decoder import Decoder
-from agentlm.model.weights import Checkpoint
+from agentlm.model.decoder import Decoder, checked
+from agentlm.model.layout import HEAD
+from agentlm.model.weights import Checkpoint, TensorRef
 from agentlm.ops.reference import Chunk, KvCache, ReferenceOps
+from agentlm.runtime.cpu import CpuModel
 from tests.model import families
 from tests.model.safetensors_files import read_tensors, write_safetensors
 
 
 def bind(directory: Path, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ReferenceOps]:
-    config = ModelConfig.load(directory)
+    checkpoint = Checkpoint.open(directory)
+    config = checked(ModelConfig.load(directory), checkpoint)
     ops = ReferenceOps(config, dtype)
-    return Decoder.bind(config, Checkpoint.open(directory), ops), ops
+    return Decoder.bind(config, checkpoint, ops), ops
 
 
 def run(decoder: Decoder, ops: ReferenceOps, chunks: list[Chunk]) -> torch.Tensor:
@@ -165,6 +169,28 @@ def test_a_tied_models_head_is_ignored_only_if_it_repeats_the_table(tmp_path: Pa
     )
     decoder, _ = bind(directory)
     assert decoder.config.tied == repeats
+
+
+def test_a_head_that_repeats_the_table_is_read_once_to_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = families.write(tmp_path, "llama2-tied", seed=0)
+    checkpoint = Checkpoint.open(directory)
+    rewrite(
+        directory,
+        {HEAD: ("F32", (288, 64), checkpoint.tensor("model.embed_tokens.weight").bytes().tobytes())},
+    )
+    read: list[str] = []
+    real = TensorRef.bytes
+    monkeypatch.setattr(TensorRef, "bytes", lambda tensor: read.append(tensor.name) or real(tensor))
+    model = CpuModel(
+        ModelConfig.load(directory),
+        Checkpoint.open(directory),
+        EngineConfig(threads=1, dtype="float32"),
+        None,
+    )
+    assert model.config.tied
+    assert read.count(HEAD) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from agentlm.model.config import ModelConfig
-from agentlm.model.decoder import Decoder
+from agentlm.model.decoder import Decoder, checked
 from agentlm.model.layout import EMBEDDING, tensor_shapes
 from agentlm.model.random import SHAPES, Shape, family_config, write_model
 from agentlm.model.random_tokenizer import EOS_ID, SMALLEST_VOCAB, SPECIALS
@@ -41,9 +41,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(tmp_path: Pat
 @pytest.mark.parametrize("spread", [1.0, 3.0])
 def test_logits_have_the_spread_asked_for(tmp_path: Path, case: str, spread: float) -> None:
     directory = write_model(tmp_path, families.CASES[case], seed=0, spread=spread)
-    config = ModelConfig.load(directory)
+    checkpoint = Checkpoint.open(directory)
+    config = checked(ModelConfig.load(directory), checkpoint)
     ops = ReferenceOps(config)
-    decoder = Decoder.bind(config, Checkpoint.open(directory), ops)
+    decoder = Decoder.bind(config, checkpoint, ops)
     ops.begin([Chunk(prompt, sample="all") for prompt in families.prompts(0)])
     assert decoder.forward(ops).value.std().item() == pytest.approx(spread, rel=0.3)
 

@@ -25,7 +25,8 @@ class Live:
     def __init__(
         self, *arguments: object, stderr: Any = subprocess.PIPE, before: Callable[[], None] | None = None
     ) -> None:
-        command = [sys.executable, "-m", "agentlm", "serve", "--hostname", "127.0.0.1"]
+        # Requests are not logged unless a test says so: what the server says by itself is looked at.
+        command = [sys.executable, "-m", "agentlm", "serve", "--hostname", "127.0.0.1", "--log-level", "off"]
         self.process = subprocess.Popen(
             [*command, *map(str, arguments)],
             stdout=subprocess.DEVNULL,
@@ -44,7 +45,7 @@ class Live:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line.rstrip("\n"))
-            if found := re.match(r"ready: http://127\.0\.0\.1:(\d+) ", line):
+            if found := re.search(r"\bready: https?://127\.0\.0\.1:(\d+) ", line):
                 self.port = int(found[1])
                 self._ready.set()
         self._ready.set()

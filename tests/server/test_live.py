@@ -173,6 +173,7 @@ def test_a_signal_while_the_port_opens_is_one_that_drains(model):
         "from agentlm.cli.serve import command\n"
         "class Early:\n"
         "    opened, check_address = extension.Server, extension.Server.check_address\n"
+        "    check_tls = extension.Server.check_tls\n"
         "    def __new__(cls, *arguments, **settings):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        return cls.opened(*arguments, **settings)\n"
@@ -300,7 +301,7 @@ def test_a_failure_is_one_line(monkeypatch, capsys):
     codes = []
     monkeypatch.setattr(serve, "ANSWER_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", codes.append)
-    serve._failed("PanicException: left: 1\n  right: 2\n")
+    serve._failed("PanicException: left: 1\n  right: 2\n", serve._say)
     assert codes == [1]
     assert capsys.readouterr().err == "error: PanicException: left: 1 right: 2\n"
 

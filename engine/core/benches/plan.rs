@@ -42,6 +42,7 @@ impl Desk {
             prefix_cache: true,
             eos_token_ids: vec![2],
             top_cap: 5,
+            max_scores: 32,
             vocab_size: 32_000,
             hash_key: [1; 32],
         };
@@ -70,6 +71,8 @@ impl Desk {
             prompt,
             params,
             cache_seed: 0,
+            constrained: false,
+            adapter: 0,
         };
         self.core.submit(request).expect("accepted");
     }

@@ -13,7 +13,11 @@
 //!
 //! A runner applies inits, then block diffs, then runs the entries. For an entry that samples, the sampled id is
 //! written to `row_tokens[sample_position]` by the runner itself, so that the next step finds it without the host,
-//! and to `results.ids[sample_index]`.
+//! and to `results.ids[sample_index]`. The first `n_scores` positions of an entry are *scored*: position `computed + i`
+//! gives the log-probability of `row_tokens[computed + i + 1]`, a prompt token, at `score_index + i` of the results' scores.
+//!
+//! A row that is [`flag::CONSTRAINED`] samples under a mask of allowed ids, which reaches the runner beside the arena: one mask a
+//! sample index, made while the step runs.
 
 mod validate;
 mod view;
@@ -26,7 +30,7 @@ pub(crate) use writer::Writer;
 /// First word of every slot: "AGLM".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"AGLM");
 /// Layout version; a runner refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// "No sample": the entry's chunk ends before the request's last known token.
 pub const NO_SAMPLE: u32 = u32::MAX;
 
@@ -64,6 +68,8 @@ pub mod header {
     pub const OFF_TOKENS: usize = 14;
     /// Words used in all: the prefix that a runner copies to its device.
     pub const USED_WORDS: usize = 15;
+    /// Scored positions.
+    pub const N_SCORES: usize = 16;
     /// Header length.
     pub const WORDS: usize = 32;
 }
@@ -82,6 +88,10 @@ pub mod entry {
     pub const SAMPLE_INDEX: usize = 4;
     /// Where the sampled id goes in `row_tokens` = `computed + q_len`; also the position in the noise counter.
     pub const SAMPLE_POSITION: usize = 5;
+    /// Index of its first scored position among the step's scores.
+    pub const SCORE_INDEX: usize = 6;
+    /// Leading positions that are scored, mostly 0.
+    pub const N_SCORES: usize = 7;
     /// Record length.
     pub const WORDS: usize = 8;
 }
@@ -124,6 +134,12 @@ pub mod init {
     pub const TOP_N: usize = 16;
     /// End-of-sequence ids are masked while fewer than this many tokens were generated.
     pub const MIN_NEW_TOKENS: usize = 17;
+    /// Biases of logits: pairs of an id and f32 bits.
+    pub const N_BIAS: usize = 18;
+    /// Their offset within the token slab.
+    pub const BIAS_START: usize = 19;
+    /// Which adapter's weights are added; 0 is none.
+    pub const ADAPTER: usize = 20;
     /// Record length.
     pub const WORDS: usize = 24;
 }
@@ -138,8 +154,12 @@ pub mod flag {
     pub const RAW_LOGPROBS: u32 = 4;
     /// Penalties by OpenAI's additive formulas over generated tokens; otherwise TGI's over prompt and output.
     pub const OPENAI_PENALTIES: u32 = 8;
-    /// Mask the end-of-sequence ids at every position (`ignore_eos` does not set it; reserved for grammars).
+    /// Mask the end-of-sequence ids at every position (`ignore_eos` does not set it).
     pub const BAN_EOS: u32 = 16;
+    /// Sample under the mask of the sample's index.
+    pub const CONSTRAINED: u32 = 32;
+    /// Favour the ids that the token before picks.
+    pub const WATERMARK: u32 = 64;
 }
 
 /// Word offsets within a block diff; `LEN` block ids follow.

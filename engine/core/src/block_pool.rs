@@ -215,6 +215,15 @@ impl BlockPool {
         }
     }
 
+    /// Takes every name out of the cache.
+    pub(crate) fn forget_all(&mut self) {
+        for id in 0..self.blocks.len() {
+            if let Some(name) = self.blocks[id].name {
+                self.forget(name);
+            }
+        }
+    }
+
     /// Gives a handle back; `in_flight` is the last step that may still touch the block.
     pub(crate) fn release(&mut self, handle: BlockRef, in_flight: Option<u64>) {
         let id = handle.0;

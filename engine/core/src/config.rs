@@ -24,6 +24,8 @@ pub struct CoreConfig {
     pub eos_token_ids: Vec<u32>,
     /// The most top-n entries that a results slot holds for one sample.
     pub top_cap: u32,
+    /// The most prompt positions that one step scores (`prompt_logprobs`); at least [`BLOCK_SIZE`].
+    pub max_scores: u32,
     /// Token ids are below this.
     pub vocab_size: u32,
     /// Secret of the prefix hash, so that a client cannot construct collisions.
@@ -87,6 +89,12 @@ pub enum ConfigError {
         /// The limit a request may use.
         limit: u32,
     },
+    /// A prompt's scoring could never reach a block border.
+    #[error("max_scores is {given} but must be at least the block size, {BLOCK_SIZE}")]
+    MaxScores {
+        /// Given value.
+        given: u32,
+    },
     /// No token id is allowed.
     #[error("vocab_size is 0 but must be at least 1")]
     VocabSize,
@@ -148,6 +156,12 @@ impl CoreConfig {
                 limit: self.limits.max_top_n_tokens,
             },
         )?;
+        check(
+            self.max_scores >= BLOCK_SIZE,
+            ConfigError::MaxScores {
+                given: self.max_scores,
+            },
+        )?;
         check(self.vocab_size > 0, ConfigError::VocabSize)
     }
 
@@ -166,6 +180,7 @@ impl CoreConfig {
         results::Layout {
             max_rows: self.max_running,
             top_cap: self.top_cap,
+            max_scores: self.max_scores,
         }
     }
 }

@@ -27,7 +27,7 @@ pub use mutation::Mutation;
 pub use request::{Refusal, Request};
 pub use scheduler::{Core, Stats};
 pub use step::StepError;
-pub use updates::{Started, TokenUpdate, TopToken, Updates};
+pub use updates::{ScoreUpdate, Started, TokenUpdate, TopToken, Updates};
 
 /// KV positions in one block.
 pub const BLOCK_SIZE: u32 = 16;

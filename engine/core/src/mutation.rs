@@ -36,12 +36,14 @@ pub enum Mutation {
     EosBeforeLength,
     /// A prefill is cut anywhere.
     CutOffBorder,
+    /// A prompt that is to be scored is taken from the prefix cache.
+    ScoreFromCache,
 }
 
 #[cfg(feature = "mutations")]
 impl Mutation {
     /// Every mistake.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::SkipBlockLimbo,
         Self::SkipRowLimbo,
         Self::FreeTwiceOnAbort,
@@ -57,6 +59,7 @@ impl Mutation {
         Self::OvertakeHead,
         Self::EosBeforeLength,
         Self::CutOffBorder,
+        Self::ScoreFromCache,
     ];
 }
 

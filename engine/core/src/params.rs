@@ -58,6 +58,13 @@ pub struct SamplingParams {
     pub raw_logprobs: bool,
     /// Report this many most likely tokens at each position.
     pub top_n_tokens: u32,
+    /// Added to the logits of these ids: at most [`MAX_LOGIT_BIAS`] of them, each in [-100, 100].
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Favour a pseudo-random half of the vocabulary, chosen anew by each token, so that the text can be recognised.
+    pub watermark: bool,
+    /// Report the log-probability (from raw logits) of each prompt token, and the most likely tokens there. The prefix
+    /// cache is not asked then.
+    pub prompt_logprobs: bool,
 }
 
 impl Default for SamplingParams {
@@ -81,12 +88,20 @@ impl Default for SamplingParams {
             logprobs: false,
             raw_logprobs: false,
             top_n_tokens: 0,
+            logit_bias: Vec::new(),
+            watermark: false,
+            prompt_logprobs: false,
         }
     }
 }
 
 /// Longest stop string, in bytes: far beyond what TGI can find, which looks at the last few hundred characters.
 pub const MAX_STOP_BYTES: usize = 1024;
+
+/// Most entries of `logit_bias`.
+pub const MAX_LOGIT_BIAS: usize = 1024;
+/// Largest value of a `logit_bias`, either way; OpenAI's.
+pub const LARGEST_LOGIT_BIAS: f32 = 100.0;
 
 /// A parameter outside its range. The texts are TGI's wire texts without the prefix `Input validation error: `.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -147,6 +162,22 @@ pub enum ParamError {
         max: u32,
         /// Given value.
         given: u32,
+    },
+    /// Too many biases.
+    #[error("`logit_bias` supports up to {MAX_LOGIT_BIAS} token ids. Given: {given}")]
+    LogitBiasCount {
+        /// Given count.
+        given: usize,
+    },
+    /// A bias outside [-100, 100].
+    #[error(
+        "`logit_bias` values must be >= -{LARGEST_LOGIT_BIAS:.1} and <= {LARGEST_LOGIT_BIAS:.1}. Given: {given} for token {id}"
+    )]
+    LogitBiasValue {
+        /// The token.
+        id: u32,
+        /// Given value.
+        given: f32,
     },
 }
 
@@ -209,6 +240,13 @@ impl SamplingParams {
                 max: limits.max_top_n_tokens,
                 given: self.top_n_tokens,
             },
-        )
+        )?;
+        let given = self.logit_bias.len();
+        check(given <= MAX_LOGIT_BIAS, ParamError::LogitBiasCount { given })?;
+        let within = |bias: f32| (-LARGEST_LOGIT_BIAS..=LARGEST_LOGIT_BIAS).contains(&bias);
+        match self.logit_bias.iter().find(|(_, bias)| !within(*bias)) {
+            Some(&(id, given)) => Err(ParamError::LogitBiasValue { id, given }),
+            None => Ok(()),
+        }
     }
 }

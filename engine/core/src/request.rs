@@ -19,6 +19,10 @@ pub struct Request {
     pub params: SamplingParams,
     /// Names model, adapter and weight version: only requests with equal seeds share cached blocks.
     pub cache_seed: u64,
+    /// Each of its tokens is sampled under a mask that the host makes.
+    pub constrained: bool,
+    /// Which adapter's weights are added; 0 is none.
+    pub adapter: u32,
 }
 
 /// Why a request was not taken. The texts are TGI's where TGI has one, without `Input validation error: `.
@@ -55,6 +59,14 @@ pub enum Refusal {
     TokenOutOfRange {
         /// Its place in the prompt.
         position: usize,
+        /// The id.
+        id: u32,
+        /// Ids are below this.
+        vocab_size: u32,
+    },
+    /// A bias of a token that the model does not have.
+    #[error("`logit_bias` names token {id}, but ids must be below {vocab_size}")]
+    LogitBiasOutOfRange {
         /// The id.
         id: u32,
         /// Ids are below this.
@@ -110,6 +122,9 @@ impl CoreConfig {
                 vocab_size,
             });
         }
+        if let Some(&(id, _)) = params.logit_bias.iter().find(|(id, _)| *id >= vocab_size) {
+            return Err(Refusal::LogitBiasOutOfRange { id, vocab_size });
+        }
         // The last token is sampled but never computed, so one position less than the length is enough.
         let max_len = narrow(inputs) + max_new;
         let total = self.num_blocks;
@@ -146,6 +161,12 @@ pub(crate) struct State {
     /// Known tokens at which the request ends.
     pub(crate) max_len: u32,
     pub(crate) n_prompt: u32,
+    /// Leading prompt tokens whose log-probabilities are known once all planned steps have run, or are not asked for.
+    pub(crate) scored: u32,
+    /// Leading prompt tokens whose log-probabilities were reported.
+    pub(crate) reported: u32,
+    pub(crate) constrained: bool,
+    pub(crate) adapter: u32,
     /// Full blocks that have been named, or were found by name.
     pub(crate) n_named: u32,
     /// Prompt and committed samples.
@@ -171,6 +192,10 @@ impl State {
             pending: 0,
             max_len: 0,
             n_prompt: 0,
+            scored: 0,
+            reported: 0,
+            constrained: false,
+            adapter: 0,
             n_named: 0,
             tokens: Vec::new(),
             blocks: Vec::new(),
@@ -192,6 +217,17 @@ impl State {
     /// Tokens known to the device once all planned steps have run.
     pub(crate) const fn known_to_device(&self) -> u32 {
         self.known() + self.pending
+    }
+
+    /// How many positions, from `computed` on, are followed by a prompt token that is still to be scored by a chunk that
+    /// ends at `end`: all that precede a prompt token, or none when nothing new is among them.
+    pub(crate) fn to_score(&self, computed: u32, end: u32) -> u32 {
+        let last = end.min(self.n_prompt - 1);
+        if last < self.scored {
+            0
+        } else {
+            last.saturating_sub(computed)
+        }
     }
 
     /// Hashes the full blocks among the first `tokens` known tokens that have no name yet.

@@ -19,7 +19,7 @@ use crate::block_pool::BlockPool;
 use crate::request::State;
 use crate::rows::Rows;
 use crate::step::Steps;
-use crate::{ConfigError, CoreConfig, FinishReason, PoolCounts, RequestId, StepId, Updates};
+use crate::{ConfigError, CoreConfig, FinishReason, PoolCounts, RequestId, StepId, Updates, arena};
 
 /// Counters and gauges of a core. Counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +95,8 @@ pub struct Core {
     started: Vec<crate::Started>,
     /// Ended by `abort` and not yet reported.
     aborted: Vec<RequestId>,
+    /// Nobody is admitted for the first time.
+    held: bool,
     stats: Stats,
     #[cfg(feature = "mutations")]
     mutation: Option<crate::Mutation>,
@@ -120,6 +122,7 @@ impl Core {
             writer: Writer::new(config.arena_layout()),
             started: Vec::new(),
             aborted: Vec::new(),
+            held: false,
             stats: Stats::default(),
             #[cfg(feature = "mutations")]
             mutation: None,
@@ -207,6 +210,43 @@ impl Core {
         let fenced = self.steps.fence(step);
         self.pool.fence(fenced);
         self.rows.fence(fenced);
+    }
+
+    /// What the step planned last samples under masks: requests and their sample indices. Ask before it is committed.
+    pub fn constrained(&self) -> impl Iterator<Item = (RequestId, u32)> {
+        let sampling = self
+            .steps
+            .newest()
+            .iter()
+            .filter(|planned| planned.sample != arena::NO_SAMPLE);
+        sampling.filter_map(|planned| {
+            let state = &self.slots[planned.slot as usize];
+            state.constrained.then_some((state.id, planned.sample))
+        })
+    }
+
+    /// Holds back who has not started, or lets them start again: before weights are exchanged.
+    pub const fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether no request has KV or is to get it back: all that lives has not started.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let preempted = self.waiting.front();
+        self.running.is_empty() && !preempted.is_some_and(|&slot| self.slots[slot as usize].started)
+    }
+
+    /// The requests that have started, for a host that will not wait for them.
+    pub fn started(&self) -> impl Iterator<Item = RequestId> {
+        let all = self.running.iter().chain(&self.waiting);
+        let states = all.map(|&slot| &self.slots[slot as usize]);
+        states.filter(|state| state.started).map(|state| state.id)
+    }
+
+    /// Empties the prefix cache: what it holds was computed by weights that are gone.
+    pub fn forget_cache(&mut self) {
+        self.pool.forget_all();
     }
 
     /// Requests that live: queued or running.

@@ -38,6 +38,19 @@ pub(crate) struct Planned {
     pub(crate) end: u32,
     /// Index among the samples, or [`crate::arena::NO_SAMPLE`].
     pub(crate) sample: u32,
+    /// What it scores.
+    pub(crate) scores: Scores,
+}
+
+/// A run of scored positions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scores {
+    /// Index of the first among the step's scores.
+    pub(crate) index: u32,
+    /// The prompt token that the first one scores.
+    pub(crate) token: u32,
+    /// How many there are.
+    pub(crate) n: u32,
 }
 
 /// The steps between plan and commit, and between plan and fence.
@@ -78,6 +91,11 @@ impl Steps {
     /// The list that the next plan fills; empty it first.
     pub(crate) fn next_entries(&mut self) -> &mut Vec<Planned> {
         &mut self.entries[((self.planned + 1) % 2) as usize]
+    }
+
+    /// The entries of the step planned last.
+    pub(crate) fn newest(&self) -> &[Planned] {
+        &self.entries[(self.planned % 2) as usize]
     }
 
     pub(crate) fn launch(&mut self) -> StepId {

@@ -33,6 +33,7 @@ fn core(steps_in_flight: u32) -> Core {
         prefix_cache: true,
         eos_token_ids: vec![0],
         top_cap: 2,
+        max_scores: 32,
         vocab_size: 1000,
         hash_key: [0; 32],
     };
@@ -94,6 +95,8 @@ fn steady_decode_allocates_nothing(steps_in_flight: u32) {
             prompt,
             params,
             cache_seed: 0,
+            constrained: false,
+            adapter: 0,
         };
         pipe.core.submit(request).expect("accepted");
     }

@@ -14,7 +14,7 @@ use agentlm_cpu::executor::{Executor, ExecutorConfig, RopeTables};
 use agentlm_cpu::isa::Isa;
 use agentlm_cpu::kv_cache::{KvCache, KvCacheConfig};
 use agentlm_cpu::pool::Pool;
-use agentlm_cpu::sampler::SamplerConfig;
+use agentlm_cpu::sampler::{NoMasks, SamplerConfig};
 use agentlm_cpu::tape::{AttentionConfig, EmbeddingTable, TapeBuilder};
 
 #[path = "../tests/common/slot.rs"]
@@ -111,12 +111,10 @@ fn executor(
         results: results::Layout {
             max_rows: layout.max_rows,
             top_cap: 1,
+            max_scores: 16,
         },
         max_tokens: tokens,
-        sampler: SamplerConfig {
-            eos_ids: vec![],
-            vocab: IDS,
-        },
+        sampler: SamplerConfig::new(vec![], IDS),
     };
     Ok(Executor::new(
         tape.finish(logits)?,
@@ -179,11 +177,12 @@ fn main() -> Result<(), Failure> {
                 0;
                 results::Layout {
                     max_rows: 1,
-                    top_cap: 1
+                    top_cap: 1,
+                    max_scores: 16,
                 }
                 .slot_words()
             ];
-            let seconds = best(&o, o.repeat, || Ok(executor.step(&words, &mut out)?))?;
+            let seconds = best(&o, o.repeat, || Ok(executor.step(&words, &mut out, &NoMasks)?))?;
             // The tape attends twice.
             let pairs = f64::from(n) * f64::from(n + 1) / 2.0;
             let flop = 2.0 * 4.0 * (head_dim * heads) as f64 * pairs;
@@ -204,7 +203,8 @@ fn main() -> Result<(), Failure> {
                 0;
                 results::Layout {
                     max_rows: batch,
-                    top_cap: 1
+                    top_cap: 1,
+                    max_scores: 16,
                 }
                 .slot_words()
             ];
@@ -218,13 +218,17 @@ fn main() -> Result<(), Failure> {
                     .init(Init::greedy(row, &tokens))
                     .blocks(row, 0, &table);
                 for from in (0..context).step_by(512) {
-                    executor.step(&slot.entry(row, from, 512, false).words(layout), &mut out)?;
+                    executor.step(
+                        &slot.entry(row, from, 512, false).words(layout),
+                        &mut out,
+                        &NoMasks,
+                    )?;
                     slot = Slot::default();
                 }
                 decode = decode.entry(row, context - 1, 1, false);
             }
             let words = decode.words(layout);
-            let seconds = best(&o, o.repeat, || Ok(executor.step(&words, &mut out)?))?;
+            let seconds = best(&o, o.repeat, || Ok(executor.step(&words, &mut out, &NoMasks)?))?;
             let read = (bytes * (layers + 1)) as f64;
             println!(
                 "{name:>15}  decode {batch:>2} x {context:>4}  {:>6.1} GB/s  {:>8.1} us a layer",

@@ -14,6 +14,7 @@ use agentlm_core::results;
 pub use error::{ExecError, ExecutorError};
 use run::Region;
 
+use crate::adapter::{Adapter, AdapterError, Adapters};
 use crate::isa::{Isa, IsaError};
 use crate::kernels::attention::{self, AttentionPlan};
 pub use crate::kernels::rope::{RopeError, RopeTables};
@@ -22,7 +23,7 @@ use crate::linear;
 use crate::memory::{Mapping, SharedRows};
 use crate::pool::Pool;
 use crate::rows::RowState;
-use crate::sampler::{self, SamplerConfig};
+use crate::sampler::{self, Masks, SamplerConfig};
 use crate::tape::{Axis, BufferId, Tape};
 
 /// What an executor is made of.
@@ -49,6 +50,7 @@ pub struct Executor {
     config: ExecutorConfig,
     cache: KvCache,
     rows: RowState,
+    adapters: Adapters,
     /// One mapping for each place of the tape.
     workspace: Vec<Mapping>,
     plan: Option<AttentionPlan>,
@@ -78,7 +80,7 @@ impl Executor {
             .map(|place| {
                 let rows = match place.axis {
                     Axis::Tokens => config.max_tokens,
-                    Axis::Samples => max_rows,
+                    Axis::Samples => max_rows + config.results.max_scores as usize,
                 };
                 Mapping::new(rows * place.stride() * size_of::<f32>())
             })
@@ -109,7 +111,9 @@ impl Executor {
                 cache.config().num_blocks as u32,
                 tape.vocab as u32,
                 config.max_tokens,
+                config.results.max_scores as usize,
             ),
+            adapters: Adapters::default(),
             tape,
             pool,
             config,
@@ -117,12 +121,12 @@ impl Executor {
         })
     }
 
-    /// Computes one step: reads an arena slot, writes a results slot.
+    /// Computes one step: reads an arena slot, writes a results slot. Rows that are constrained sample under `masks`.
     ///
     /// # Errors
     /// [`ExecError`]; nothing was sampled then, and the rows must be initialised again. A single row without finite logits is no
     /// error: its id in the results is [`sampler::FAILED`].
-    pub fn step(&mut self, slot: &[u32], results: &mut [u32]) -> Result<(), ExecError> {
+    pub fn step(&mut self, slot: &[u32], results: &mut [u32], masks: &dyn Masks) -> Result<(), ExecError> {
         let needed = self.config.results.slot_words();
         if results.len() < needed {
             return Err(ExecError::Results {
@@ -140,7 +144,7 @@ impl Executor {
                     .map(|entry| (entry.q_len, entry.computed)),
             );
         }
-        let region = Region::new(self, results.as_mut_ptr());
+        let region = Region::new(self, results.as_mut_ptr(), masks);
         self.pool.run(&|worker| {
             // SAFETY: all workers enter one region of one step; the step borrows the executor and the results exclusively.
             unsafe { region.run(worker) }
@@ -156,12 +160,24 @@ impl Executor {
         Ok(())
     }
 
-    /// The last step's logits after sampling, `[samples, logits_dim]`. Penalties, masks and temperature have been applied in
+    /// Puts an adapter at a number that rows can choose, from 1 on, or takes it away: rows that choose it then have none.
+    ///
+    /// # Errors
+    /// [`AdapterError`] when its matrices do not fit the model.
+    pub fn set_adapter(&mut self, number: u32, adapter: Option<Arc<Adapter>>) -> Result<(), AdapterError> {
+        if let Some(adapter) = &adapter {
+            adapter.check(&self.tape)?;
+        }
+        self.adapters.set(number as usize, adapter);
+        Ok(())
+    }
+
+    /// The last step's logits after sampling, `[samples + scores, logits_dim]`. Penalties, masks and temperature have been applied in
     /// place to the rows that asked for them: a greedy row without any of these shows what the model computed.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         let logits = self.shared(self.tape.logits);
-        let values = self.rows.samples().len() * logits.dim;
+        let values = (self.rows.samples().len() + self.rows.scores().len()) * logits.dim;
         // SAFETY: no step runs while the executor is borrowed; the place has a row for each sample, without gaps.
         unsafe { std::slice::from_raw_parts(logits.row_ptr(0), values) }
     }

@@ -1,5 +1,6 @@
 //! SIMD kernels of the CPU backend on one persistent thread pool.
 
+pub mod adapter;
 pub mod dtype;
 pub mod executor;
 pub mod isa;

@@ -66,6 +66,26 @@ pub enum RowsError {
         /// Most tokens.
         max: usize,
     },
+    /// More scored positions than the results have room for.
+    #[error("the step scores {given} positions; the results have room for {max}")]
+    Scores {
+        /// Positions given.
+        given: usize,
+        /// Most positions.
+        max: usize,
+    },
+    /// A bias that is no number, or of a token outside the vocabulary.
+    #[error("row {row}: a bias of {value} for token {id} cannot be used; the vocabulary has {vocab} ids")]
+    Bias {
+        /// The row.
+        row: u32,
+        /// The token.
+        id: u32,
+        /// The bias.
+        value: f32,
+        /// Ids that exist.
+        vocab: u32,
+    },
     /// Two entries for one row.
     #[error("row {row} has two entries in one step; join them")]
     Twice {
@@ -200,6 +220,17 @@ pub struct SampleRow {
     pub position: u32,
 }
 
+/// One scored position of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreRow {
+    /// The request's row.
+    pub row: u32,
+    /// Index among the step's tokens.
+    pub token: u32,
+    /// The prompt token that follows it.
+    pub next: u32,
+}
+
 /// What rows keep between steps, and one step's tokens.
 #[derive(Debug)]
 pub struct RowState {
@@ -207,11 +238,16 @@ pub struct RowState {
     num_blocks: u32,
     vocab: u32,
     max_tokens: usize,
+    max_scores: usize,
     row_tokens: Vec<u32>,
     block_tables: Vec<u32>,
     /// Leading cells of each table that were given since the row's last init.
     cells: Vec<u32>,
     records: Vec<SamplingRecord>,
+    /// Biases of each row's logits.
+    biases: Vec<Vec<(u32, f32)>>,
+    /// Each row's adapter; 0 is none.
+    adapters: Vec<u32>,
     /// Number of the last `apply` that had an entry for the row.
     used_in: Vec<u64>,
     applied: u64,
@@ -220,23 +256,30 @@ pub struct RowState {
     positions: Vec<u32>,
     slots: Vec<u32>,
     samples: Vec<SampleRow>,
+    scores: Vec<ScoreRow>,
+    /// Each token's adapter; empty if none has one.
+    token_adapters: Vec<u32>,
 }
 
 impl RowState {
     /// State for a layout's rows, a cache of `num_blocks` blocks, an embedding table of `vocab` ids and steps of at most
-    /// `max_tokens` tokens.
+    /// `max_tokens` tokens, `max_scores` of which are scored.
     #[must_use]
-    pub fn new(layout: Layout, num_blocks: u32, vocab: u32, max_tokens: usize) -> Self {
+    pub fn new(layout: Layout, num_blocks: u32, vocab: u32, max_tokens: usize, max_scores: usize) -> Self {
         let rows = layout.max_rows as usize;
         Self {
             layout,
             num_blocks,
             vocab,
             max_tokens,
+            max_scores,
             row_tokens: vec![0; rows * layout.max_model_len as usize],
             block_tables: vec![0; rows * layout.blocks_per_row()],
             cells: vec![0; rows],
             records: vec![SamplingRecord::default(); rows],
+            biases: vec![Vec::new(); rows],
+            adapters: vec![0; rows],
+            token_adapters: Vec::with_capacity(max_tokens),
             used_in: vec![0; rows],
             applied: 0,
             entries: Vec::with_capacity(rows),
@@ -244,10 +287,11 @@ impl RowState {
             positions: Vec::with_capacity(max_tokens),
             slots: Vec::with_capacity(max_tokens),
             samples: Vec::with_capacity(rows),
+            scores: Vec::with_capacity(max_scores),
         }
     }
 
-    /// Applies a slot's inits and block diffs, and expands its entries. Allocates nothing.
+    /// Applies a slot's inits and block diffs, and expands its entries. Allocates nothing but room for a row's first biases.
     ///
     /// # Errors
     /// [`RowsError`] naming what was given. Rows may then hold a part of the slot; they must be initialised again.
@@ -257,6 +301,8 @@ impl RowState {
         self.positions.clear();
         self.slots.clear();
         self.samples.clear();
+        self.scores.clear();
+        self.token_adapters.clear();
         self.applied += 1;
         for init in view.inits() {
             self.apply_init(&init)?;
@@ -271,8 +317,23 @@ impl RowState {
                 max: self.max_tokens,
             });
         }
+        let given = view.n_scores() as usize;
+        if given > self.max_scores {
+            return Err(RowsError::Scores {
+                given,
+                max: self.max_scores,
+            });
+        }
         for entry in view.entries() {
             self.expand(entry)?;
+        }
+        let has_adapter = |entry: &Entry| self.adapters[entry.row as usize] != 0;
+        if self.entries.iter().any(has_adapter) {
+            for entry in &self.entries {
+                let adapter = self.adapters[entry.row as usize];
+                let end = (entry.q_start + entry.q_len) as usize;
+                self.token_adapters.resize(end, adapter);
+            }
         }
         Ok(())
     }
@@ -288,6 +349,22 @@ impl RowState {
             });
         }
         self.records[row as usize] = SamplingRecord::read(init)?;
+        self.adapters[row as usize] = init.adapter;
+        let biases = &mut self.biases[row as usize];
+        biases.clear();
+        for pair in init.biases.chunks_exact(2) {
+            let (id, value) = (pair[0], f32::from_bits(pair[1]));
+            if id >= self.vocab || !value.is_finite() {
+                let vocab = self.vocab;
+                return Err(RowsError::Bias {
+                    row,
+                    id,
+                    value,
+                    vocab,
+                });
+            }
+            biases.push((id, value));
+        }
         self.cells[row as usize] = 0;
         let start = row as usize * self.layout.max_model_len as usize;
         self.row_tokens[start..start + init.tokens.len()].copy_from_slice(init.tokens);
@@ -345,6 +422,20 @@ impl RowState {
                 blocks[(position / BLOCK_SIZE) as usize] * BLOCK_SIZE + position % BLOCK_SIZE
             }),
         );
+        for i in 0..entry.n_scores {
+            let next = self.row_tokens[tokens + (entry.computed + i) as usize + 1];
+            let token = entry.q_start + i;
+            // It indexes a row of logits.
+            if next >= self.vocab {
+                return Err(RowsError::Token {
+                    row,
+                    position: entry.computed + i + 1,
+                    given: next,
+                    vocab: self.vocab,
+                });
+            }
+            self.scores.push(ScoreRow { row, token, next });
+        }
         if entry.sample_index.is_some() {
             let token = entry.q_start + entry.q_len - 1;
             self.samples.push(SampleRow {
@@ -385,6 +476,34 @@ impl RowState {
     #[must_use]
     pub fn samples(&self) -> &[SampleRow] {
         &self.samples
+    }
+
+    /// The step's scored positions, by score index.
+    #[must_use]
+    pub fn scores(&self) -> &[ScoreRow] {
+        &self.scores
+    }
+
+    /// Index among the step's tokens of each position whose logits are wanted: the samples', then the scores'.
+    #[must_use]
+    pub fn logits_token(&self, index: usize) -> usize {
+        let token = match self.samples.get(index) {
+            Some(sample) => sample.token,
+            None => self.scores[index - self.samples.len()].token,
+        };
+        token as usize
+    }
+
+    /// Each token's adapter, 0 being none; empty if no token of the step has one.
+    #[must_use]
+    pub fn token_adapters(&self) -> &[u32] {
+        &self.token_adapters
+    }
+
+    /// Biases of a row's logits.
+    #[must_use]
+    pub fn biases(&self, row: u32) -> &[(u32, f32)] {
+        &self.biases[row as usize]
     }
 
     /// A row's block table; cells that were never given hold any block of the cache.

@@ -131,6 +131,8 @@ pub(crate) enum Op {
     Linear {
         x: BufferId,
         weight: Arc<PackedWeight>,
+        /// Its place among the linears.
+        index: usize,
         out: BufferId,
     },
     Attention(Box<AttentionOp>),
@@ -191,6 +193,7 @@ pub struct TapeBuilder {
     layers: usize,
     vocab: Option<usize>,
     max_k: usize,
+    linears: usize,
 }
 
 impl TapeBuilder {
@@ -316,8 +319,21 @@ impl TapeBuilder {
         same(OP, "x", dim, weight.k())?;
         self.max_k = self.max_k.max(weight.k());
         let out = self.buffer(weight.n(), axis);
-        self.ops.push(Op::Linear { x, weight, out });
+        let index = self.linears;
+        self.linears += 1;
+        self.ops.push(Op::Linear {
+            x,
+            weight,
+            index,
+            out,
+        });
         Ok(out)
+    }
+
+    /// Linears recorded so far: the next one's place among them.
+    #[must_use]
+    pub fn linears(&self) -> usize {
+        self.linears
     }
 
     /// Norm of query and key heads where a weight `[head_dim]` is given, rotation, cache write and causal attention of
@@ -504,6 +520,18 @@ impl Tape {
             strides.sum::<usize>() * size_of::<f32>()
         };
         (sum(Axis::Tokens), sum(Axis::Samples))
+    }
+
+    /// Inputs and outputs of a linear that is computed for every token, by its place among the linears.
+    pub(crate) fn token_linear(&self, linear: usize) -> Option<(usize, usize)> {
+        self.ops.iter().find_map(|op| match op {
+            Op::Linear { x, weight, index, .. }
+                if *index == linear && self.buffer(*x).axis == Axis::Tokens =>
+            {
+                Some((weight.k(), weight.n()))
+            }
+            _ => None,
+        })
     }
 
     pub(crate) fn buffer(&self, id: BufferId) -> Buffer {

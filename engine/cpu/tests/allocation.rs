@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use agentlm_core::arena::flag;
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::isa::Isa;
+use agentlm_cpu::sampler::NoMasks;
 use common::llama::{ARENA, Llama, PLAIN, RESULTS, Shape};
 use common::{Init, Slot};
 use counting::{ALLOCATIONS, Counting};
@@ -87,7 +88,7 @@ fn a_step_allocates_nothing() {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         let failed = slots
             .iter()
-            .filter(|slot| executor.step(slot, &mut results).is_err())
+            .filter(|slot| executor.step(slot, &mut results, &NoMasks).is_err())
             .count();
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert_eq!(failed, 0);

@@ -9,6 +9,7 @@ use agentlm_core::results::Layout;
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::executor::Executor;
 use agentlm_cpu::isa::Isa;
+use agentlm_cpu::sampler::{Masks, NoMasks};
 use common::llama::{ARENA, Llama, PLAIN, RESULTS, Shape};
 use common::{Init, Slot};
 
@@ -33,7 +34,7 @@ impl Results {
 
 fn step(executor: &mut Executor, slot: &Slot) -> Results {
     let mut results = vec![0; RESULTS.slot_words()];
-    executor.step(&slot.words(ARENA), &mut results).unwrap();
+    executor.step(&slot.words(ARENA), &mut results, &NoMasks).unwrap();
     Results(results)
 }
 
@@ -80,6 +81,106 @@ fn generate(
         logits.push(executor.logits().to_vec());
     }
     (logits, ids)
+}
+
+/// The log-probabilities of a prompt's tokens but the first, the prompt computed in the given cuts.
+fn scores(executor: &mut Executor, prompt: &[u32], cuts: &[usize]) -> Vec<f32> {
+    let mut slot = Slot::default()
+        .init(Init {
+            top_n: 2,
+            ..Init::greedy(1, prompt)
+        })
+        .blocks(1, 0, &blocks(1, prompt.len()));
+    let (mut from, mut found) = (0, vec![]);
+    for &cut in cuts.iter().chain([&prompt.len()]) {
+        let n = cut.min(prompt.len() - 1) - from;
+        let samples = cut == prompt.len();
+        let entry = slot.scored(1, from as u32, (cut - from) as u32, samples, n as u32);
+        let results = step(executor, &entry);
+        for i in 0..n {
+            let logprob = f32::from_bits(results.0[RESULTS.score_logprobs() + i]);
+            let at = i * RESULTS.top_cap as usize;
+            let best = results.0[RESULTS.score_top_ids() + at];
+            let best_logprob = f32::from_bits(results.0[RESULTS.score_top_logprobs() + at]);
+            assert!(logprob <= best_logprob);
+            assert_eq!(logprob == best_logprob, best == prompt[from + i + 1]);
+            found.push(logprob);
+        }
+        (slot, from) = (Slot::default(), cut);
+    }
+    found
+}
+
+#[test]
+fn prompts_are_scored_by_the_logits_before_each_token() {
+    let model = Llama::random(PLAIN);
+    let prompt = prompt(41, 3);
+    let logits = model.forward(&prompt);
+    let want = prompt.iter().skip(1).zip(&logits).map(|(&next, row)| {
+        let total: f64 = row.iter().map(|x| x.exp()).sum();
+        row[next as usize] - total.ln()
+    });
+    let want: Vec<f64> = want.collect();
+    for isa in Isa::available() {
+        let mut executor = model.executor(isa, 2, Dtype::F32);
+        let found = scores(&mut executor, &prompt, &[16]);
+        assert_close(&found, &want, 2e-4, &format!("{isa}"));
+        for cuts in [vec![32], vec![16, 32], vec![16, 32, 40]] {
+            assert_eq!(found, scores(&mut executor, &prompt, &cuts), "{cuts:?}");
+        }
+    }
+}
+
+/// Allows one id.
+struct Only(Vec<u32>);
+
+impl Masks for Only {
+    fn of_sample(&self, index: usize) -> &[u32] {
+        assert_eq!(index, 0);
+        &self.0
+    }
+}
+
+#[test]
+fn masks_and_biases_decide_what_is_sampled() {
+    let model = Llama::random(PLAIN);
+    let prompt = prompt(20, 3);
+    let mut executor = model.executor(Isa::available()[0], 2, Dtype::F32);
+    let mut sampled = |init: Init, masks: &dyn Masks| {
+        let slot = Slot::default()
+            .init(init)
+            .blocks(1, 0, &blocks(1, prompt.len()))
+            .entry(1, 0, prompt.len() as u32, true);
+        let mut results = vec![0; RESULTS.slot_words()];
+        executor.step(&slot.words(ARENA), &mut results, masks).unwrap();
+        results[Layout::IDS]
+    };
+    let greedy = || Init::greedy(1, &prompt);
+    let free = sampled(greedy(), &NoMasks);
+    let biased = Init {
+        biases: vec![(free, -100.0), (11, 100.0)],
+        ..greedy()
+    };
+    assert_eq!(sampled(biased.clone(), &NoMasks), 11);
+    let constrained = Init {
+        flags: flag::GREEDY | flag::CONSTRAINED,
+        ..biased
+    };
+    assert_eq!(
+        sampled(constrained.clone(), &Only(vec![0, 0, 1 << 3, 0])),
+        67,
+        "the mask is stronger than a bias"
+    );
+    assert_eq!(
+        sampled(constrained, &NoMasks),
+        agentlm_cpu::sampler::FAILED,
+        "nothing is allowed"
+    );
+    assert_eq!(
+        sampled(greedy(), &NoMasks),
+        free,
+        "a new request has no biases of the one before it"
+    );
 }
 
 #[test]
@@ -264,12 +365,12 @@ fn plans_that_cannot_be_followed_are_refused_with_their_numbers() {
         let mut executor = model.executor(Isa::detect(), 1, Dtype::F16);
         let mut results = vec![0; RESULTS.slot_words()];
         let message = executor
-            .step(&slot.words(ARENA), &mut results)
+            .step(&slot.words(ARENA), &mut results, &NoMasks)
             .unwrap_err()
             .to_string();
         assert!(message.contains(expected), "{message}");
         // The executor goes on: the row is initialised again.
         let slot = good().blocks(0, 0, &[3, 4]).entry(0, 0, 20, true);
-        executor.step(&slot.words(ARENA), &mut results).unwrap();
+        executor.step(&slot.words(ARENA), &mut results, &NoMasks).unwrap();
     }
 }

@@ -9,6 +9,8 @@ pub struct Snapshot {
     pub core: Stats,
     /// Requests submitted and not yet ended.
     pub unfinished: usize,
+    /// How long the oldest request that no step has included yet has waited, in seconds; 0 when there is none.
+    pub oldest_waiting_seconds: f64,
     /// Duration of the last step, plan to commit, in seconds.
     pub last_step_seconds: f64,
     /// Sum of all steps' durations, in seconds.
@@ -25,6 +27,7 @@ impl Snapshot {
             ("queued", f64::from(core.queued)),
             ("running", f64::from(core.running)),
             ("unfinished", self.unfinished as f64),
+            ("oldest_waiting_seconds", self.oldest_waiting_seconds),
             ("blocks_free", f64::from(core.blocks.free)),
             ("blocks_cached", f64::from(core.blocks.cached)),
             ("blocks_held", f64::from(core.blocks.held)),

@@ -24,6 +24,17 @@ pub struct Token<'a> {
     pub top: &'a [TopToken],
 }
 
+/// One token of a scored prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    /// Vocabulary id.
+    pub id: u32,
+    /// Natural logarithm of its probability after those before it, by the model's own logits; none for the first.
+    pub logprob: Option<f32>,
+    /// Most likely tokens at its place, most likely first; empty unless asked for, and for the first.
+    pub top: Vec<TopToken>,
+}
+
 /// Wall-clock marks of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Timing {
@@ -76,6 +87,9 @@ pub enum RequestError {
 
 /// Where one request's events go. Called on the output thread: it must return at once and never block.
 pub trait Sink: Send {
+    /// The whole prompt was scored, as the submission asked. Comes once, before the first token.
+    fn prompt(&mut self, _prompt: &[PromptToken]) {}
+
     /// A token was generated. `end` is set with the last token; no call follows it.
     fn token(&mut self, token: &Token<'_>, end: Option<&Finished>);
 

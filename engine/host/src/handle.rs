@@ -10,12 +10,18 @@ use agentlm_text::{StreamOptions, TextStream, Tokenizer};
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 
+use crate::control::{Loaded, Pending};
+use crate::grammar::GrammarMessage;
 use crate::output::{OutputMessage, Stream};
-use crate::{Health, RequestError, Snapshot, Submission, SubmitError};
+use crate::{
+    AdapterInfo, AdapterRef, Control, ControlError, Done, Health, Quiesce, RequestError, Snapshot, StepTimes,
+    Submission, SubmitError,
+};
 
 /// What reaches the engine thread.
 pub(crate) enum Command {
-    Submit(Box<Request>),
+    Submit(Box<Request>, AdapterRef),
+    Control(Box<Pending>),
     Abort(RequestId),
     Finish { id: RequestId, at_token: u32 },
     Shutdown { drain: bool },
@@ -27,9 +33,14 @@ pub(crate) struct Shared {
     pub tokenizer: Arc<Tokenizer>,
     pub commands: Sender<Command>,
     pub output: Sender<OutputMessage>,
+    pub grammar: Sender<GrammarMessage>,
     pub unfinished: AtomicUsize,
     pub max_unfinished: usize,
     pub snapshot: Mutex<Snapshot>,
+    pub steps: StepTimes,
+    /// Since when the oldest request without a first step has waited, in nanoseconds since `epoch`, plus one; 0 when none has.
+    pub oldest_waiting: AtomicU64,
+    pub loaded: Loaded,
     /// When the step in flight began, in nanoseconds since `epoch`, plus one; 0 when none is.
     pub step_started: AtomicU64,
     pub epoch: Instant,
@@ -44,6 +55,7 @@ impl Shared {
         tokenizer: Arc<Tokenizer>,
         commands: Sender<Command>,
         output: Sender<OutputMessage>,
+        grammar: Sender<GrammarMessage>,
         max_unfinished: usize,
     ) -> Self {
         Self {
@@ -51,9 +63,13 @@ impl Shared {
             tokenizer,
             commands,
             output,
+            grammar,
             unfinished: AtomicUsize::new(0),
             max_unfinished,
             snapshot: Mutex::new(Snapshot::default()),
+            steps: StepTimes::default(),
+            oldest_waiting: AtomicU64::new(0),
+            loaded: Loaded::default(),
             step_started: AtomicU64::new(0),
             epoch: Instant::now(),
             next_id: AtomicU64::new(1),
@@ -110,7 +126,8 @@ impl EngineHandle {
             prompt,
             params,
             keep_stop,
-            cache_seed,
+            adapter,
+            grammar,
             sink,
         } = submission;
         shared.core.check(&prompt, &params)?;
@@ -126,7 +143,8 @@ impl EngineHandle {
         };
         let text = TextStream::new(shared.tokenizer.clone(), &prompt, options);
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let stream = Stream::new(text, sink, prompt_tokens, ended.clone());
+        let scored = prompt.first().filter(|_| params.prompt_logprobs).copied();
+        let stream = Stream::new(text, sink, prompt_tokens, scored, ended.clone());
         // The stream is opened before the engine can know the request, so no token can come too early.
         let opening = OutputMessage::Open(id, Box::new(stream));
         if let Err(unsent) = shared.output.send(opening) {
@@ -140,10 +158,16 @@ impl EngineHandle {
             id,
             prompt,
             params,
-            cache_seed,
+            cache_seed: shared.loaded.cache_seed(adapter),
+            constrained: grammar.is_some(),
+            adapter: adapter.number,
         };
+        if let Some(state) = grammar {
+            // Its thread ends only when the engine has.
+            let _ = shared.grammar.send(GrammarMessage::Open(id, Box::new(state)));
+        }
         // An engine thread that has just ended has told the output thread so, and that ends the stream.
-        let _ = shared.commands.send(Command::Submit(Box::new(request)));
+        let _ = shared.commands.send(Command::Submit(Box::new(request), adapter));
         Ok(RequestHandle {
             id,
             ended,
@@ -198,7 +222,58 @@ impl EngineHandle {
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.shared.snapshot.lock().clone();
         snapshot.unfinished = self.shared.unfinished.load(Ordering::Acquire);
+        let since = self.shared.oldest_waiting.load(Ordering::Relaxed);
+        if let Some(since) = since.checked_sub(1) {
+            let waited = self
+                .shared
+                .epoch
+                .elapsed()
+                .saturating_sub(Duration::from_nanos(since));
+            snapshot.oldest_waiting_seconds = waited.as_secs_f64();
+        }
         snapshot
+    }
+
+    /// How many steps there were, how long they took and how many requests they held.
+    #[must_use]
+    pub fn step_times(&self) -> &StepTimes {
+        &self.shared.steps
+    }
+
+    /// Asks the engine thread for something besides steps; `done` hears how it went, on that thread. What has to end first
+    /// has `patience` to do so.
+    pub fn control(&self, control: Control, quiesce: Quiesce, patience: Duration, done: Done) {
+        let pending = Pending::new(control, quiesce, patience, done);
+        if self.health() == Health::Ready {
+            // An engine thread that has just ended drops it, and so `done` hears of it.
+            let _ = self.shared.commands.send(Command::Control(Box::new(pending)));
+        } else {
+            pending.finish(Err(ControlError::Closed));
+        }
+    }
+
+    /// The loaded adapters, in the order of their loading.
+    #[must_use]
+    pub fn adapters(&self) -> Vec<AdapterInfo> {
+        self.shared.loaded.adapters()
+    }
+
+    /// A loaded adapter by its name.
+    #[must_use]
+    pub fn adapter(&self, name: &str) -> Option<AdapterInfo> {
+        self.shared.loaded.find(name)
+    }
+
+    /// How often the weights were exchanged.
+    #[must_use]
+    pub fn weight_version(&self) -> u32 {
+        self.shared.loaded.weight_version()
+    }
+
+    /// Whether the memory of weights and KV cache was given back; requests wait until it is taken again.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.shared.loaded.is_asleep()
     }
 
     /// Takes nothing new; finishes what there is (`drain`) or ends it with an error; then the engine thread ends.

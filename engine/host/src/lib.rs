@@ -1,24 +1,33 @@
 //! agentlm-host: the threads and channels between callers, the pure core and the output stage.
 //!
 //! Callers hold an [`EngineHandle`]; the engine thread holds the one [`StepSource`]; between them run the output
-//! thread (text, stop strings, sinks) and the watchdog. It knows no HTTP, no Python and no kernel.
+//! thread (text, stop strings, sinks), the grammar thread (masks) and the watchdog. It knows no HTTP, no Python and no kernel.
 
+mod control;
 mod counters;
 mod event;
+mod grammar;
 mod handle;
 mod health;
+mod histogram;
 mod mock;
 mod output;
 mod ring;
 mod source;
+mod step_times;
 mod submission;
+mod waiting;
 mod watchdog;
 
 pub use agentlm_core::TopToken;
+pub use control::{AdapterInfo, AdapterRef, Control, ControlError, Done, Quiesce};
 pub use counters::Snapshot;
-pub use event::{Finished, RequestError, Sink, Timing, Token};
+pub use event::{Finished, PromptToken, RequestError, Sink, Timing, Token};
+pub use grammar::MaskSlot;
 pub use handle::{EngineHandle, RequestHandle};
 pub use health::Health;
+pub use histogram::Histogram;
 pub use mock::{MockConfig, MockRunner, spawn_mock};
 pub use source::{BuildError, EngineConfig, Next, StepSource, build};
+pub use step_times::{KindTimes, StepKind, StepTimes};
 pub use submission::{Submission, SubmitError};

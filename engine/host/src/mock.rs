@@ -1,17 +1,18 @@
 //! The mock runner: deterministic tokens at a set pace, without a model. Chosen by name, never a fallback.
 //!
 //! HTTP benchmarks, scheduler tests and machines without a model stand on it. A sampled id depends only on the id
-//! before it and its position, so a request's tokens are the same however it was batched, cut or preempted.
+//! before it and its position, so a request's tokens are the same however it was batched, cut or preempted. A constrained row takes
+//! the next allowed id.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentlm_core::arena::{self, ArenaError, View};
+use agentlm_core::arena::{self, ArenaError, View, flag};
 use agentlm_core::results;
 use agentlm_text::Tokenizer;
 
 use crate::source::{BuildError, EngineConfig, Next, build};
-use crate::{EngineHandle, StepSource};
+use crate::{EngineHandle, MaskSlot, StepSource};
 
 /// What the mock runner does.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct MockRunner {
     arena: arena::Layout,
     results: results::Layout,
     row_tokens: Vec<u32>,
+    /// By row.
+    constrained: Vec<bool>,
     max_model_len: usize,
 }
 
@@ -55,6 +58,7 @@ impl MockRunner {
             arena,
             results,
             row_tokens,
+            constrained: vec![false; arena.max_rows as usize],
             max_model_len,
         }
     }
@@ -63,19 +67,24 @@ impl MockRunner {
     ///
     /// # Errors
     /// The slot is not an arena slot of the layouts given.
-    pub fn run(&mut self, slot: &[u32], results: &mut [u32]) -> Result<(), ArenaError> {
+    pub fn run(&mut self, slot: &[u32], results: &mut [u32], masks: &MaskSlot) -> Result<(), ArenaError> {
         let began = Instant::now();
         let view = View::new(slot, self.arena)?;
         for init in view.inits() {
             let known = init.tokens;
             let start = init.row as usize * self.max_model_len;
             self.row_tokens[start..start + known.len()].copy_from_slice(known);
+            self.constrained[init.row as usize] = init.flags & flag::CONSTRAINED != 0;
         }
         for entry in view.entries() {
+            self.score(&entry, results);
             let Some(index) = entry.sample_index else { continue };
             let position = entry.sample_position as usize;
             let row = entry.row as usize * self.max_model_len;
-            let id = self.sample(self.row_tokens[row + position - 1], position);
+            let mut id = self.sample(self.row_tokens[row + position - 1], position);
+            if self.constrained[entry.row as usize] {
+                id = next_allowed(id, masks.of_sample(index as usize));
+            }
             self.row_tokens[row + position] = id;
             results[index as usize] = id;
             results[self.results.logprobs() + index as usize] = (-1.0_f32).to_bits();
@@ -92,6 +101,19 @@ impl MockRunner {
         Ok(())
     }
 
+    /// Every prompt token has the same log-probability, -1.
+    fn score(&self, entry: &arena::Entry, results: &mut [u32]) {
+        let top = self.results.top_cap as usize;
+        for index in entry.score_index as usize..(entry.score_index + entry.n_scores) as usize {
+            results[self.results.score_logprobs() + index] = (-1.0_f32).to_bits();
+            for rank in 0..top {
+                let at = index * top + rank;
+                results[self.results.score_top_ids() + at] = self.sample(entry.row, rank);
+                results[self.results.score_top_logprobs() + at] = (-1.0 - rank as f32).to_bits();
+            }
+        }
+    }
+
     /// A token that depends on the one before it and on its position.
     fn sample(&self, before: u32, position: usize) -> u32 {
         let mixed = (u64::from(before) << 32 | position as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -100,13 +122,29 @@ impl MockRunner {
     }
 }
 
+/// The first id from `id` on, around the end, that a mask allows; a mask that allows none fails the row.
+fn next_allowed(id: u32, mask: &[u32]) -> u32 {
+    let n = u32::try_from(mask.len() * 32).unwrap_or(u32::MAX);
+    let allowed = |id: &u32| mask[*id as usize / 32] >> (id % 32) & 1 == 1;
+    (id..n)
+        .chain(0..id.min(n))
+        .find(allowed)
+        .unwrap_or(results::FAILED)
+}
+
 /// Drives a step source with a mock runner until the engine is closed.
 fn drive(mut source: StepSource, mut runner: MockRunner) {
     loop {
         match source.next_step() {
             Next::Step { id, slot } => {
                 // SAFETY: the step is planned, not committed, and this thread is the only runner.
-                let run = unsafe { runner.run(source.arena_slot(slot), source.results_slot(slot)) };
+                let run = unsafe {
+                    runner.run(
+                        source.arena_slot(slot),
+                        source.results_slot(slot),
+                        source.masks(slot),
+                    )
+                };
                 if let Err(error) = run {
                     source.fail(&error.to_string());
                     return;
@@ -117,6 +155,8 @@ fn drive(mut source: StepSource, mut runner: MockRunner) {
                 source.fail("a synchronous runner was told to wait for a step of its own");
                 return;
             }
+            // It has no weights, no adapters and no memory to speak of.
+            Next::Control => source.finish_control(Ok(())),
             Next::Shutdown => return,
         }
     }

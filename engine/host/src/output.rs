@@ -9,8 +9,9 @@ use agentlm_text::{Piece, TextStream};
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 
-use crate::event::{Finished, RequestError, Sink, Timing, Token};
+use crate::event::{Finished, PromptToken, RequestError, Sink, Timing, Token};
 use crate::handle::{Command, Shared};
+use crate::waiting::Waiting;
 
 /// What reaches the output thread, in order.
 pub(crate) enum OutputMessage {
@@ -39,13 +40,30 @@ pub(crate) struct Stream {
     prompt_tokens: u32,
     cached_tokens: u32,
     generated: u32,
+    /// The prompt's tokens as far as they are scored, if they are to be told.
+    prompt: Option<Vec<PromptToken>>,
     submitted: Instant,
+    /// A step has included it.
+    started: bool,
     timing: Timing,
 }
 
 impl Stream {
-    pub fn new(text: TextStream, sink: Box<dyn Sink>, prompt_tokens: u32, ended: Arc<AtomicBool>) -> Self {
+    /// `scored` is the first token of a prompt that is to be scored.
+    pub fn new(
+        text: TextStream,
+        sink: Box<dyn Sink>,
+        prompt_tokens: u32,
+        scored: Option<u32>,
+        ended: Arc<AtomicBool>,
+    ) -> Self {
+        let first = |id| PromptToken {
+            id,
+            logprob: None,
+            top: Vec::new(),
+        };
         Self {
+            prompt: scored.map(|id| vec![first(id)]),
             text,
             sink,
             ended,
@@ -53,6 +71,7 @@ impl Stream {
             cached_tokens: 0,
             generated: 0,
             submitted: Instant::now(),
+            started: false,
             timing: Timing::default(),
         }
     }
@@ -83,6 +102,7 @@ impl Drop for Stream {
 /// The thread's own state.
 pub(crate) struct OutputStage {
     streams: FxHashMap<RequestId, Box<Stream>>,
+    waiting: Waiting,
     shared: Arc<Shared>,
     recycle: Sender<Box<Updates>>,
     piece: Piece,
@@ -95,6 +115,7 @@ impl OutputStage {
     pub fn new(shared: Arc<Shared>, recycle: Sender<Box<Updates>>) -> Self {
         Self {
             streams: FxHashMap::default(),
+            waiting: Waiting::default(),
             shared,
             recycle,
             piece: Piece::default(),
@@ -109,6 +130,7 @@ impl OutputStage {
             match message {
                 OutputMessage::Open(id, stream) => match &self.failed {
                     None => {
+                        self.waiting.push(id, stream.submitted);
                         self.streams.insert(id, stream);
                     }
                     Some(error) => self.close(stream, error),
@@ -132,6 +154,7 @@ impl OutputStage {
                 }
                 OutputMessage::Stop => break,
             }
+            self.publish_waiting();
         }
         let error = self.failed.take().unwrap_or(RequestError::Closed);
         self.end_all(&error);
@@ -141,6 +164,19 @@ impl OutputStage {
                 self.close(stream, &error);
             }
         }
+    }
+
+    /// Tells since when the oldest request without a first step has waited.
+    fn publish_waiting(&mut self) {
+        let waits = |request: RequestId| {
+            let stream = self.streams.get(&request);
+            stream.is_some_and(|stream| !stream.started)
+        };
+        let since = self.waiting.since(waits).map_or(0, |submitted| {
+            let since = submitted.saturating_duration_since(self.shared.epoch);
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX - 1) + 1
+        });
+        self.shared.oldest_waiting.store(since, Ordering::Relaxed);
     }
 
     fn end_all(&mut self, error: &RequestError) {
@@ -159,7 +195,19 @@ impl OutputStage {
         for start in &batch.started {
             if let Some(stream) = self.streams.get_mut(&start.request) {
                 stream.timing.queue = planned.saturating_duration_since(stream.submitted);
+                stream.started = true;
                 stream.cached_tokens = start.cached_tokens;
+            }
+        }
+        for score in &batch.scores {
+            if let Some(stream) = self.streams.get_mut(&score.request)
+                && let Some(prompt) = &mut stream.prompt
+            {
+                prompt.push(PromptToken {
+                    id: score.token,
+                    logprob: Some(score.logprob),
+                    top: batch.score_top(score).to_vec(),
+                });
             }
         }
         for update in &batch.tokens {
@@ -170,6 +218,9 @@ impl OutputStage {
             stream.generated += 1;
             if stream.generated == 1 {
                 stream.timing.first_token = stream.submitted.elapsed();
+                if let Some(prompt) = stream.prompt.take() {
+                    stream.sink.prompt(&prompt);
+                }
             }
             let hit = stream.text.push(update.token, &mut self.piece);
             // As in TGI, the length and the end of sequence come first; the core has counted them.

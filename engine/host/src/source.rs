@@ -1,19 +1,30 @@
 //! The engine thread's side: `next` plans a step, `commit` takes it in.
 
+mod controls;
+mod grammars;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use agentlm_core::{Core, CoreConfig, StepId, Updates, arena, results};
+use agentlm_core::{Core, CoreConfig, RequestId, StepId, Updates, arena, results};
 use agentlm_text::Tokenizer;
-use crossbeam_channel::{Receiver, TryRecvError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded, unbounded};
 use thiserror::Error;
 
+use self::controls::Controls;
+use self::grammars::Grammars;
+use crate::grammar::{GrammarMessage, GrammarStage, MaskSlot};
 use crate::handle::{Command, EngineHandle, Shared};
 use crate::output::{OutputMessage, OutputStage};
 use crate::ring::Ring;
-use crate::{Health, RequestError, watchdog};
+use crate::{Health, RequestError, StepKind, watchdog};
+
+/// How often a control that waits for requests looks at the clock while nothing can be planned.
+const CONTROL_POLL: Duration = Duration::from_millis(20);
+/// How often an engine with nothing to do wakes up for nothing.
+const IDLE_POLL: Duration = Duration::from_secs(3600);
 
 /// Everything that shapes an engine.
 #[derive(Clone, Debug)]
@@ -47,8 +58,10 @@ pub enum Next {
         /// Its slot.
         slot: usize,
     },
-    /// Nothing can be planned before a step in flight is committed.
+    /// Nothing can be done before a step in flight is committed.
     Wait,
+    /// No step is in flight: do what [`StepSource::control`] says, then [`StepSource::finish_control`].
+    Control,
     /// The engine is closed.
     Shutdown,
 }
@@ -61,12 +74,16 @@ pub struct StepSource {
     recycled: Receiver<Box<Updates>>,
     pub(crate) arena: Arc<Ring>,
     pub(crate) results: Arc<Ring>,
+    grammars: Grammars,
+    controls: Controls,
     planned: u64,
     in_flight: usize,
     draining: bool,
     closed: bool,
     /// When the step in each slot was planned.
     planned_at: Vec<Instant>,
+    /// What it does.
+    kinds: Vec<StepKind>,
     step_seconds: f64,
     last_step_seconds: f64,
 }
@@ -82,6 +99,7 @@ pub fn build(
 ) -> Result<(EngineHandle, StepSource), BuildError> {
     let (commands, engine_inbox) = unbounded();
     let (output, output_inbox) = unbounded();
+    let (grammar, grammar_inbox) = unbounded();
     let core = Core::new(config.core.clone())?;
     let n_slots = config.core.steps_in_flight as usize + 1;
     let (recycle, recycled) = bounded(n_slots + 1);
@@ -91,11 +109,16 @@ pub fn build(
     }
     let arena = Arc::new(Ring::new(n_slots, config.core.arena_layout().slot_words()));
     let results = Arc::new(Ring::new(n_slots, config.core.results_layout().slot_words()));
+    let (max_samples, vocab_size) = (config.core.max_running as usize, config.core.vocab_size as usize);
+    let masks: Arc<[MaskSlot]> = (0..n_slots)
+        .map(|_| MaskSlot::new(max_samples, vocab_size))
+        .collect();
     let shared = Arc::new(Shared::new(
         config.core,
         tokenizer,
         commands,
         output,
+        grammar,
         config.max_unfinished,
     ));
     let stage = OutputStage::new(shared.clone(), recycle);
@@ -108,6 +131,10 @@ pub fn build(
                 watched.set_health(Health::Failed("the output thread panicked".to_owned()));
             }
         })?;
+    let grammar_stage = GrammarStage::new(masks.clone(), shared.clone());
+    std::thread::Builder::new()
+        .name("agentlm-grammar".into())
+        .spawn(move || grammar_stage.run(&grammar_inbox))?;
     if let Some(limit) = config.step_timeout {
         watchdog::spawn(&shared, limit)?;
     }
@@ -118,11 +145,14 @@ pub fn build(
         recycled,
         arena,
         results,
+        grammars: Grammars::new(masks),
+        controls: Controls::default(),
         planned: 0,
         in_flight: 0,
         draining: false,
         closed: false,
         planned_at: vec![Instant::now(); n_slots],
+        kinds: vec![StepKind::Decode; n_slots],
         step_seconds: 0.0,
         last_step_seconds: 0.0,
     };
@@ -139,14 +169,20 @@ impl StepSource {
             if self.closed || matches!(self.shared.health(), Health::Failed(_)) {
                 return self.close();
             }
+            if let Some(next) = self.next_control() {
+                return next;
+            }
             let slot = self.slot_of(StepId(self.planned + 1));
             // SAFETY: the ring has one slot more than steps in flight, so no runner reads this one.
             let words = unsafe { self.arena.slot_mut(slot) };
             if let Some(id) = self.core.plan(words) {
                 self.planned_at[slot] = Instant::now();
+                let (requests, tokens) = (words[arena::header::N_ENTRIES], words[arena::header::N_TOKENS]);
+                self.kinds[slot] = self.shared.steps.plan(requests, tokens);
                 if self.in_flight == 0 {
                     self.mark_step();
                 }
+                self.ask_for_masks(slot);
                 self.planned = id.0;
                 self.in_flight += 1;
                 return Next::Step { id, slot };
@@ -158,9 +194,16 @@ impl StepSource {
                 return self.close();
             }
             self.publish();
-            match self.commands.recv() {
+            // A control that waits for requests must notice when its time is up.
+            let patience = if self.controls.is_waiting() {
+                CONTROL_POLL
+            } else {
+                IDLE_POLL
+            };
+            match self.commands.recv_timeout(patience) {
                 Ok(command) => self.take(command),
-                Err(_) => return self.close(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.close(),
             }
         }
     }
@@ -168,6 +211,8 @@ impl StepSource {
     /// Takes a run step's results in and hands its tokens to the output thread. Steps are committed in order.
     pub fn commit(&mut self, id: StepId) {
         let slot = self.slot_of(id);
+        let planned = self.planned_at[slot];
+        let ran = planned.elapsed();
         // Waits when the output thread is some steps behind: tokens that pile up there would be late for everyone, and stop
         // strings found too late. The output thread waits for nobody; were it gone, there would be nobody to tell.
         let mut updates = self.recycled.recv().unwrap_or_default();
@@ -178,14 +223,17 @@ impl StepSource {
             return self.shared.fail(&error.to_string());
         }
         self.core.fence(id);
+        self.forget_ended(&updates);
+        self.advance_grammars(&updates);
         self.in_flight = self.in_flight.saturating_sub(1);
         if self.in_flight == 0 {
             self.shared.step_started.store(0, Ordering::Release);
         } else {
             self.mark_step();
         }
-        let planned = self.planned_at[slot];
-        self.last_step_seconds = planned.elapsed().as_secs_f64();
+        let whole = planned.elapsed();
+        self.shared.steps.commit(self.kinds[slot], ran, whole);
+        self.last_step_seconds = whole.as_secs_f64();
         self.step_seconds += self.last_step_seconds;
         self.publish();
         // The output thread ends only after this one.
@@ -221,6 +269,12 @@ impl StepSource {
         unsafe { self.results.slot_mut(slot) }
     }
 
+    /// The slot's masks, for a runner to sample under.
+    #[must_use]
+    pub fn masks(&self, slot: usize) -> &MaskSlot {
+        &self.grammars.masks[slot]
+    }
+
     /// Layout of an arena slot.
     #[must_use]
     pub fn arena_layout(&self) -> arena::Layout {
@@ -231,6 +285,25 @@ impl StepSource {
     #[must_use]
     pub fn results_layout(&self) -> results::Layout {
         self.shared.core.results_layout()
+    }
+
+    /// Forgets what belongs to a request that has ended.
+    fn ended(&mut self, request: RequestId) {
+        self.close_grammar(request);
+        self.controls.leaves(request);
+    }
+
+    /// The same for all that a commit ended.
+    fn forget_ended(&mut self, updates: &Updates) {
+        if self.has_constrained() || self.controls.has_users() {
+            let finished = updates.tokens.iter().filter(|update| update.finish.is_some());
+            for request in finished
+                .map(|update| update.request)
+                .chain(updates.failed.iter().copied())
+            {
+                self.ended(request);
+            }
+        }
     }
 
     fn publish(&self) {
@@ -264,20 +337,34 @@ impl StepSource {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Submit(request) => {
+            Command::Submit(request, adapter) => {
                 let id = request.id;
-                if let Err(refusal) = self.core.submit(*request) {
-                    let error = RequestError::Refused(refusal.to_string());
+                if request.constrained {
+                    self.grammars.follow(id);
+                }
+                // It may have been unloaded since the request was made.
+                let submitted = if self.shared.loaded.has(adapter) {
+                    self.controls.uses(id, adapter);
+                    self.core.submit(*request).map_err(|refusal| refusal.to_string())
+                } else {
+                    Err("the request's adapter was unloaded".to_owned())
+                };
+                if let Err(why) = submitted {
+                    self.ended(id);
                     // The output thread ends only after this one.
-                    let _ = self.shared.output.send(OutputMessage::End(id, error));
+                    let ending = OutputMessage::End(id, RequestError::Refused(why));
+                    let _ = self.shared.output.send(ending);
                 }
             }
+            Command::Control(pending) => self.controls.push(*pending),
             Command::Abort(id) => {
                 self.core.abort(id);
+                self.ended(id);
             }
             Command::Finish { id, at_token } => {
                 self.core
                     .finish(id, at_token, agentlm_core::FinishReason::StopSequence);
+                self.ended(id);
             }
             Command::Shutdown { drain } => {
                 self.draining = true;
@@ -288,10 +375,13 @@ impl StepSource {
 
     fn close(&mut self) -> Next {
         self.closed = true;
+        // Whoever asked for something hears that nobody will do it.
+        self.controls = Controls::default();
         self.shared.step_started.store(0, Ordering::Release);
         self.shared.set_health(Health::Closed);
         // Whatever is still open hears that the engine was closed, or why it failed.
         let _ = self.shared.output.send(OutputMessage::Stop);
+        let _ = self.shared.grammar.send(GrammarMessage::Stop);
         Next::Shutdown
     }
 }

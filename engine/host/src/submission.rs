@@ -2,9 +2,10 @@
 
 use agentlm_core::Refusal;
 use agentlm_core::params::SamplingParams;
+use agentlm_text::GrammarState;
 use thiserror::Error;
 
-use crate::Sink;
+use crate::{AdapterRef, Sink};
 
 /// A request on its way in.
 pub struct Submission {
@@ -14,8 +15,10 @@ pub struct Submission {
     pub params: SamplingParams,
     /// Text ends after the stop string (TGI) rather than before it (OpenAI, Python).
     pub keep_stop: bool,
-    /// Prefix-cache seed: requests share KV only under the same seed (model, adapter, weight version).
-    pub cache_seed: u64,
+    /// Whose weights are added to the model's, if anyone's.
+    pub adapter: AdapterRef,
+    /// What its tokens must follow, if anything.
+    pub grammar: Option<GrammarState>,
     /// Where the events go.
     pub sink: Box<dyn Sink>,
 }

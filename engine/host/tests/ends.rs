@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use agentlm_core::params::{Limits, SamplingParams};
 use agentlm_core::{CoreConfig, FinishReason};
 use agentlm_host::{
-    EngineConfig, EngineHandle, Finished, Health, MockConfig, RequestError, RequestHandle, Sink, Submission,
-    Token, spawn_mock,
+    AdapterRef, EngineConfig, EngineHandle, Finished, Health, MockConfig, RequestError, RequestHandle, Sink,
+    Submission, Token, spawn_mock,
 };
 use agentlm_text::Tokenizer;
 
@@ -55,6 +55,7 @@ fn engine(step_time: Duration) -> EngineHandle {
         prefix_cache: true,
         eos_token_ids: Vec::new(),
         top_cap: 5,
+        max_scores: 32,
         vocab_size: u32::try_from(tokenizer.vocab_size()).expect("a small vocabulary"),
         hash_key: [7; 32],
     };
@@ -84,7 +85,8 @@ fn submit(
             ..SamplingParams::default()
         },
         keep_stop: false,
-        cache_seed: 0,
+        adapter: AdapterRef::default(),
+        grammar: None,
         sink: Box::new(Ends(ends)),
     };
     (engine.submit(submission).expect("the engine is open"), heard)
@@ -132,7 +134,8 @@ fn draining_finishes_what_there_is_and_takes_nothing_new() {
         prompt: vec![1],
         params: SamplingParams::default(),
         keep_stop: false,
-        cache_seed: 0,
+        adapter: AdapterRef::default(),
+        grammar: None,
         sink: Box::new(Ends(ends)),
     };
     assert!(engine.submit(submission).is_err());

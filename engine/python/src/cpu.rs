@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use agentlm_cpu::adapter::{Adapter, AdapterError, LowRank};
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::executor::{Executor, ExecutorConfig, RopeTables};
 use agentlm_cpu::isa::Isa;
 use agentlm_cpu::kv_cache::{KvCache, KvCacheConfig};
 use agentlm_cpu::pool::Pool;
 use agentlm_cpu::rounding::F16Rounding;
-use agentlm_cpu::sampler::SamplerConfig;
+use agentlm_cpu::sampler::{Masks, SamplerConfig};
 use agentlm_cpu::tape::{AttentionConfig, BufferId, EmbeddingTable};
 use agentlm_cpu::weight::{PackedWeight, Source};
+use agentlm_host::MaskSlot;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
@@ -130,6 +132,8 @@ struct Recording {
     vectors: Vec<Arc<[f32]>>,
     tables: Vec<Option<EmbeddingTable>>,
     buffers: Vec<BufferId>,
+    /// Each bound linear's place among those recorded.
+    places: Vec<Option<usize>>,
 }
 
 impl Recording {
@@ -197,6 +201,7 @@ impl TapeBuilder {
             vectors: Vec::new(),
             tables: Vec::new(),
             buffers: Vec::new(),
+            places: Vec::new(),
         };
         Ok(Self {
             pool: backend.pool.clone(),
@@ -236,6 +241,7 @@ impl TapeBuilder {
                 .map_err(|error| errors::raise("CheckpointError", error))?;
             self.with(|recording| {
                 recording.linears.push(Arc::new(packed));
+                recording.places.push(None);
                 Ok(recording.linears.len() - 1)
             })
         })
@@ -318,6 +324,7 @@ impl TapeBuilder {
                 .cloned()
                 .ok_or_else(|| unknown("linear", linear))?;
             let x = recording.buffer(x)?;
+            recording.places[linear] = Some(recording.builder.linears());
             let out = recording.builder.linear(x, weight);
             recording.keep(out)
         })
@@ -382,6 +389,7 @@ impl TapeBuilder {
             pool: self.pool.clone(),
             isa: self.isa,
             attention: self.attention.clone(),
+            places: recording.places,
         })
     }
 }
@@ -393,6 +401,7 @@ pub struct Tape {
     pool: Arc<Pool>,
     isa: Isa,
     attention: Vec<Attention>,
+    places: Vec<Option<usize>>,
 }
 
 impl Tape {
@@ -422,18 +431,30 @@ impl Tape {
     }
 }
 
+/// A step's masks, as the executor asks for them.
+struct StepMasks<'a>(&'a MaskSlot);
+
+impl Masks for StepMasks<'_> {
+    fn of_sample(&self, index: usize) -> &[u32] {
+        self.0.of_sample(index)
+    }
+}
+
 /// Runs planned steps on the CPU.
 #[pyclass(frozen, module = "agentlm._engine")]
 pub struct CpuExecutor {
     engine: Py<Engine>,
     executor: Mutex<Executor>,
+    /// Each bound linear's place on the tape.
+    places: Vec<Option<usize>>,
 }
 
 #[pymethods]
 impl CpuExecutor {
     /// Takes the tape. `cos` and `sin` are `[positions, rotary / 2]`; their memory must stay valid during the call.
     #[new]
-    #[pyo3(signature = (engine, tape, *, num_blocks, kv_dtype, max_step_tokens, vocab_size, cos, sin))]
+    #[pyo3(signature = (engine, tape, *, num_blocks, kv_dtype, max_step_tokens, vocab_size, cos, sin,
+                        watermark_gamma = 0.5, watermark_delta = 2.0))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         engine: Py<Engine>,
@@ -444,6 +465,8 @@ impl CpuExecutor {
         vocab_size: usize,
         cos: Place,
         sin: Place,
+        watermark_gamma: f32,
+        watermark_delta: f32,
     ) -> PyResult<Self> {
         let backend_error = |error: &dyn std::fmt::Display| errors::raise("BackendError", error);
         let cache = KvCache::new(tape.cache_config(num_blocks, kv_dtype)?)
@@ -468,6 +491,8 @@ impl CpuExecutor {
             sampler: SamplerConfig {
                 eos_ids: core.eos_token_ids.clone(),
                 vocab: vocab_size,
+                watermark_gamma,
+                watermark_delta,
             },
         };
         let executor = Executor::new(recorded, tape.pool.clone(), cache, config)
@@ -475,6 +500,7 @@ impl CpuExecutor {
         Ok(Self {
             engine,
             executor: Mutex::new(executor),
+            places: tape.places.clone(),
         })
     }
 
@@ -484,12 +510,50 @@ impl CpuExecutor {
         py.detach(|| {
             let mut executor = self.executor.lock();
             engine
-                .with_slot(slot, |arena, results| executor.step(arena, results))?
+                .with_slot(slot, |arena, results, masks| {
+                    executor.step(arena, results, &StepMasks(masks))
+                })?
                 .map_err(|error| errors::raise("EngineFailedError", error))
         })
     }
 
-    /// The logits of the last step, `[samples, vocab]`, flat; for tests and diagnosis.
+    /// Puts an adapter at `number`: of each matrix pair the bound linear, A `[rank, k]`, B `[n, rank]`, the scale and the first
+    /// output. The memory behind the places must stay mapped during the call.
+    fn load_adapter(
+        &self,
+        py: Python<'_>,
+        number: u32,
+        parts: Vec<(usize, Place, Place, f32, usize)>,
+    ) -> PyResult<()> {
+        let unfit = |error: AdapterError| errors::raise("AdapterError", error);
+        py.detach(|| {
+            let mut adapter = Adapter::default();
+            for (linear, a, b, scale, offset) in &parts {
+                let place = self.places.get(*linear).copied().flatten();
+                let place = place.ok_or_else(|| unknown("linear", *linear))?;
+                // SAFETY: the Python side holds the adapter's map during the call.
+                let (a, b) = unsafe { (Tensor::new(a)?, Tensor::new(b)?) };
+                let (rank, _) = a.matrix()?;
+                let low_rank =
+                    LowRank::new(a.values()?, &b.values()?, rank, *scale, *offset).map_err(unfit)?;
+                adapter.add(place, low_rank);
+            }
+            let mut executor = self.executor.lock();
+            executor
+                .set_adapter(number, Some(Arc::new(adapter)))
+                .map_err(unfit)
+        })
+    }
+
+    /// Takes the adapter at `number` away.
+    fn unload_adapter(&self, number: u32) -> PyResult<()> {
+        let mut executor = self.executor.lock();
+        executor
+            .set_adapter(number, None)
+            .map_err(|error| errors::raise("AdapterError", error))
+    }
+
+    /// The logits of the last step, `[samples + scores, vocab]`, flat; for tests and diagnosis.
     fn logits(&self) -> Vec<f32> {
         self.executor.lock().logits().to_vec()
     }

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use agentlm_core::params::Limits;
-use agentlm_core::{CoreConfig, StepId};
-use agentlm_host::{EngineConfig, EngineHandle, Health, Next, RequestHandle, StepSource, Submission};
+use agentlm_core::{BLOCK_SIZE, CoreConfig, StepId};
+use agentlm_host::{
+    Control, ControlError, EngineConfig, EngineHandle, Health, MaskSlot, Next, Quiesce, RequestHandle,
+    StepSource, Submission,
+};
+use agentlm_text::{GrammarCompiler, GrammarState};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use crate::errors;
 use crate::mailbox::{Mailbox, MailboxSink};
 use crate::params::PySamplingParams;
 use crate::tokenizer::Tokenizer;
+use crate::{errors, grammar};
 
 /// What the engine thread drives: a step source and the step that was planned but not yet committed.
 struct Loop {
@@ -23,6 +27,7 @@ struct Loop {
 #[pyclass(frozen, module = "agentlm._engine")]
 pub struct Engine {
     handle: EngineHandle,
+    grammars: GrammarCompiler,
     engine_loop: Mutex<Option<Loop>>,
 }
 
@@ -32,8 +37,26 @@ impl Engine {
         &self.handle
     }
 
-    /// Runs `f` with a planned slot's plan and results.
-    pub fn with_slot<R>(&self, slot: usize, f: impl FnOnce(&[u32], &mut [u32]) -> R) -> PyResult<R> {
+    fn start_grammar(
+        &self,
+        py: Python<'_>,
+        grammar: Option<(String, String)>,
+    ) -> PyResult<Option<GrammarState>> {
+        let Some((kind, text)) = grammar else {
+            return Ok(None);
+        };
+        let grammar = grammar::read(&kind, text)?;
+        py.detach(|| self.grammars.start(&grammar))
+            .map(Some)
+            .map_err(|error| errors::raise("InvalidRequestError", format!("grammar is not valid: {error}")))
+    }
+
+    /// Runs `f` with a planned slot's plan, results and masks.
+    pub fn with_slot<R>(
+        &self,
+        slot: usize,
+        f: impl FnOnce(&[u32], &mut [u32], &MaskSlot) -> R,
+    ) -> PyResult<R> {
         let guard = self.engine_loop.lock();
         let engine_loop = guard.as_ref().ok_or_else(closed)?;
         if !engine_loop.planned.iter().any(|&(_, planned)| planned == slot) {
@@ -45,10 +68,14 @@ impl Engine {
             f(
                 engine_loop.source.arena_slot(slot),
                 engine_loop.source.results_slot(slot),
+                engine_loop.source.masks(slot),
             )
         })
     }
 }
+
+/// Prompt positions scored in one step: each takes a row of logits.
+const MAX_SCORES: u32 = 256;
 
 fn closed() -> PyErr {
     errors::raise("EngineClosedError", "the engine is closed")
@@ -99,9 +126,15 @@ impl Engine {
             prefix_cache,
             eos_token_ids,
             top_cap: max_top_n_tokens,
+            max_scores: max_step_tokens.clamp(BLOCK_SIZE, MAX_SCORES),
             vocab_size,
             hash_key,
         };
+        let grammars = GrammarCompiler::new(
+            tokenizer.inner.clone(),
+            core.eos_token_ids.clone(),
+            core.vocab_size as usize,
+        );
         let step_timeout = step_timeout
             .map(Duration::try_from_secs_f64)
             .transpose()
@@ -119,12 +152,13 @@ impl Engine {
         };
         Ok(Self {
             handle,
+            grammars,
             engine_loop: Mutex::new(Some(engine_loop)),
         })
     }
 
     /// The engine thread's next act: a planned slot (>= 0), -1 when a step in flight must be committed first, -2 when
-    /// the engine is closed. Waits, with the GIL released, while there is nothing to do.
+    /// the engine is closed, -3 when `control` says what to do before the next step. Waits, with the GIL released, while there is nothing to do.
     fn next_step(&self, py: Python<'_>) -> PyResult<i64> {
         py.detach(|| {
             let mut guard = self.engine_loop.lock();
@@ -135,12 +169,87 @@ impl Engine {
                     slot as i64
                 }
                 Next::Wait => -1,
+                Next::Control => -3,
                 Next::Shutdown => {
                     *guard = None;
                     -2
                 }
             })
         })
+    }
+
+    /// What is to be done before the next step: its name, and a name, a path and a number where it has them.
+    fn control(&self) -> PyResult<Option<(&'static str, String, String, u32)>> {
+        let guard = self.engine_loop.lock();
+        let engine_loop = guard.as_ref().ok_or_else(closed)?;
+        Ok(engine_loop.source.control().map(|control| {
+            let (name, path, number) = match control.clone() {
+                Control::LoadAdapter { name, path, number } => (name, path, number),
+                Control::UnloadAdapter { name, number } => (name, String::new(), number),
+                Control::ReloadWeights { path } => (String::new(), path, 0),
+                Control::Sleep | Control::Wake => (String::new(), String::new(), 0),
+            };
+            (control.name(), name, path, number)
+        }))
+    }
+
+    /// It was done, or could not be for the reason given, and nothing was changed.
+    #[pyo3(signature = (error=None))]
+    fn finish_control(&self, error: Option<String>) -> PyResult<()> {
+        let mut guard = self.engine_loop.lock();
+        let engine_loop = guard.as_mut().ok_or_else(closed)?;
+        engine_loop.source.finish_control(error.map_or(Ok(()), Err));
+        Ok(())
+    }
+
+    /// Asks for a control (`load_adapter`, `unload_adapter`, `reload_weights`, `sleep`, `wake`) and waits for its outcome, with
+    /// the GIL released. What has to end first has `patience` seconds; `abort` ends it at once.
+    #[pyo3(signature = (kind, *, name="", path="", abort=false, patience=60.0))]
+    fn ask(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &str,
+        path: &str,
+        abort: bool,
+        patience: f64,
+    ) -> PyResult<()> {
+        let (name, path) = (name.to_owned(), path.to_owned());
+        let control = match kind {
+            "load_adapter" => Control::LoadAdapter {
+                name,
+                path,
+                number: 0,
+            },
+            "unload_adapter" => Control::UnloadAdapter { name, number: 0 },
+            "reload_weights" => Control::ReloadWeights { path },
+            "sleep" => Control::Sleep,
+            "wake" => Control::Wake,
+            other => return Err(errors::raise("ConfigError", format!("{other:?} is no control"))),
+        };
+        let quiesce = if abort { Quiesce::Abort } else { Quiesce::Drain };
+        let patience = Duration::try_from_secs_f64(patience).map_err(|_| {
+            errors::raise(
+                "ConfigError",
+                format!("`patience` must be seconds >= 0. Given: {patience}"),
+            )
+        })?;
+        let (tell, outcome) = std::sync::mpsc::channel();
+        let done = Box::new(move |result| {
+            // A caller that is gone has stopped caring.
+            let _ = tell.send(result);
+        });
+        self.handle.control(control, quiesce, patience, done);
+        let outcome = py
+            .detach(move || outcome.recv())
+            .unwrap_or(Err(ControlError::Closed));
+        outcome.map_err(|error| errors::control(&error))
+    }
+
+    /// The loaded adapters: names and paths.
+    fn adapters(&self) -> Vec<(String, String)> {
+        let all = self.handle.adapters().into_iter();
+        all.map(|adapter| (adapter.name, adapter.path)).collect()
     }
 
     /// Takes in the results of the oldest planned step.
@@ -167,8 +276,16 @@ impl Engine {
         py.detach(|| drop(self.engine_loop.lock().take()));
     }
 
-    /// Raises `InvalidRequestError` if `submit` would refuse this prompt with these parameters.
-    fn check(&self, prompt: Vec<u32>, params: PySamplingParams) -> PyResult<()> {
+    /// Raises `InvalidRequestError` if `submit` would refuse this prompt with these parameters and this grammar.
+    #[pyo3(signature = (prompt, params, *, grammar=None))]
+    fn check(
+        &self,
+        py: Python<'_>,
+        prompt: Vec<u32>,
+        params: PySamplingParams,
+        grammar: Option<(String, String)>,
+    ) -> PyResult<()> {
+        self.start_grammar(py, grammar)?;
         let checked = self
             .handle
             .core_config()
@@ -181,9 +298,10 @@ impl Engine {
     /// Hands a prompt (token ids) to the engine; its events come to `mailbox` under `key`. Dropping the returned
     /// request aborts it.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments; one call a request")]
-    #[pyo3(signature = (prompt, params, mailbox, key, *, stream=false, seed=0, sample_index=0))]
+    #[pyo3(signature = (prompt, params, mailbox, key, *, stream=false, seed=0, sample_index=0, grammar=None, adapter=None))]
     fn submit(
         &self,
+        py: Python<'_>,
         prompt: Vec<u32>,
         params: PySamplingParams,
         mailbox: &Mailbox,
@@ -191,14 +309,28 @@ impl Engine {
         stream: bool,
         seed: u64,
         sample_index: u32,
+        grammar: Option<(String, String)>,
+        adapter: Option<&str>,
     ) -> PyResult<Request> {
+        let grammar = self.start_grammar(py, grammar)?;
+        let adapter = adapter
+            .map(|name| {
+                let unknown = || errors::control(&ControlError::UnknownAdapter(name.to_owned()));
+                self.handle
+                    .adapter(name)
+                    .map(|info| info.adapter)
+                    .ok_or_else(unknown)
+            })
+            .transpose()?
+            .unwrap_or_default();
         let sink = Box::new(MailboxSink::new(mailbox, key, stream, params.wants_logprobs()));
         let params = params.into_params(seed, sample_index);
         let submission = Submission {
             prompt,
             params,
             keep_stop: false,
-            cache_seed: 0,
+            adapter,
+            grammar,
             sink,
         };
         // The GIL is kept: a caller's submissions then follow each other, and no step comes between two of them.

@@ -1,6 +1,6 @@
 //! Maps each Rust error kind to its Python exception class in `agentlm.errors`.
 
-use agentlm_host::SubmitError;
+use agentlm_host::{ControlError, SubmitError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -28,6 +28,16 @@ pub fn submit(error: &SubmitError) -> PyErr {
         SubmitError::Refused(_) => "InvalidRequestError",
         SubmitError::Closed => "EngineClosedError",
         SubmitError::Failed(_) => "EngineFailedError",
+    };
+    raise(class, error)
+}
+
+/// The exception for a control that was not carried out.
+pub fn control(error: &ControlError) -> PyErr {
+    let class = match error {
+        ControlError::AdapterExists(_) | ControlError::UnknownAdapter(_) => "AdapterError",
+        ControlError::Timeout { .. } | ControlError::Asleep | ControlError::Failed(_) => "ControlError",
+        ControlError::Closed => "EngineClosedError",
     };
     raise(class, error)
 }

@@ -3,6 +3,7 @@
 mod cpu;
 mod engine;
 mod errors;
+mod grammar;
 mod mailbox;
 mod mock;
 mod params;

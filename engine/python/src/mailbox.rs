@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentlm_core::FinishReason;
-use agentlm_host::{Finished, RequestError, Sink, Token, TopToken};
+use agentlm_host::{Finished, PromptToken, RequestError, Sink, Token, TopToken};
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 
@@ -33,6 +33,9 @@ pub struct TokenEvent {
     top: Vec<(u32, f32)>,
 }
 
+/// One scored prompt token: id, log-probability, most likely tokens.
+type PromptEntry = (u32, Option<f32>, Vec<(u32, f32)>);
+
 /// A request's end.
 #[pyclass(frozen, get_all, module = "agentlm._engine")]
 pub struct EndEvent {
@@ -46,6 +49,9 @@ pub struct EndEvent {
     logprobs: Vec<f32>,
     /// Most likely tokens at each position when asked for, else empty.
     top_logprobs: Vec<Vec<(u32, f32)>>,
+    /// The prompt's tokens when they were to be scored, else empty: id, log-probability (none for the first) and most likely
+    /// tokens.
+    prompt: Vec<PromptEntry>,
     /// "length", "eos_token" or "stop_sequence".
     finish_reason: &'static str,
     /// The stop string that ended it: its index in the request.
@@ -185,6 +191,7 @@ pub struct MailboxSink {
     token_ids: Vec<u32>,
     token_logprobs: Vec<f32>,
     top_logprobs: Vec<Vec<(u32, f32)>>,
+    prompt: Vec<PromptEntry>,
 }
 
 impl MailboxSink {
@@ -198,6 +205,7 @@ impl MailboxSink {
             token_ids: Vec::new(),
             token_logprobs: Vec::new(),
             top_logprobs: Vec::new(),
+            prompt: Vec::new(),
         }
     }
 
@@ -208,6 +216,7 @@ impl MailboxSink {
             token_ids: std::mem::take(&mut self.token_ids),
             logprobs: std::mem::take(&mut self.token_logprobs),
             top_logprobs: std::mem::take(&mut self.top_logprobs),
+            prompt: std::mem::take(&mut self.prompt),
             // Its text ends there, whatever else was true of the last token.
             finish_reason: end.stop.map_or(end.reason, |_| FinishReason::StopSequence).name(),
             stop_index: end.stop,
@@ -225,6 +234,13 @@ fn pairs(top: &[TopToken]) -> Vec<(u32, f32)> {
 }
 
 impl Sink for MailboxSink {
+    fn prompt(&mut self, prompt: &[PromptToken]) {
+        self.prompt = prompt
+            .iter()
+            .map(|token| (token.id, token.logprob, pairs(&token.top)))
+            .collect();
+    }
+
     fn token(&mut self, token: &Token<'_>, end: Option<&Finished>) {
         self.token_ids.push(token.id);
         if self.logprobs {

@@ -43,7 +43,7 @@ impl MockRunner {
         py.detach(|| {
             let mut runner = self.runner.lock();
             engine
-                .with_slot(slot, |arena, results| runner.run(arena, results))?
+                .with_slot(slot, |arena, results, masks| runner.run(arena, results, masks))?
                 .map_err(|error| errors::raise("EngineFailedError", error))
         })
     }

@@ -1,5 +1,7 @@
 //! Reads `agentlm.SamplingParams` from Python.
 
+use std::collections::BTreeMap;
+
 use agentlm_core::params::SamplingParams;
 use pyo3::prelude::*;
 
@@ -21,6 +23,9 @@ pub struct PySamplingParams {
     stop: Vec<String>,
     logprobs: bool,
     top_n_tokens: u32,
+    logit_bias: Option<BTreeMap<u32, f32>>,
+    watermark: bool,
+    prompt_logprobs: bool,
 }
 
 impl PySamplingParams {
@@ -45,6 +50,9 @@ impl PySamplingParams {
             logprobs: self.logprobs || self.top_n_tokens > 0,
             raw_logprobs: true,
             top_n_tokens: self.top_n_tokens,
+            logit_bias: self.logit_bias.unwrap_or_default().into_iter().collect(),
+            watermark: self.watermark,
+            prompt_logprobs: self.prompt_logprobs,
         }
     }
 

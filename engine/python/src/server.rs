@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use agentlm_server::{RunningServer, ServerConfig, V1Dialect};
+use agentlm_server::{LogConfig, LogLevel, RunningServer, ServerConfig, TlsFiles, V1Dialect};
+use agentlm_text::ToolFormat;
 use pyo3::prelude::*;
 
 use crate::engine::Engine;
@@ -19,12 +20,15 @@ pub struct Server {
 #[pymethods]
 impl Server {
     /// Binds and starts to answer. Without a template the chat route refuses with the reason. `api_dialect` is the
-    /// wording of the /v1 routes: "openai" or "tgi"; another raises `ConfigError`.
+    /// wording of the /v1 routes: "openai" or "tgi"; another raises `ConfigError`. Timeouts are in seconds. The key may lie in
+    /// the certificate's file. A second port that cannot be had is told by `metrics_refusal`.
     #[new]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     #[pyo3(signature = (engine, tokenizer, template, *, hostname, port, model_id, model_sha,
                         max_concurrent_requests, max_client_batch_size, payload_limit, api_keys, cors_allow_origin,
-                        validation_workers, http_workers, compute_type, api_dialect="openai"))]
+                        validation_workers, http_workers, compute_type, api_dialect="openai",
+                        disable_grammar_support=false, tool_call_parser="auto", read_timeout=75.0, write_timeout=120.0, ssl_certfile=None,
+                        ssl_keyfile=None, prometheus_port=None, log_level="off", json_output=false, log_prompts=false))]
     fn new(
         py: Python<'_>,
         engine: &Engine,
@@ -43,10 +47,27 @@ impl Server {
         http_workers: usize,
         compute_type: String,
         api_dialect: &str,
+        disable_grammar_support: bool,
+        tool_call_parser: &str,
+        read_timeout: f64,
+        write_timeout: f64,
+        ssl_certfile: Option<String>,
+        ssl_keyfile: Option<String>,
+        prometheus_port: Option<u16>,
+        log_level: &str,
+        json_output: bool,
+        log_prompts: bool,
     ) -> PyResult<Self> {
         let v1_dialect = api_dialect
             .parse::<V1Dialect>()
             .map_err(|error| errors::raise("ConfigError", error))?;
+        let log = LogConfig {
+            level: log_level
+                .parse::<LogLevel>()
+                .map_err(|error| errors::raise("ConfigError", error))?,
+            json: json_output,
+            prompts: log_prompts,
+        };
         let config = ServerConfig {
             hostname,
             port,
@@ -60,6 +81,14 @@ impl Server {
             http_workers,
             compute_type,
             v1_dialect,
+            read_timeout: seconds("read_timeout", read_timeout)?,
+            write_timeout: seconds("write_timeout", write_timeout)?,
+            tls: tls_files(ssl_certfile, ssl_keyfile)?,
+            prometheus_port,
+            log,
+            disable_grammar_support,
+            tool_call_parser: ToolFormat::from_setting(tool_call_parser)
+                .map_err(|error| errors::raise("ConfigError", error))?,
             ..ServerConfig::new(model_id)
         };
         let renderer = template.map(|template| template.renderer.clone());
@@ -74,6 +103,30 @@ impl Server {
     #[staticmethod]
     fn check_address(hostname: &str, port: u16) -> PyResult<()> {
         agentlm_server::check_address(hostname, port).map_err(|error| errors::raise("ServerError", error))
+    }
+
+    /// Raises `ServerError` when the certificate and its key cannot be served, `ConfigError` for a key without one.
+    #[staticmethod]
+    fn check_tls(ssl_certfile: Option<String>, ssl_keyfile: Option<String>) -> PyResult<()> {
+        match tls_files(ssl_certfile, ssl_keyfile)? {
+            Some(files) => {
+                agentlm_server::check_tls(&files).map_err(|error| errors::raise("ServerError", error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The address that answers /metrics alone, as "host:port"; None if there is none.
+    #[getter]
+    fn metrics_address(&self) -> Option<String> {
+        let address = self.running.metrics_addr().ok().flatten();
+        address.map(|address| address.to_string())
+    }
+
+    /// Why the port for /metrics alone cannot be had; None if it can or was not asked for.
+    #[getter]
+    fn metrics_refusal(&self) -> Option<String> {
+        self.running.metrics_addr().err().map(ToString::to_string)
     }
 
     /// The address that is listened on, as "host:port".
@@ -91,5 +144,26 @@ impl Server {
     /// Blocks until the server is closed, after `begin_shutdown`.
     fn wait(&self, py: Python<'_>) {
         py.detach(|| self.running.wait());
+    }
+}
+
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        let text = format!("`{name}` must be a number of seconds, but is {value}");
+        errors::raise("ConfigError", text)
+    })
+}
+
+fn tls_files(certificate: Option<String>, key: Option<String>) -> PyResult<Option<TlsFiles>> {
+    match (certificate, key) {
+        (Some(certificate), key) => Ok(Some(TlsFiles {
+            key: key.unwrap_or_else(|| certificate.clone()).into(),
+            certificate: certificate.into(),
+        })),
+        (None, Some(key)) => {
+            let text = format!("`ssl_keyfile` is {key:?}, so `ssl_certfile` must name its certificate");
+            Err(errors::raise("ConfigError", text))
+        }
+        (None, None) => Ok(None),
     }
 }

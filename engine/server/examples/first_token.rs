@@ -13,7 +13,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use agentlm_core::params::SamplingParams;
-use agentlm_host::{EngineHandle, Finished, RequestError, Sink, Submission, Token};
+use agentlm_host::{AdapterRef, EngineHandle, Finished, RequestError, Sink, Submission, Token};
 use mock_server::{Failure, Role, STEP};
 use tokio::io::AsyncReadExt;
 
@@ -94,7 +94,8 @@ fn through_handle(engine: &EngineHandle) -> Result<f64, Failure> {
             ..SamplingParams::default()
         },
         keep_stop: false,
-        cache_seed: 0,
+        adapter: AdapterRef::default(),
+        grammar: None,
         sink: Box::new(First(sender)),
     })?;
     let came = first.recv()??;

@@ -84,18 +84,13 @@ pub(crate) async fn cors(State(app): State<Arc<App>>, request: Request, next: Ne
     let vary = "origin, access-control-request-method, access-control-request-headers";
     headers.insert(header::VARY, HeaderValue::from_static(vary));
     if preflight {
-        let allow_headers = if app.config.api_keys.is_empty() {
-            "content-type"
-        } else {
-            "content-type,authorization"
-        };
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_METHODS,
             HeaderValue::from_static("GET,POST"),
         );
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static(allow_headers),
+            HeaderValue::from_static("content-type,authorization"),
         );
     }
     response

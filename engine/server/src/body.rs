@@ -1,33 +1,76 @@
 //! From a request's body to a typed value. The statuses and texts of a body that does not fit are TGI's.
 
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde_json::error::Category;
 
+use crate::body_timeout::Late;
 use crate::error::ApiError;
+use crate::request_log::Record;
 
 /// Larger bodies are parsed on the validation pool, so that they do not hold up other connections.
 const PARSE_IN_PLACE: usize = 64 * 1024;
 
 /// Reads and parses a JSON body of at most `limit` bytes. Unknown fields and bytes after the value are ignored.
-pub(crate) async fn json<T>(request: axum::extract::Request, limit: usize) -> Result<T, ApiError>
+pub(crate) async fn json<T>(mut request: Request, limit: usize) -> Result<T, ApiError>
 where
     T: DeserializeOwned + Send + 'static,
 {
+    let bytes = whole(&mut request, limit).await?;
+    let record: Option<&Arc<Record>> = request.extensions().get();
+    if let Some(record) = record {
+        record.asked(&bytes);
+    }
+    parsed(bytes).await
+}
+
+/// As [`json`], but a request without a body has the default value.
+pub(crate) async fn json_or_default<T>(request: Request, limit: usize) -> Result<T, ApiError>
+where
+    T: DeserializeOwned + Default + Send + 'static,
+{
+    if request.body().is_end_stream() {
+        return Ok(T::default());
+    }
+    json(request, limit).await
+}
+
+/// As [`json`], but leaves the body in the request, for whom it is meant for.
+pub(crate) async fn peek<T>(request: &mut Request, limit: usize) -> Result<T, ApiError>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    let bytes = whole(request, limit).await?;
+    *request.body_mut() = Body::from(bytes.clone());
+    parsed(bytes).await
+}
+
+/// Takes the bytes of a JSON body.
+async fn whole(request: &mut Request, limit: usize) -> Result<Bytes, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::Body(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "Expected request with `Content-Type: application/json`".to_owned(),
         ));
     }
-    let bytes = read(request.into_body(), limit).await?;
+    let body = std::mem::take(request.body_mut());
+    Ok(read(body, limit).await?.freeze())
+}
+
+async fn parsed<T>(bytes: Bytes) -> Result<T, ApiError>
+where
+    T: DeserializeOwned + Send + 'static,
+{
     if bytes.len() <= PARSE_IN_PLACE {
         return parse(&bytes);
     }
@@ -68,10 +111,13 @@ async fn read(mut body: Body, limit: usize) -> Result<BytesMut, ApiError> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let frame = frame.map_err(|error| {
-            ApiError::Body(
-                StatusCode::BAD_REQUEST,
-                format!("Failed to buffer the request body: {error}"),
-            )
+            let late = error.source().is_some_and(|cause| cause.is::<Late>());
+            let status = if late {
+                StatusCode::REQUEST_TIMEOUT
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            ApiError::Body(status, format!("Failed to buffer the request body: {error}"))
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {

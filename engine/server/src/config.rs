@@ -1,7 +1,10 @@
 //! What the operator chose, once, before the server starts. It reads no environment and no file.
 
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use agentlm_text::ToolFormat;
 use thiserror::Error;
 
 /// How the `/v1` routes phrase their answers.
@@ -27,6 +30,71 @@ impl FromStr for V1Dialect {
             _ => Err(ConfigError::Dialect(name.to_owned())),
         }
     }
+}
+
+/// Which requests the log tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// None.
+    #[default]
+    Off,
+    /// Those that failed by a fault of the server's or the engine's.
+    Error,
+    /// Those that were refused, too.
+    Warn,
+    /// Every one, save looks at the server itself that went well.
+    Info,
+    /// Every one.
+    Debug,
+}
+
+impl LogLevel {
+    /// As log lines show it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "OFF",
+            Self::Error => "ERROR",
+            Self::Warn => "WARN",
+            Self::Info => "INFO",
+            Self::Debug => "DEBUG",
+        }
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = ConfigError;
+
+    /// The level of a name that settings use. `trace` tells no more than `debug`.
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        match name.to_ascii_lowercase().as_str() {
+            "off" => Ok(Self::Off),
+            "error" => Ok(Self::Error),
+            "warn" => Ok(Self::Warn),
+            "info" => Ok(Self::Info),
+            "debug" | "trace" => Ok(Self::Debug),
+            _ => Err(ConfigError::LogLevel(name.to_owned())),
+        }
+    }
+}
+
+/// What is logged, and how. Lines go to standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Which requests.
+    pub level: LogLevel,
+    /// Lines are JSON objects rather than text.
+    pub json: bool,
+    /// Lines hold the request's body, prompt and all.
+    pub prompts: bool,
+}
+
+/// Where the server's certificate lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own first, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM; it may be the same file.
+    pub key: PathBuf,
 }
 
 /// A server's settings. Limits on a request's lengths belong to the engine and are read from its handle.
@@ -68,8 +136,22 @@ pub struct ServerConfig {
     pub compute_type: String,
     /// Wording of the `/v1` routes.
     pub v1_dialect: V1Dialect,
-    /// Prefix-cache seed of the served weights.
-    pub cache_seed: u64,
+    /// The form in which the model writes tool calls; none: its chat template tells.
+    pub tool_call_parser: Option<ToolFormat>,
+    /// A request that asks for a grammar is refused.
+    pub disable_grammar_support: bool,
+    /// A client has this long to send a request's head, on a kept connection from the last answer on; and each further
+    /// part of its body.
+    pub read_timeout: Duration,
+    /// A client that has something to read may take nothing for this long; then its connection is closed, which aborts its
+    /// requests.
+    pub write_timeout: Duration,
+    /// Certificate and key; none means plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// A second port, for `/metrics` alone.
+    pub prometheus_port: Option<u16>,
+    /// What is logged.
+    pub log: LogConfig,
 }
 
 /// A setting outside its range.
@@ -84,6 +166,14 @@ pub enum ConfigError {
     /// A text that goes into a header and holds something a header cannot.
     #[error("`{0}` must be printable ASCII, but is {1:?}")]
     NotAHeader(&'static str, String),
+    /// A time that must not be zero.
+    #[error("`{0}` must be more than 0 seconds")]
+    NoTime(&'static str),
+    /// No log level has this name.
+    #[error(
+        "`log_level` must be \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\", but is {0:?}"
+    )]
+    LogLevel(String),
     /// No dialect has this name.
     #[error("`api_dialect` must be \"openai\" or \"tgi\", but is {0:?}")]
     Dialect(String),
@@ -112,7 +202,15 @@ impl ServerConfig {
             docker_label: None,
             compute_type: "cpu".to_owned(),
             v1_dialect: V1Dialect::default(),
-            cache_seed: 0,
+            tool_call_parser: None,
+            disable_grammar_support: false,
+            // Longer than the 60 seconds after which proxies give up an idle connection, so that it is never closed under a
+            // request of theirs.
+            read_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(120),
+            tls: None,
+            prometheus_port: None,
+            log: LogConfig::default(),
         }
     }
 
@@ -130,6 +228,14 @@ impl ServerConfig {
         ] {
             if value == 0 {
                 return Err(ConfigError::Zero(name));
+            }
+        }
+        for (name, time) in [
+            ("read_timeout", self.read_timeout),
+            ("write_timeout", self.write_timeout),
+        ] {
+            if time.is_zero() {
+                return Err(ConfigError::NoTime(name));
             }
         }
         if self.hostname.is_empty() {
@@ -174,5 +280,26 @@ mod tests {
         let error = "TGI".parse::<V1Dialect>().unwrap_err();
         let text = r#"`api_dialect` must be "openai" or "tgi", but is "TGI""#;
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn log_levels_have_names_and_an_order() {
+        let names = ["off", "error", "warn", "info", "debug"];
+        let levels = names.map(|name| name.parse::<LogLevel>().unwrap());
+        assert!(levels.is_sorted() && levels[0] == LogLevel::Off && levels[4] == LogLevel::Debug);
+        assert_eq!("INFO".parse(), Ok(LogLevel::Info));
+        assert_eq!("trace".parse(), Ok(LogLevel::Debug));
+        let error = "loud".parse::<LogLevel>().unwrap_err().to_string();
+        assert!(error.ends_with(r#""debug" or "trace", but is "loud""#), "{error}");
+    }
+
+    #[test]
+    fn a_time_of_nothing_is_refused() {
+        let config = ServerConfig {
+            write_timeout: Duration::ZERO,
+            ..ServerConfig::new("m")
+        };
+        let text = "`write_timeout` must be more than 0 seconds";
+        assert_eq!(config.validate().unwrap_err().to_string(), text);
     }
 }

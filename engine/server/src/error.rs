@@ -1,6 +1,6 @@
 //! Every way in which a request can go wrong, and its two wire forms. Texts are TGI's: clients match them.
 
-use agentlm_host::{RequestError, SubmitError};
+use agentlm_host::{ControlError, RequestError, SubmitError};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -56,6 +56,12 @@ pub(crate) enum ApiError {
     /// No or a wrong API key.
     #[error("a valid API key is needed: send it as `Authorization: Bearer KEY`")]
     Unauthorized,
+    /// An operator's route on a server without keys.
+    #[error("this route needs an API key: start the server with --api-key")]
+    NeedsKey,
+    /// What the operator asked for was not done.
+    #[error("{0}")]
+    Control(ControlError),
     /// A fault of the server's own.
     #[error("internal server error")]
     Internal,
@@ -73,7 +79,12 @@ impl ApiError {
             Self::Generation(_) => StatusCode::FAILED_DEPENDENCY,
             Self::Incomplete | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unhealthy | Self::Closing => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UnknownModel(_) => StatusCode::NOT_FOUND,
+            Self::UnknownModel(_) | Self::Control(ControlError::UnknownAdapter(_)) => StatusCode::NOT_FOUND,
+            Self::NeedsKey => StatusCode::FORBIDDEN,
+            Self::Control(ControlError::AdapterExists(_) | ControlError::Asleep) => StatusCode::CONFLICT,
+            Self::Control(ControlError::Timeout { .. }) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Control(ControlError::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Control(ControlError::Closed) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
         }
     }
@@ -93,6 +104,12 @@ impl ApiError {
             Self::Closing => "shutting_down",
             Self::UnknownModel(_) => "model_not_found",
             Self::Unauthorized => "invalid_api_key",
+            Self::NeedsKey => "api_key_needed",
+            Self::Control(ControlError::UnknownAdapter(_)) => "adapter_not_found",
+            Self::Control(ControlError::AdapterExists(_) | ControlError::Asleep) => "conflict",
+            Self::Control(ControlError::Timeout { .. }) => "timeout",
+            Self::Control(ControlError::Failed(_)) => "control",
+            Self::Control(ControlError::Closed) => "shutting_down",
             Self::Internal => "internal",
         }
     }

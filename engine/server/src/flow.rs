@@ -3,18 +3,38 @@
 use std::sync::Arc;
 
 use agentlm_core::params::SamplingParams;
-use agentlm_host::{Finished, RequestError, RequestHandle, Sink, Submission, Token};
+use agentlm_host::{AdapterRef, Finished, PromptToken, RequestError, RequestHandle, Sink, Submission, Token};
+use agentlm_text::GrammarState;
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue};
 use tokio::sync::oneshot;
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::gate::Places;
-use crate::metrics::Meter;
+use crate::metrics::{Account, Meter};
+
+/// One generation, ready for the engine.
+pub(crate) struct Run {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) params: SamplingParams,
+    /// Whether a stop string stays in the text that it ends.
+    pub(crate) keep_stop: bool,
+    /// What the text must follow, if anything.
+    pub(crate) grammar: Option<GrammarState>,
+}
+
+impl Run {
+    /// Tokens of the prompt, and the most that come after it.
+    pub(crate) fn lengths(&self) -> (usize, u32) {
+        (self.prompt.len(), self.params.max_new_tokens.unwrap_or(0))
+    }
+}
 
 /// What keeps a request alive. Dropping it aborts the runs that have not ended and gives the places back.
 #[derive(Default)]
 pub(crate) struct Running {
+    adapter: AdapterRef,
     handles: Vec<RequestHandle>,
     _places: Option<Places>,
 }
@@ -23,26 +43,31 @@ impl Running {
     /// Nothing submitted yet, but the places are taken.
     pub(crate) fn holding(places: Places) -> Self {
         Self {
+            adapter: AdapterRef::default(),
             handles: Vec::new(),
             _places: Some(places),
         }
     }
 
+    /// Runs submitted from now on use this adapter.
+    pub(crate) fn adapt(&mut self, adapter: AdapterRef) {
+        self.adapter = adapter;
+    }
+
     /// Submits one run. On an error the runs before it are aborted when `self` is dropped.
-    pub(crate) fn submit(
-        &mut self,
-        app: &App,
-        prompt: Vec<u32>,
-        params: SamplingParams,
-        keep_stop: bool,
-        sink: impl Sink + 'static,
-    ) -> Result<(), ApiError> {
-        let cache_seed = app.config.cache_seed;
+    pub(crate) fn submit(&mut self, app: &App, run: Run, sink: impl Sink + 'static) -> Result<(), ApiError> {
+        let Run {
+            prompt,
+            params,
+            keep_stop,
+            grammar,
+        } = run;
         let submission = Submission {
             prompt,
             params,
             keep_stop,
-            cache_seed,
+            adapter: self.adapter,
+            grammar,
             sink: Box::new(sink),
         };
         self.handles.push(app.engine.submit(submission)?);
@@ -66,6 +91,8 @@ pub(crate) struct TokenRecord {
 /// One run's whole output.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
+    /// The prompt's tokens, if they were to be scored.
+    pub(crate) prompt: Vec<PromptToken>,
     /// Empty unless the collector was told to keep them.
     pub(crate) tokens: Vec<TokenRecord>,
     /// Sum of the tokens' log-probabilities.
@@ -83,6 +110,7 @@ impl Output {
 /// A sink that waits for the end.
 pub(crate) struct Collector {
     keep_tokens: bool,
+    prompt: Vec<PromptToken>,
     tokens: Vec<TokenRecord>,
     logprob: f64,
     done: Option<oneshot::Sender<Result<Output, RequestError>>>,
@@ -100,6 +128,7 @@ impl Collector {
         (
             Self {
                 keep_tokens,
+                prompt: Vec::new(),
                 tokens: Vec::new(),
                 logprob: 0.0,
                 done: Some(done),
@@ -121,6 +150,10 @@ impl Collected {
 }
 
 impl Sink for Collector {
+    fn prompt(&mut self, prompt: &[PromptToken]) {
+        self.prompt = prompt.to_vec();
+    }
+
     fn token(&mut self, token: &Token<'_>, end: Option<&Finished>) {
         self.logprob += f64::from(token.logprob);
         if self.keep_tokens {
@@ -137,6 +170,7 @@ impl Sink for Collector {
             let tokens = std::mem::take(&mut self.tokens);
             // A receiver that is gone has stopped caring.
             let _ = done.send(Ok(Output {
+                prompt: std::mem::take(&mut self.prompt),
                 tokens,
                 logprob: self.logprob,
                 finished: finished.clone(),
@@ -168,7 +202,12 @@ pub(crate) fn settle(app: &App, meter: &Meter, characters: usize, outputs: &[Out
         .step_by(n.max(1) as usize)
         .map(|output| output.finished.prompt_tokens)
         .sum();
-    meter.succeeded(&timing, generated);
+    meter.succeeded(&Account {
+        timing,
+        prompt_tokens: prompt,
+        generated_tokens: generated,
+        reason: slowest.finished.reason,
+    });
     let total = meter.total_time();
     let inference = timing.total.saturating_sub(timing.queue);
     let mut headers = HeaderMap::new();
@@ -197,7 +236,8 @@ pub(crate) fn settle(app: &App, meter: &Meter, characters: usize, outputs: &[Out
     headers
 }
 
-/// One account per HTTP request.
-pub(crate) fn meter(app: &App) -> Arc<Meter> {
-    Arc::new(Meter::new(app.metrics.clone()))
+/// One account per HTTP request; its record tells the log how it went.
+pub(crate) fn meter(app: &App, request: &Request) -> Arc<Meter> {
+    let record = request.extensions().get().cloned();
+    Arc::new(Meter::new(app.metrics.clone(), record))
 }

@@ -10,17 +10,23 @@
 mod access;
 mod app;
 mod body;
+mod body_timeout;
 mod config;
+mod connection;
 mod error;
 mod flow;
 mod gate;
 mod metrics;
 mod prompt;
+mod request_id;
+mod request_log;
 mod routes;
 mod seed;
 mod serve;
 mod stream;
+mod tls;
 mod wire;
 
-pub use config::{ConfigError, ServerConfig, V1Dialect};
-pub use serve::{RunningServer, ServeError, check_address, serve};
+pub use config::{ConfigError, LogConfig, LogLevel, ServerConfig, TlsFiles, V1Dialect};
+pub use serve::{RunningServer, ServeError, check_address, check_tls, serve};
+pub use tls::TlsError;

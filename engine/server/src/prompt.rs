@@ -1,9 +1,10 @@
-//! From a prompt's text to its token ids, on the validation pool, and the checks of its length.
+//! From a prompt's text to its token ids, on the validation pool, and the checks of its length; and from a grammar to the
+//! states that its runs begin in, on the same pool.
 
 use std::sync::Arc;
 
 use agentlm_core::params::Limits;
-use agentlm_text::{Encoding, Tokenizer};
+use agentlm_text::{Encoding, Grammar, GrammarState, Tokenizer};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -48,6 +49,40 @@ pub(crate) async fn from_text(
             None => encoding.ids,
         };
         from_ids(&limits, ids, characters, max_new_tokens)
+    })
+    .await
+}
+
+/// Checks the ids of a prompt that came as such.
+pub(crate) fn check_ids(app: &App, ids: &[u32]) -> Result<(), ApiError> {
+    let known = u32::try_from(app.tokenizer.vocab_size()).unwrap_or(u32::MAX);
+    let vocabulary = known.min(app.engine.core_config().vocab_size);
+    match ids.iter().find(|id| **id >= vocabulary) {
+        Some(id) => Err(ApiError::Validation(format!(
+            "`inputs` token ids must be below {vocabulary}. Given: {id}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The states in which `n` runs under a grammar begin.
+pub(crate) async fn start_grammar(
+    app: &Arc<App>,
+    grammar: Option<Grammar>,
+    n: u32,
+) -> Result<Vec<Option<GrammarState>>, ApiError> {
+    let Some(grammar) = grammar else {
+        return Ok((0..n).map(|_| None).collect());
+    };
+    let Some(compiler) = app.grammars.clone() else {
+        return Err(ApiError::Validation("grammar is not supported".to_owned()));
+    };
+    on_pool(move || {
+        let start = |_| compiler.start(&grammar).map(Some);
+        (0..n)
+            .map(start)
+            .collect::<Result<_, _>>()
+            .map_err(|error| ApiError::Validation(format!("grammar is not valid: {error}")))
     })
     .await
 }

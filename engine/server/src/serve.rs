@@ -1,44 +1,32 @@
-//! Bind, accept, and close in order. It knows connections, not what is said on them.
+//! Bind the ports, start what serves them, and close in order. It knows no connection.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agentlm_host::EngineHandle;
 use agentlm_text::{Renderer, Tokenizer};
-use axum::Router;
-use axum::http::{Method, Request, Version};
-use axum::response::Response;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::app::{self, App};
-use crate::config::{ConfigError, ServerConfig};
-use crate::stream::{Entry, Line, Socket};
-
-type Connection = http1::Connection<TokioIo<Socket>, Answers>;
+use crate::config::{ConfigError, ServerConfig, TlsFiles};
+use crate::connection::{Door, accept};
+use crate::request_log::Log;
+use crate::tls::{self, TlsError};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// A client has this long to send a request's head, on a kept connection from the last answer on: longer than the 60 seconds
-/// after which proxies give up an idle connection, so that it is never closed under a request of theirs.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Pause after an accept that failed for want of a resource.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes that the system keeps for a client that does not read; it takes twice as much. More would only hide that the client has
+/// stopped, and thousands of them would fill the memory that the system has for sockets.
+const SEND_BUFFER: u32 = 128 * 1024;
+/// How long the last log lines have to be written.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the server could not start.
 #[derive(Debug, Error)]
@@ -62,6 +50,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The certificate cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The threads could not be started.
     #[error("cannot start the HTTP threads: {0}")]
     Runtime(io::Error),
@@ -72,8 +63,11 @@ pub struct RunningServer {
     local_addr: SocketAddr,
     /// The grace, once shutdown has begun.
     closing: watch::Sender<Option<Duration>>,
-    acceptor: Mutex<Option<JoinHandle<()>>>,
+    acceptors: Mutex<Vec<JoinHandle<()>>>,
     runtime: Mutex<Option<Runtime>>,
+    /// The port for metrics alone, if it was asked for, or why it could not be had.
+    metrics: Option<Result<SocketAddr, ServeError>>,
+    log: Arc<Log>,
 }
 
 /// Starts to serve `engine`. The port is open when this returns, so call it when the model is ready. Without a renderer
@@ -88,6 +82,8 @@ pub fn serve(
     renderer: Option<Arc<Renderer>>,
 ) -> Result<RunningServer, ServeError> {
     config.validate()?;
+    let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+    let log = Arc::new(Log::start(config.log).map_err(ServeError::Runtime)?);
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.http_workers)
         .max_blocking_threads(config.validation_workers)
@@ -95,24 +91,40 @@ pub fn serve(
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
-    let socket = bind(&config.hostname, config.port)?;
-    let local_addr = socket.local_addr().map_err(ServeError::Runtime)?;
-    let listener = {
-        let _inside = runtime.enter();
-        // Two sockets may be bound to one port; only one of them can listen.
-        socket.listen(BACKLOG).map_err(|source| ServeError::Bind {
-            address: local_addr,
-            source,
-        })?
-    };
-    let router = app::router(Arc::new(App::new(config, engine, tokenizer, renderer)));
+    let (listener, local_addr) = listen(&runtime, &config.hostname, config.port)?;
+    let second = config
+        .prometheus_port
+        .map(|port| listen(&runtime, &config.hostname, port));
+    let (read_timeout, write_timeout) = (config.read_timeout, config.write_timeout);
+    let app = Arc::new(App::new(config, engine, tokenizer, renderer, log.clone()));
     let (closing, watcher) = watch::channel(None);
-    let acceptor = runtime.spawn(accept(listener, router, watcher));
+    let door = Door {
+        router: app::router(app.clone()),
+        tls,
+        metrics: app.metrics.clone(),
+        read_timeout,
+        write_timeout,
+    };
+    let mut acceptors = Vec::new();
+    let metrics = second.map(|second| {
+        second.map(|(listener, address)| {
+            let door = Door {
+                router: app::metrics_router(app),
+                tls: None,
+                ..door.clone()
+            };
+            acceptors.push(runtime.spawn(accept(listener, door, watcher.clone())));
+            address
+        })
+    });
+    acceptors.push(runtime.spawn(accept(listener, door, watcher)));
     Ok(RunningServer {
         local_addr,
         closing,
-        acceptor: Mutex::new(Some(acceptor)),
+        acceptors: Mutex::new(acceptors),
         runtime: Mutex::new(Some(runtime)),
+        metrics,
+        log,
     })
 }
 
@@ -121,6 +133,17 @@ impl RunningServer {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// The address that answers `/metrics` alone, if there is one, or why it cannot be had: the server serves without it.
+    ///
+    /// # Errors
+    /// [`ServeError`], in one line.
+    pub fn metrics_addr(&self) -> Result<Option<SocketAddr>, &ServeError> {
+        self.metrics
+            .as_ref()
+            .map(|metrics| metrics.as_ref().copied())
+            .transpose()
     }
 
     /// Stops accepting. Requests in flight have `grace` to finish; then their connections are closed, which aborts
@@ -136,14 +159,16 @@ impl RunningServer {
     /// Blocks until the server is closed: [`RunningServer::begin_shutdown`] was called, and the requests have
     /// ended or the grace is over. Further calls return at once.
     pub fn wait(&self) {
-        let acceptor = self.acceptor.lock().take();
-        let runtime = self.runtime.lock().take();
-        let (Some(acceptor), Some(runtime)) = (acceptor, runtime) else {
+        let acceptors = std::mem::take(&mut *self.acceptors.lock());
+        let Some(runtime) = self.runtime.lock().take() else {
             return;
         };
-        // The acceptor cannot be cancelled while the runtime lives; if it panicked the server is closed all the same.
-        let _ = runtime.block_on(acceptor);
+        for acceptor in acceptors {
+            // It cannot be cancelled while the runtime lives; if it panicked the server is closed all the same.
+            let _ = runtime.block_on(acceptor);
+        }
         runtime.shutdown_background();
+        self.log.flush(LOG_PATIENCE);
     }
 }
 
@@ -161,6 +186,26 @@ impl Drop for RunningServer {
 /// [`ServeError`], as [`serve`] would say it.
 pub fn check_address(hostname: &str, port: u16) -> Result<(), ServeError> {
     bind(hostname, port).map(drop)
+}
+
+/// Whether the certificate and its key can be served.
+///
+/// # Errors
+/// [`ServeError`], as [`serve`] would say it.
+pub fn check_tls(files: &TlsFiles) -> Result<(), ServeError> {
+    tls::acceptor(files).map(drop).map_err(ServeError::Tls)
+}
+
+/// A listener on the runtime, and its address with the real port.
+fn listen(runtime: &Runtime, hostname: &str, port: u16) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let socket = bind(hostname, port)?;
+    let address = socket.local_addr().map_err(ServeError::Runtime)?;
+    let _inside = runtime.enter();
+    // Two sockets may be bound to one port; only one of them can listen.
+    let listener = socket
+        .listen(BACKLOG)
+        .map_err(|source| ServeError::Bind { address, source })?;
+    Ok((listener, address))
 }
 
 /// The first address of the name that can be had; nobody can connect before it listens.
@@ -188,103 +233,8 @@ fn bind_address(address: SocketAddr) -> io::Result<TcpSocket> {
     // Without it a restart waits for the old connections' last minutes.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
+    // Connections inherit it. Where it cannot be set, more is kept.
+    let _ = socket.set_send_buffer_size(SEND_BUFFER);
     socket.bind(address)?;
     Ok(socket)
-}
-
-async fn accept(listener: TcpListener, router: Router, mut closing: watch::Receiver<Option<Duration>>) {
-    let mut connections = JoinSet::new();
-    let mut http = http1::Builder::new();
-    // One flat buffer a write: streamed frames are far smaller than what vectored writes are good for.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .writev(false);
-    let (begun, begin) = (Arc::new(AtomicBool::new(false)), watch::channel(()).0);
-    let grace = loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(_) => {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-            Some(_) = connections.join_next() => continue,
-            grace = closed(&mut closing) => break grace,
-        };
-        // Frames are small and each is wanted now. If the option cannot be set they come later, not wrong.
-        let _ = stream.set_nodelay(true);
-        let socket = Socket::new(stream);
-        let answers = Answers {
-            line: socket.line(),
-            routes: TowerToHyperService::new(router.clone()),
-        };
-        let connection = http.serve_connection(TokioIo::new(socket), answers);
-        connections.spawn(converse(connection, begun.clone(), begin.subscribe()));
-    };
-    drop(listener);
-    begun.store(true, Ordering::Release);
-    begin.send_replace(());
-    let last = async { while connections.join_next().await.is_some() {} };
-    // Over time, what is left is closed.
-    let _ = tokio::time::timeout(grace, last).await;
-    connections.shutdown().await;
-}
-
-/// Serves one connection to its end. Once closing has begun, the answer in progress is its last.
-///
-/// A connection is polled at every token of every stream, so the closing is looked at by a flag; the channel only
-/// wakes the connections that are silent.
-async fn converse(connection: Connection, begun: Arc<AtomicBool>, mut begin: watch::Receiver<()>) {
-    let mut connection = pin!(connection);
-    let mut begin = pin!(begin.changed());
-    let (mut subscribed, mut told) = (false, false);
-    poll_fn(|context| {
-        if !subscribed {
-            subscribed = true;
-            // The flag tells; this is for the wake-up.
-            let _ = begin.as_mut().poll(context);
-        }
-        if !told && begun.load(Ordering::Acquire) {
-            told = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        // A connection's own failure is the client's business: it is gone.
-        connection.as_mut().poll(context).map(drop)
-    })
-    .await;
-}
-
-/// The grace, once there is one. A dropped server has none.
-async fn closed(closing: &mut watch::Receiver<Option<Duration>>) -> Duration {
-    match closing.wait_for(Option::is_some).await {
-        Ok(grace) => (*grace).unwrap_or_default(),
-        Err(_) => Duration::ZERO,
-    }
-}
-
-/// The routes, on one connection.
-struct Answers {
-    line: Arc<Line>,
-    routes: TowerToHyperService<Router>,
-}
-
-impl Service<Request<Incoming>> for Answers {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        // A stream writes chunks, which version 1.0 does not know.
-        let chunked = request.version() == Version::HTTP_11 && request.method() != Method::HEAD;
-        let line = chunked.then(|| self.line.clone());
-        let answer = self.routes.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            if let (Some(entry), Some(line)) = (response.extensions_mut().remove::<Entry>(), line) {
-                entry.offer(line);
-            }
-            Ok(response)
-        })
-    }
 }

@@ -10,6 +10,7 @@ use thiserror::Error as ThisError;
 use crate::escape::CONTENT_END;
 use crate::python_values::{from_json, strftime_now, tojson};
 use crate::special_tokens::SpecialTokens;
+use crate::tools::ToolFormat;
 
 /// Encloses what a `{% generation %}` block wrote, while blocks are marked.
 pub(crate) const GENERATION_START: char = '\u{FFFF9}';
@@ -107,6 +108,8 @@ pub struct ChatTemplate {
     special: Vec<(String, Value)>,
     source: TemplateSource,
     has_generation_tags: bool,
+    uses_tools: bool,
+    tool_format: ToolFormat,
 }
 
 /// `raise_exception` was called with this.
@@ -149,6 +152,12 @@ impl ChatTemplate {
                 .add_template_owned(name.clone(), template)
                 .map_err(TemplateError::Syntax)?;
         }
+        let (uses_tools, tool_format) = {
+            let name = named(&names, "tool_use").unwrap_or("default");
+            let template = environment.get_template(name).map_err(TemplateError::Syntax)?;
+            let uses_tools = template.undeclared_variables(false).contains("tools");
+            (uses_tools, ToolFormat::of_template(template.source()))
+        };
         let mut variables: Vec<(String, Value)> = special
             .named
             .iter()
@@ -168,6 +177,8 @@ impl ChatTemplate {
             special: variables,
             source,
             has_generation_tags,
+            uses_tools,
+            tool_format,
         })
     }
 
@@ -186,14 +197,13 @@ impl ChatTemplate {
     /// Whether the template for requests with tools reads them. If it does not, they have to be told another way.
     #[must_use]
     pub fn uses_tools(&self) -> bool {
-        let name = if self.names.iter().any(|name| name == "tool_use") {
-            "tool_use"
-        } else {
-            "default"
-        };
-        self.environment
-            .get_template(name)
-            .is_ok_and(|template| template.undeclared_variables(false).contains("tools"))
+        self.uses_tools
+    }
+
+    /// The form of tool calls that the template for requests with tools asks the model for.
+    #[must_use]
+    pub fn tool_format(&self) -> ToolFormat {
+        self.tool_format
     }
 
     /// Renders the prompt text.
@@ -244,10 +254,10 @@ impl ChatTemplate {
         variables.push(("add_generation_prompt".to_owned(), prompt));
         variables.push((MARK_GENERATION.to_owned(), Value::from(mark)));
         let with_tools = input.tools.is_some_and(|tools| !tools.is_empty());
-        let name = self.names.iter().find(|name| with_tools && *name == "tool_use");
+        let name = named(&self.names, "tool_use").filter(|_| with_tools);
         let template = self
             .environment
-            .get_template(name.map_or("default", String::as_str))
+            .get_template(name.unwrap_or("default"))
             .map_err(TemplateError::Render)?;
         template
             .render(Value::from_pairs(variables))
@@ -286,6 +296,11 @@ fn mark_end(message: &Json) -> Result<Option<Json>, TemplateError> {
     let end = text.trim_end().len();
     text.insert(end, CONTENT_END);
     Ok((end > 0).then_some(message))
+}
+
+/// The name, if it is one of the templates'.
+fn named<'a>(names: &[String], name: &'a str) -> Option<&'a str> {
+    names.iter().any(|known| known == name).then_some(name)
 }
 
 /// Jinja as transformers sets it up.

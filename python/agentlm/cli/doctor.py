@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentlm.config import DTYPES
+from agentlm.cli.options import checkpoint_options
 
 if TYPE_CHECKING:
     from agentlm.model.config import ModelConfig
@@ -20,11 +20,7 @@ TOKENS = 2048
 
 @click.command("doctor")
 @click.option("--model-id", "--model", envvar="MODEL_ID", help="Check that this checkpoint can be served here. The weights are not fetched for it.")  # fmt: skip
-@click.option("--revision", envvar="REVISION", help="Branch, tag or commit on the hub.")
-@click.option("--huggingface-hub-cache", "cache_dir", envvar="HUGGINGFACE_HUB_CACHE", type=click.Path(file_okay=False), help="Where hub files are kept.")  # fmt: skip
-@click.option("--token", envvar="HF_TOKEN", help="Hub access token.")
-@click.option("--offline", is_flag=True, envvar="HF_HUB_OFFLINE", help="Never reach for the network.")
-@click.option("--dtype", envvar="DTYPE", type=click.Choice(DTYPES), default="auto", show_default=True, help="Storage of the weights.")  # fmt: skip
+@checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model_id: str | None, dtype: str, as_json: bool, **source: Any) -> None:
     """Say what this machine can run, and whether a model fits. Exit code 1 if something needed is missing."""
@@ -89,10 +85,8 @@ def _check_model(
     model_id: str, source: dict[str, Any], dtype: str, facts: dict[str, Any], problems: list[str]
 ) -> None:
     from agentlm.errors import AgentLMError
-    from agentlm.model.layout import held_bytes
-    from agentlm.model.weights import ELEMENT_BYTES
     from agentlm.runtime import memory
-    from agentlm.runtime.cpu import STORAGE_BYTES
+    from agentlm.runtime.cpu import weights_bytes
 
     try:
         model = _look(model_id, dtype, facts, **source)
@@ -106,7 +100,7 @@ def _check_model(
     tokens = min(config.context_length, TOKENS)
     needs: dict[str, int] = {}
     for storage in model.storage:
-        weights = held_bytes(config, STORAGE_BYTES[storage], ELEMENT_BYTES[model.table])
+        weights = weights_bytes(config, model.table, storage)
         needs[storage] = weights + tokens * values * (4 if storage == "float32" else 2)
     free = memory.available()
     needed = " or ".join(f"{_size(need)} in {storage}" for storage, need in needs.items())
@@ -131,6 +125,7 @@ def _look(
     from agentlm.errors import MissingTensorError
     from agentlm.model import hub
     from agentlm.model.config import ModelConfig
+    from agentlm.model.decoder import checked
     from agentlm.model.layout import EMBEDDING
     from agentlm.model.weights import ELEMENT_BYTES, WEIGHT_DTYPES, Checkpoint
     from agentlm.runtime.cpu import possible_storage, storage_dtype
@@ -142,9 +137,9 @@ def _look(
     else:
         directory = hub.cached(model_id, revision, token, cache)
     if directory is not None:
-        config = ModelConfig.load(directory)
         checkpoint = Checkpoint.open(directory)
         facts["weights on disk"] = _size(checkpoint.nbytes)
+        config = checked(ModelConfig.load(directory), checkpoint)
         storage = storage_dtype(checkpoint) if dtype == "auto" else dtype
         return _Model(config, checkpoint.tensor(EMBEDDING).dtype, (storage,))
     with TemporaryDirectory() as temporary:

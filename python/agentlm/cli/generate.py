@@ -1,8 +1,12 @@
 """`agentlm generate`: one prompt, a file of prompts, or standard input; text or JSON lines out."""
 
 import json
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -12,6 +16,10 @@ from agentlm.cli.options import chat_template_option, engine_settings, model_opt
 if TYPE_CHECKING:
     from agentlm import LLM, Completion, SamplingParams
     from agentlm.errors import GenerationError
+
+
+_LINE_END = re.compile(r"\r?\n")
+"""Not what `splitlines` cuts at: the other characters may stand in a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class Job:
 
 @click.command("generate")
 @click.argument("prompt", required=False)
-@click.option("--file", "source", type=click.File("r"), help="Prompts from a file (- for standard input): one a line, or JSON lines with `prompt` and sampling parameters.")  # fmt: skip
+@click.option("--file", "source", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="Prompts from a file (- for standard input): one a line, or JSON lines with `prompt` and sampling parameters.")  # fmt: skip
 @click.option(
     "--output",
     type=click.File("w", lazy=False),
@@ -40,7 +48,7 @@ class Job:
 @model_options
 def command(
     prompt: str | None,
-    source: IO[str] | None,
+    source: str | None,
     output: IO[str],
     jsonl: bool,
     chat: bool,
@@ -62,11 +70,12 @@ def command(
             click.echo("note: no model was given; this small random one's text means nothing", err=True)
         prompts: list[Any] = [job.prompt for job in jobs]
         if chat:
-            prompts = [llm.render_chat([{"role": "user", "content": text}]) for text in prompts]
+            prompts = [_rendered(llm, job) for job in jobs]
         if len(prompts) == 1 and not jsonl:
-            for chunk in llm.stream(prompts[0], params[0]):
-                output.write(chunk.text)
-                output.flush()
+            with _named(jobs[0]):
+                for chunk in llm.stream(prompts[0], params[0]):
+                    output.write(chunk.text)
+                    output.flush()
             output.write("\n")
             return
         failed = _write_all(llm, jobs, prompts, params, output, jsonl)
@@ -99,9 +108,9 @@ def _write_all(
                 written += 1
             output.flush()
     except InvalidRequestError as error:
-        if error.prompt is None:
-            raise
-        raise InvalidRequestError(f"{jobs[error.prompt].where}: {error.__cause__}") from error
+        # Of several prompts the error names one by its place; its cause says only what is wrong.
+        job, why = (jobs[0], error) if error.prompt is None else (jobs[error.prompt], error.__cause__)
+        raise InvalidRequestError(f"{job.where}: {why}") from error
     return failed
 
 
@@ -121,24 +130,47 @@ def _line(job: Job, done: "Completion | GenerationError", jsonl: bool) -> str:
     return json.dumps(line, ensure_ascii=False)
 
 
+@contextmanager
+def _named(job: Job) -> Iterator[None]:
+    """Names the prompt in what is said against it."""
+    from agentlm.errors import ChatTemplateError, GenerationError, InvalidRequestError, NoChatTemplateError
+
+    try:
+        yield
+    except NoChatTemplateError:
+        # No prompt is to blame.
+        raise
+    except (ChatTemplateError, GenerationError, InvalidRequestError) as error:
+        raise type(error)(f"{job.where}: {error}") from error
+
+
 def _params(job: Job) -> "SamplingParams":
     from agentlm import SamplingParams
-    from agentlm.errors import InvalidRequestError
 
-    try:
+    with _named(job):
         return SamplingParams.from_dict(job.params)
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{job.where}: {error}") from error
 
 
-def _read(source: IO[str], name: str) -> str:
+def _rendered(llm: "LLM", job: Job) -> list[int]:
+    """The prompt as a user's message."""
+    with _named(job):
+        return llm.render_chat([{"role": "user", "content": job.prompt}])
+
+
+def _read(source: str) -> str:
+    """A file's text, or standard input's, to the letter: where a line ends is for the caller to say."""
+    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     try:
-        return source.read()
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise click.ClickException(f"{name} is not UTF-8 text: {error}") from error
+        raise click.ClickException(f"{_name(source)} is not UTF-8 text: {error}") from error
 
 
-def _jobs(prompt: str | None, source: IO[str] | None, base: dict[str, Any]) -> list[Job]:
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+def _jobs(prompt: str | None, source: str | None, base: dict[str, Any]) -> list[Job]:
     """Each prompt with its sampling parameters."""
     if prompt is not None:
         if source is not None:
@@ -147,24 +179,24 @@ def _jobs(prompt: str | None, source: IO[str] | None, base: dict[str, Any]) -> l
     if source is None:
         if sys.stdin.isatty():
             raise click.UsageError("give PROMPT, --file, or text on standard input")
-        return [Job(_read(sys.stdin, "standard input").removesuffix("\n"), base, "standard input")]
-    jobs: list[Job] = []
-    # Not `splitlines`, which also cuts at characters that may stand in a prompt.
-    for number, line in enumerate(_read(source, source.name).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{source.name}:{number}"
-        if not line.lstrip().startswith("{"):
-            jobs.append(Job(line, base, where))
-            continue
-        try:
-            values = json.loads(line)
-            prompt = values.pop("prompt")
-        except (json.JSONDecodeError, KeyError) as error:
-            raise click.ClickException(f"{where} is not a JSON object with `prompt`: {error}") from error
-        if not isinstance(prompt, str):
-            raise click.ClickException(f"{where}: `prompt` must be text. Given: {prompt!r:.80}")
-        jobs.append(Job(prompt, {**base, **values}, where))
+        # The text is one prompt, but for the end of its last line.
+        return [Job(re.sub(r"\r?\n\Z", "", _read("-")), base, _name("-"))]
+    lines = enumerate(_LINE_END.split(_read(source)), 1)
+    jobs = [_job(line, base, f"{_name(source)}:{number}") for number, line in lines if line.strip()]
     if not jobs:
-        raise click.ClickException(f"{source.name} holds no prompt")
+        raise click.ClickException(f"{_name(source)} holds no prompt")
     return jobs
+
+
+def _job(line: str, base: dict[str, Any], where: str) -> Job:
+    """One line of a file: a prompt as it is, or a JSON object."""
+    if not line.lstrip().startswith("{"):
+        return Job(line, base, where)
+    try:
+        values = json.loads(line)
+        prompt = values.pop("prompt")
+    except (json.JSONDecodeError, KeyError) as error:
+        raise click.ClickException(f"{where} is not a JSON object with `prompt`: {error}") from error
+    if not isinstance(prompt, str):
+        raise click.ClickException(f"{where}: `prompt` must be text. Given: {prompt!r:.80}")
+    return Job(prompt, {**base, **values}, where)

@@ -29,14 +29,20 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg]  # generic since clic
             return self.fail(f"{value!r} is not a size such as 2G, 512M or 1000000", param, ctx)
 
 
-_MODEL_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--model-id", "--model", envvar="MODEL_ID", help="Checkpoint directory or hub name [default: a small random model]"),
+_SOURCE_OPTIONS: tuple[Decorator, ...] = (
     click.option("--revision", envvar="REVISION", help="Branch, tag or commit on the hub."),
     click.option("--huggingface-hub-cache", "cache_dir", envvar="HUGGINGFACE_HUB_CACHE", type=click.Path(file_okay=False), help="Where hub files are kept."),
     click.option("--token", envvar="HF_TOKEN", help="Hub access token."),
     click.option("--offline", is_flag=True, envvar="HF_HUB_OFFLINE", help="Never reach for the network."),
+)  # fmt: skip
+
+_DTYPE_OPTION: Decorator = click.option("--dtype", envvar="DTYPE", type=click.Choice(DTYPES), default="auto", show_default=True, help="Storage of the weights.")  # fmt: skip
+
+_MODEL_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--model-id", "--model", envvar="MODEL_ID", help="Checkpoint directory or hub name [default: a small random model]"),
+    *_SOURCE_OPTIONS,
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes; mock gives deterministic tokens without a model."),
-    click.option("--dtype", envvar="DTYPE", type=click.Choice(DTYPES), default="auto", show_default=True, help="Storage of the weights."),
+    _DTYPE_OPTION,
     click.option("--kv-cache-dtype", envvar="KV_CACHE_DTYPE", type=click.Choice(KV_CACHE_DTYPES), default="auto", show_default=True, help="Storage of keys and values."),
     click.option("--kv-cache-memory", envvar="KV_CACHE_MEMORY", type=ByteSize(), help="Memory for keys and values, such as 2G [default: a share of what is free]"),
     click.option("--threads", envvar="THREADS", type=click.IntRange(min=1), help="Compute threads [default: one a core]"),
@@ -61,10 +67,19 @@ _SAMPLING_OPTIONS: tuple[Decorator, ...] = (
 
 chat_template_option = click.option(
     "--chat-template",
-    envvar="CHAT_TEMPLATE",
+    "--tokenizer-config-path",
+    "chat_template",
+    envvar=["CHAT_TEMPLATE", "TOKENIZER_CONFIG_PATH"],
     type=click.Path(exists=True, dir_okay=False),
     help="Jinja file to use instead of the checkpoint's own template.",
 )
+
+
+def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say where a model comes from and how it is stored, without its name."""
+    for option in reversed((*_SOURCE_OPTIONS, _DTYPE_OPTION)):
+        function = option(function)
+    return function
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:

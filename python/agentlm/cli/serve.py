@@ -1,5 +1,6 @@
 """`agentlm serve`: the HTTP server. Flags and environment variables are TGI's where the meaning is the same."""
 
+import json
 import os
 import re
 import signal
@@ -7,17 +8,35 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from select import select
 from typing import Any
 
 import click
 
+from agentlm.cli.launcher import launcher_options
 from agentlm.cli.options import Decorator, chat_template_option, engine_settings, model_options
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
 """How long a failed engine's requests have to be answered."""
+LOG_LEVELS = ("off", "error", "warn", "info", "debug", "trace")
 _COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class _LogLevel(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """One of `LOG_LEVELS`. TGI's variable may name further modules after a comma; they are none of ours."""
+
+    name = "level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The level, in lower case."""
+        level = str(value).split(",")[0].strip().lower()
+        if level not in LOG_LEVELS:
+            self.fail(f"{value!r} is not one of {', '.join(LOG_LEVELS)}", param, ctx)
+        return level
 
 
 _SERVER_OPTIONS: tuple[Decorator, ...] = (
@@ -36,6 +55,16 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--cors-allow-origin", envvar="CORS_ALLOW_ORIGIN", multiple=True, help="Origin that browsers may call from; repeatable [default: any]"),
     chat_template_option,
     click.option("--api-dialect", envvar="API_DIALECT", type=click.Choice(("openai", "tgi")), default="openai", show_default=True, help="Whose finish reasons, stop strings and errors the /v1 routes have: OpenAI's, or TGI's to the letter."),
+    click.option("--disable-grammar-support", envvar="DISABLE_GRAMMAR_SUPPORT", is_flag=True, help="Refuse requests that ask for a grammar (a JSON schema, a regular expression and so on)."),
+    click.option("--tool-call-parser", envvar="TOOL_CALL_PARSER", type=click.Choice(("auto", "hermes", "llama3", "mistral", "json")), default="auto", show_default=True, help="How the model writes tool calls; auto reads it from the chat template."),
+    click.option("--read-timeout", envvar="READ_TIMEOUT", type=click.FloatRange(min=0, min_open=True), default=75.0, show_default=True, help="Seconds a client has for a request's head, and for each further part of its body."),
+    click.option("--write-timeout", envvar="WRITE_TIMEOUT", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds a client may leave its answer unread; then it is cut off."),
+    click.option("--ssl-certfile", envvar="SSL_CERTFILE", type=click.Path(dir_okay=False), help="Certificate chain, in PEM: the port speaks HTTPS."),
+    click.option("--ssl-keyfile", envvar="SSL_KEYFILE", type=click.Path(dir_okay=False), help="The certificate's private key, in PEM [default: in the certificate's file]"),
+    click.option("--prometheus-port", envvar="PROMETHEUS_PORT", type=click.IntRange(0, 65535), help="A second port, for /metrics alone; 0 takes a free one."),
+    click.option("--log-level", envvar="LOG_LEVEL", type=_LogLevel(), default="info", show_default=True, help="Requests to log, one line each: off; error: that failed; warn: that were refused, too; info: all; debug: health checks, too."),
+    click.option("--json-output", envvar="JSON_OUTPUT", is_flag=True, help="Write log lines as JSON objects."),
+    click.option("--log-prompts", envvar="LOG_PROMPTS", is_flag=True, help="Log the requests' bodies, prompts and all."),
     click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM."),
 )  # fmt: skip
 
@@ -50,6 +79,7 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("serve")
 @server_options
 @model_options
+@launcher_options
 def command(
     hostname: str,
     port: int,
@@ -62,6 +92,16 @@ def command(
     payload_limit: int,
     chat_template: str | None,
     api_dialect: str,
+    disable_grammar_support: bool,
+    tool_call_parser: str,
+    read_timeout: float,
+    write_timeout: float,
+    ssl_certfile: str | None,
+    ssl_keyfile: str | None,
+    prometheus_port: int | None,
+    log_level: str,
+    json_output: bool,
+    log_prompts: bool,
     graceful_termination_timeout: float,
     **options: Any,
 ) -> None:
@@ -72,9 +112,11 @@ def command(
     from agentlm.progress import loading_progress, wanted
     from agentlm.runtime.engine import open_engine
 
+    say = partial(_say, json_output=json_output)
     signals = _Signals()
-    # A port that is taken is said before the model is loaded.
+    # A port that is taken, or a bad certificate, is said before the model is loaded.
     Server.check_address(hostname, port)
+    Server.check_tls(ssl_certfile, ssl_keyfile)
     settings = engine_settings(options)
     # What is left are EngineConfig's own names. A request may have several runs, so the server's own cap comes first.
     config = EngineConfig(**settings, **options)
@@ -82,17 +124,17 @@ def command(
         running = open_engine(config, progress)
     info = running.info
     if info.is_random:
-        _say(
+        say(
             "no model was given: serving a small random one, whose text means nothing (--model-id chooses another)"
         )
     try:
         template = running.chat_template(chat_template)
-        _say(f"chat template: {template.source}")
+        say(f"chat template: {template.source}")
     except ChatTemplateError as error:
         if chat_template is not None:
             raise
         template = None
-        _say(f"no chat: {error}")
+        say(f"no chat: {error}")
     # Requests come as soon as the port is open, before the server is here to be named.
     signals.drain = True
     server = Server(
@@ -112,12 +154,28 @@ def command(
         http_workers=http_workers,
         compute_type=os.environ.get("COMPUTE_TYPE") or f"{info.backend}+optimized",
         api_dialect=api_dialect,
+        disable_grammar_support=disable_grammar_support,
+        tool_call_parser=tool_call_parser,
+        read_timeout=read_timeout,
+        write_timeout=write_timeout,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        prometheus_port=prometheus_port,
+        # Without a standard error the number of its file may be another's.
+        log_level="off" if sys.stderr is None else log_level,
+        json_output=json_output,
+        log_prompts=log_prompts,
     )
-    _say(
-        f"ready: http://{server.address} serves {info.model} ({info.backend}, weights {info.dtype}, KV "
+    if server.metrics_address is not None:
+        say(f"metrics alone: http://{server.metrics_address}/metrics")
+    if server.metrics_refusal is not None:
+        say(f"no port for metrics alone: {server.metrics_refusal}", level="WARN")
+    scheme = "https" if ssl_certfile else "http"
+    say(
+        f"ready: {scheme}://{server.address} serves {info.model} ({info.backend}, weights {info.dtype}, KV "
         f"{info.kv_cache_dtype}, {info.max_total_tokens} tokens a request, {info.num_blocks} blocks)"
     )
-    sys.exit(_serve(running, server, signals, graceful_termination_timeout))
+    sys.exit(_serve(running, server, signals, graceful_termination_timeout, say))
 
 
 def _commit(directory: Path, revision: str | None) -> str | None:
@@ -127,13 +185,13 @@ def _commit(directory: Path, revision: str | None) -> str | None:
     return revision if revision and _COMMIT.fullmatch(revision) else None
 
 
-def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
+def _serve(running: Any, server: Any, signals: "_Signals", grace: float, say: Callable[..., None]) -> int:
     """Waits for the end: a signal drains, a second one exits at once, a failed engine ends the process."""
     while not signals.received:
         state, why = running.engine.wait_ended(POLL_SECONDS)
         if state == "failed":
-            return _failed(why)
-    _say(f"{signal.Signals(signals.received).name}: finishing what is in flight (again: exit at once)")
+            return _failed(why, say)
+    say(f"{signal.Signals(signals.received).name}: finishing what is in flight (again: exit at once)")
     # When the grace is over the engine ends what is left with an error, and connections have a moment to carry it.
     server.begin_shutdown(grace + ANSWER_SECONDS)
     over = time.monotonic() + grace
@@ -144,16 +202,16 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float) -> int:
         waiter.join(POLL_SECONDS)
         state, why = running.engine.health()
         if state == "failed":
-            return _failed(why)
+            return _failed(why, say)
         if time.monotonic() >= over:
             running.engine.shutdown(False)
     running.close()
     return 0
 
 
-def _failed(why: str | None) -> int:
+def _failed(why: str | None, say: Callable[..., None]) -> int:
     # A panic's text has several lines.
-    _say("error: " + " ".join((why or "").split()))
+    say("error: " + " ".join((why or "").split()), level="ERROR")
     # Requests hear it, and /health is 503. A step that hangs cannot be joined: the process ends without its thread.
     time.sleep(ANSWER_SECONDS)
     os._exit(1)
@@ -174,9 +232,22 @@ class _Signals:
         self.received = number
 
 
-def _say(line: str) -> None:
-    """One line on standard error; a full disk or a closed pipe behind it must not end the server."""
+def _say(line: str, *, json_output: bool = False, level: str = "INFO") -> None:
+    """One line on standard error; a full disk, or a pipe that is closed or full, must not stop or end the server."""
+    if json_output:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = json.dumps({"timestamp": now, "level": level, "message": line}, ensure_ascii=False)
     try:
-        click.echo(line, err=True)
+        if _takes(sys.stderr):
+            click.echo(line, err=True)
     except OSError:
         return
+
+
+def _takes(stream: Any) -> bool:
+    """Whether a line can be written at once: log lines may have filled the pipe behind it."""
+    try:
+        return bool(select([], [stream], [], 0)[1])
+    except (OSError, TypeError, ValueError):
+        # There is no file behind it, or none that can be asked.
+        return True

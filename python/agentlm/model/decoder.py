@@ -42,15 +42,12 @@ class Decoder:
     def bind(
         cls, config: ModelConfig, checkpoint: Checkpoint, ops: Ops[T], progress: Progress | None = None
     ) -> Self:
-        """Checks the checkpoint against the configuration and binds every weight, in the order of the layers.
+        """Binds every weight of a configuration that `checked` gave, in the order of the layers.
 
-        `progress(bytes done, bytes in all, tensor name)` is called after each binding.
-        Raises `MissingTensorError`, `UnexpectedTensorError`, `TensorShapeError`, `TensorDtypeError`.
+        `progress(bytes done, bytes in all, tensor name)` is called after each binding. Raises `TensorDtypeError`.
         """
-        config = untied(config, checkpoint)
-        shapes = tensor_shapes(config)
-        checkpoint.check(shapes, lambda name: is_redundant(name, config))
-        binder = _Binder(checkpoint, ops, progress, sum(checkpoint.tensor(name).nbytes for name in shapes))
+        total = sum(checkpoint.tensor(name).nbytes for name in tensor_shapes(config))
+        binder = _Binder(checkpoint, ops, progress, total)
         embedding = binder.table(EMBEDDING)
         layers = tuple(
             DecoderLayer(
@@ -95,10 +92,20 @@ class Decoder:
         return ops.linear(ops.sample_rows(x), self.head)
 
 
-def untied(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
-    """The configuration as the weights show it: a tied model whose head is another matrix than its table is none.
+def checked(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """The configuration as the weights show it, once the checkpoint holds exactly its tensors.
 
-    So reads it transformers 5; a head that repeats the table may be there and is not held twice.
+    Raises `MissingTensorError`, `UnexpectedTensorError`, `TensorShapeError`, `TensorDtypeError`.
+    """
+    config = _untied(config, checkpoint)
+    checkpoint.check(tensor_shapes(config), lambda name: is_redundant(name, config))
+    return config
+
+
+def _untied(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """A tied model whose head is another matrix than its table is none: so reads it transformers 5.
+
+    A head that repeats the table may be there and is not held twice.
     """
     by_name = {tensor.name: tensor for tensor in checkpoint.tensors() if tensor.name in (EMBEDDING, HEAD)}
     if not config.tied or len(by_name) < 2:

@@ -37,15 +37,15 @@ class TapeOps:
 
     def bind_linear(self, weights: Sequence[TensorRef], biases: Sequence[TensorRef] | None) -> Linear:
         """Packs matrices `[out_i, in]` as one, rows in the order given."""
-        return Linear(self._tape.bind_linear([_place(w) for w in weights], [_place(b) for b in biases or ()]))
+        return Linear(self._tape.bind_linear([place(w) for w in weights], [place(b) for b in biases or ()]))
 
     def bind_vector(self, weight: TensorRef) -> Vector:
         """Copies a vector `[dim]`."""
-        return Vector(self._tape.bind_vector(_place(weight)))
+        return Vector(self._tape.bind_vector(place(weight)))
 
     def bind_table(self, weight: TensorRef) -> Table:
         """Copies an embedding table `[vocab, hidden]`."""
-        return Table(self._tape.bind_table(_place(weight)))
+        return Table(self._tape.bind_table(place(weight)))
 
     def embed(self, table: Table) -> Activation:
         """The rows of the step's token ids."""
@@ -81,5 +81,6 @@ class TapeOps:
         return Activation(self._tape, buffer)
 
 
-def _place(tensor: TensorRef) -> tuple[int, str, tuple[int, ...]]:
+def place(tensor: TensorRef) -> tuple[int, str, tuple[int, ...]]:
+    """A tensor as the extension takes it: address, element type, shape."""
     return tensor.address, tensor.dtype, tensor.shape

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
-from agentlm.errors import ChatTemplateError, ConfigError, ForkError
+from agentlm.errors import ChatTemplateError, ConfigError, ForkError, NoChatTemplateError
 from agentlm.model import hub
 from agentlm.model.small import make_small
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
@@ -74,11 +74,11 @@ class RunningEngine:
             )
 
     def chat_template(self, explicit: str | Path | None = None) -> ChatTemplate:
-        """The checkpoint's chat template, or the file given. Raises `ChatTemplateError`."""
+        """The checkpoint's chat template, or the file given. Raises `NoChatTemplateError`."""
         try:
             return ChatTemplate(self.info.directory, self.tokenizer, explicit)
         except ChatTemplateError as error:
-            raise ChatTemplateError(f"{explicit or self.info.directory}: {error}") from error
+            raise NoChatTemplateError(f"{explicit or self.info.directory}: {error}") from error
 
     def close(self) -> None:
         """Ends unfinished requests with an error, stops the thread, frees the memory. Safe to repeat."""
@@ -135,7 +135,7 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
     )
     eos = list(model_config.eos_token_ids) or tokenizer.eos_token_ids
     engine = _engine(config, tokenizer, plan, eos, model_config.vocab)
-    runner = CpuRunner(engine, model, plan, step_tokens(config))
+    runner = CpuRunner(engine, model, directory, config, plan)
     info = _info(config, directory, plan, model.dtype, model.kv_dtype, "cpu")
     return RunningEngine(engine, runner, tokenizer, info)
 
@@ -189,7 +189,7 @@ def _engine(
         tokenizer=tokenizer,
         num_blocks=plan.num_blocks,
         max_running=config.max_batch_size,
-        max_step_tokens=step_tokens(config),
+        max_step_tokens=memory.step_tokens(config),
         max_input_tokens=max_input_tokens(config, plan),
         max_total_tokens=plan.max_total_tokens,
         max_stop_sequences=config.max_stop_sequences,
@@ -220,8 +220,3 @@ def _info(
         kv_cache_bytes=plan.bytes,
         is_random=config.model is None,
     )
-
-
-def step_tokens(config: EngineConfig) -> int:
-    """Most tokens in one step: every running request must be able to decode, and one block of prefill beside them."""
-    return max(config.max_batch_prefill_tokens, config.max_batch_size + memory.BLOCK_SIZE)

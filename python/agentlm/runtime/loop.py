@@ -3,9 +3,11 @@
 from typing import Protocol
 
 from agentlm._engine import Engine
+from agentlm.errors import AgentLMError, EngineFailedError
 
 MUST_COMMIT = -1
 CLOSED = -2
+CONTROL = -3
 
 
 class Runner(Protocol):
@@ -21,12 +23,22 @@ class Runner(Protocol):
         """Returns when the oldest launched step's results lie in its slot."""
         ...
 
+    def control(self, kind: str, path: str, number: int) -> None:
+        """Does between two steps what was asked: `load_adapter`, `unload_adapter`, `reload_weights`, `sleep`, `wake`.
+
+        Raises an `AgentLMError` if nothing was changed, `EngineFailedError` if the runner cannot go on.
+        """
+        ...
+
 
 def run_engine(engine: Engine, runner: Runner) -> None:
     """Drives `engine` until it is closed. Any error ends every request with it and turns the engine's health off."""
     in_flight = 0
     try:
         while (slot := engine.next_step()) != CLOSED:
+            if slot == CONTROL:
+                engine.finish_control(_carry_out(engine, runner))
+                continue
             if slot != MUST_COMMIT:
                 runner.launch(slot)
                 in_flight += 1
@@ -39,3 +51,18 @@ def run_engine(engine: Engine, runner: Runner) -> None:
         raise
     finally:
         engine.abandon()
+
+
+def _carry_out(engine: Engine, runner: Runner) -> str | None:
+    """Does what the engine asks for; the reason if it could not be done."""
+    asked = engine.control()
+    if asked is None:
+        return None
+    kind, _name, path, number = asked
+    try:
+        runner.control(kind, path, number)
+    except EngineFailedError:
+        raise
+    except AgentLMError as error:
+        return str(error)
+    return None

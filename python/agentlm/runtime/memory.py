@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentlm.config import EngineConfig
 from agentlm.errors import ConfigError, OutOfMemoryError
+from agentlm.runtime import control_group
 
 BLOCK_SIZE = 16
 """KV positions in one block; the engine's own constant."""
@@ -13,8 +15,8 @@ SHARE = 0.4
 
 
 def available() -> int:
-    """Bytes that can be allocated without swapping; the control group's limit counts too."""
-    return max(min([machine_free(Path("/proc/meminfo")), *group_free(Path("/sys/fs/cgroup"))]), 0)
+    """Bytes that can be allocated without swapping; the limits of the control groups count too."""
+    return max(min([machine_free(Path("/proc/meminfo")), *group_free(Path("/"))]), 0)
 
 
 def machine_free(meminfo: Path) -> int:
@@ -30,28 +32,24 @@ def machine_free(meminfo: Path) -> int:
 
 
 def group_free(root: Path) -> list[int]:
-    """Bytes below each limit of the control group (version 2, version 1) that is set.
+    """Bytes below each limit that is set of this process's control groups. `root` is the file system's.
 
     The file cache, a checkpoint's mapped pages among it, is given back under pressure, so that it counts as free.
     """
     free = []
-    for limit, used, statistics, prefix in (
-        ("memory.max", "memory.current", "memory.stat", ""),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_",
-        ),
+    for version, limit, used, prefix in (
+        (2, "memory.max", "memory.current", ""),
+        (1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
-        try:
-            most, now = int((root / limit).read_text()), int((root / used).read_text())
-            values = dict(line.split() for line in (root / statistics).read_text().splitlines())
-        except (OSError, ValueError):
-            # No such control group, or its limit is "max".
-            continue
-        cache = sum(int(values.get(f"{prefix}{state}_file", 0)) for state in ("active", "inactive"))
-        free.append(most - max(now - cache, 0))
+        for group in control_group.levels(root, version, "memory"):
+            try:
+                most, now = int((group / limit).read_text()), int((group / used).read_text())
+                values = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):
+                # No such control group, or its limit is "max".
+                continue
+            cache = sum(int(values.get(f"{prefix}{state}_file", 0)) for state in ("active", "inactive"))
+            free.append(most - max(now - cache, 0))
     return free
 
 
@@ -108,3 +106,8 @@ def plan_kv_cache(
             f"available. Lower it to {tokens}, or raise kv_cache_memory"
         )
     return KvPlan(num_blocks, min(wanted, tokens), num_blocks * bytes_per_block)
+
+
+def step_tokens(config: EngineConfig) -> int:
+    """Most tokens in one step: every running request must be able to decode, and one block of prefill beside them."""
+    return max(config.max_batch_prefill_tokens, config.max_batch_size + BLOCK_SIZE)

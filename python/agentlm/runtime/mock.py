@@ -17,3 +17,6 @@ class MockStepRunner:
 
     def wait(self) -> None:
         """Nothing is ever in flight."""
+
+    def control(self, kind: str, path: str, number: int) -> None:
+        """There are no weights, no adapters and no memory to speak of: everything is done at once."""

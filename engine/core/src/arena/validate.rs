@@ -103,7 +103,9 @@ impl View<'_> {
             if words[init::N_PROMPT] > n_known {
                 return Err(field("n_prompt", words[init::N_PROMPT]));
             }
-            let end = words[init::TOKENS_START] as usize + n_known as usize;
+            let tokens_end = words[init::TOKENS_START] as usize + n_known as usize;
+            let biases_end = words[init::BIAS_START] as usize + 2 * words[init::N_BIAS] as usize;
+            let end = tokens_end.max(biases_end);
             if end > slab {
                 return Err(ArenaError::Bounds {
                     section: "tokens",
@@ -150,7 +152,8 @@ impl View<'_> {
     }
 
     fn check_entries(&self, layout: Layout) -> Result<(), ArenaError> {
-        let (mut tokens, mut samples, mut max_q_len, mut max_context) = (0_u32, 0_u32, 0, 0);
+        let (mut tokens, mut samples, mut scores) = (0_u32, 0_u32, 0_u32);
+        let (mut max_q_len, mut max_context) = (0, 0);
         for (index, entry) in self.entries().enumerate() {
             let field = |field, given| ArenaError::Field {
                 section: "entries",
@@ -178,6 +181,15 @@ impl View<'_> {
                 }
                 samples += 1;
             }
+            if entry.n_scores > 0 && entry.score_index != scores {
+                return Err(field("score_index", entry.score_index));
+            }
+            // The last one is followed by a known token.
+            let scored = u64::from(entry.computed) + u64::from(entry.n_scores);
+            if entry.n_scores > entry.q_len || scored >= u64::from(layout.max_model_len) {
+                return Err(field("n_scores", entry.n_scores));
+            }
+            scores += entry.n_scores;
             tokens = tokens
                 .checked_add(entry.q_len)
                 .ok_or(field("q_len", entry.q_len))?;
@@ -198,6 +210,7 @@ impl View<'_> {
             ),
             ("n_tokens", self.n_tokens(), tokens),
             ("n_samples", self.n_samples(), samples),
+            ("n_scores", self.n_scores(), scores),
             ("max_q_len", self.max_q_len(), max_q_len),
             ("max_context", self.max_context(), max_context),
         ];

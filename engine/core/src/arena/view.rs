@@ -21,6 +21,10 @@ pub struct Entry {
     pub sample_index: Option<u32>,
     /// `computed + q_len`: where a sampled id goes in `row_tokens`. When the entry samples it is below `max_model_len`.
     pub sample_position: u32,
+    /// Index of its first scored position among the step's scores.
+    pub score_index: u32,
+    /// Leading positions that are scored.
+    pub n_scores: u32,
 }
 
 /// A row's sampling record and known tokens.
@@ -60,6 +64,10 @@ pub struct Init<'a> {
     pub top_n: u32,
     /// End-of-sequence ids are masked before this many generated tokens.
     pub min_new_tokens: u32,
+    /// Biases of logits: an id and the bits of an f32, over and over.
+    pub biases: &'a [u32],
+    /// Which adapter's weights are added; 0 is none.
+    pub adapter: u32,
 }
 
 impl Init<'_> {
@@ -142,6 +150,12 @@ impl<'a> View<'a> {
         self.head(header::N_SAMPLES)
     }
 
+    /// Scored positions.
+    #[must_use]
+    pub fn n_scores(&self) -> u32 {
+        self.head(header::N_SCORES)
+    }
+
     /// Largest `q_len`.
     #[must_use]
     pub fn max_q_len(&self) -> u32 {
@@ -187,6 +201,8 @@ impl<'a> View<'a> {
                     index => Some(index),
                 },
                 sample_position: words[entry::SAMPLE_POSITION],
+                score_index: words[entry::SCORE_INDEX],
+                n_scores: words[entry::N_SCORES],
             })
     }
 
@@ -227,6 +243,7 @@ impl<'a> View<'a> {
 
 fn decode_init<'a>(words: &[u32], slab: &'a [u32]) -> Init<'a> {
     let start = words[init::TOKENS_START];
+    let biases = words[init::BIAS_START] as usize;
     Init {
         row: words[init::ROW],
         tokens: &slab[start as usize..start as usize + words[init::N_KNOWN] as usize],
@@ -245,5 +262,7 @@ fn decode_init<'a>(words: &[u32], slab: &'a [u32]) -> Init<'a> {
         sample_index: words[init::SAMPLE_INDEX],
         top_n: words[init::TOP_N],
         min_new_tokens: words[init::MIN_NEW_TOKENS],
+        adapter: words[init::ADAPTER],
+        biases: &slab[biases..biases + 2 * words[init::N_BIAS] as usize],
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{Layout, MAGIC, NO_SAMPLE, VERSION, block_diff, entry, flag, header, init};
 use crate::params::SamplingParams;
+use crate::request::State;
 use crate::{StepId, narrow};
 
 /// Gathers one step; its buffers never grow past a slot's sections.
@@ -15,6 +16,7 @@ pub(crate) struct Writer {
     n_entries: u32,
     n_tokens: u32,
     n_samples: u32,
+    n_scores: u32,
     max_q_len: u32,
     max_context: u32,
     n_block_diffs: u32,
@@ -30,6 +32,7 @@ impl Writer {
             n_entries: 0,
             n_tokens: 0,
             n_samples: 0,
+            n_scores: 0,
             max_q_len: 0,
             max_context: 0,
             n_block_diffs: 0,
@@ -42,7 +45,7 @@ impl Writer {
         self.block_diffs.clear();
         self.tokens.clear();
         (self.n_entries, self.n_tokens, self.n_samples, self.n_block_diffs) = (0, 0, 0, 0);
-        (self.max_q_len, self.max_context) = (0, 0);
+        (self.n_scores, self.max_q_len, self.max_context) = (0, 0, 0);
     }
 
     pub(crate) const fn n_entries(&self) -> u32 {
@@ -53,9 +56,14 @@ impl Writer {
         self.n_tokens
     }
 
-    /// Whether a new row with so many known tokens and blocks still fits this slot.
-    pub(crate) fn fits(&self, n_known: usize, n_blocks: usize) -> bool {
-        self.tokens.len() + n_known <= self.layout.slab_words()
+    /// The index that the next scored position gets.
+    pub(crate) const fn n_scores(&self) -> u32 {
+        self.n_scores
+    }
+
+    /// Whether a new row with so many known tokens, biases and blocks still fits this slot.
+    pub(crate) fn fits(&self, n_known: usize, n_bias: usize, n_blocks: usize) -> bool {
+        self.tokens.len() + n_known + 2 * n_bias <= self.layout.slab_words()
             && self.block_diffs.len() + block_diff::WORDS + n_blocks <= self.layout.block_diff_words()
     }
 
@@ -67,6 +75,7 @@ impl Writer {
         computed: u32,
         q_len: u32,
         samples: bool,
+        n_scores: u32,
     ) -> u32 {
         let at = header::WORDS + self.n_entries as usize * entry::WORDS;
         let words = &mut slot[at..at + entry::WORDS];
@@ -78,24 +87,28 @@ impl Writer {
         words[entry::COMPUTED] = computed;
         words[entry::SAMPLE_INDEX] = sample;
         words[entry::SAMPLE_POSITION] = computed + q_len;
+        words[entry::SCORE_INDEX] = self.n_scores;
+        words[entry::N_SCORES] = n_scores;
         self.n_entries += 1;
         self.n_tokens += q_len;
         self.n_samples += u32::from(samples);
+        self.n_scores += n_scores;
         self.max_q_len = self.max_q_len.max(q_len);
         self.max_context = self.max_context.max(computed + q_len);
         sample
     }
 
     /// Adds a row's initialisation; [`Writer::fits`] was asked before.
-    pub(crate) fn init(&mut self, row: u32, tokens: &[u32], n_prompt: u32, params: &SamplingParams) {
+    pub(crate) fn init(&mut self, state: &State) {
+        let (tokens, params) = (&state.tokens, &state.params);
         let at = self.inits.len();
         self.inits.resize(at + init::WORDS, 0);
         let words = &mut self.inits[at..];
-        words[init::ROW] = row;
+        words[init::ROW] = state.row;
         words[init::N_KNOWN] = narrow(tokens.len());
         words[init::TOKENS_START] = narrow(self.tokens.len());
-        words[init::N_PROMPT] = n_prompt;
-        words[init::FLAGS] = flags(params);
+        words[init::N_PROMPT] = state.n_prompt;
+        words[init::FLAGS] = flags(params) | if state.constrained { flag::CONSTRAINED } else { 0 };
         words[init::TEMPERATURE] = params.temperature.to_bits();
         words[init::TOP_K] = params.top_k;
         words[init::TOP_P] = params.top_p.to_bits();
@@ -108,7 +121,13 @@ impl Writer {
         words[init::SAMPLE_INDEX] = params.sample_index;
         words[init::TOP_N] = params.top_n_tokens;
         words[init::MIN_NEW_TOKENS] = params.min_new_tokens;
+        words[init::N_BIAS] = narrow(params.logit_bias.len());
+        words[init::ADAPTER] = state.adapter;
+        words[init::BIAS_START] = narrow(self.tokens.len() + tokens.len());
         self.tokens.extend_from_slice(tokens);
+        let biases = params.logit_bias.iter();
+        self.tokens
+            .extend(biases.flat_map(|&(id, bias)| [id, bias.to_bits()]));
     }
 
     /// Adds changed block-table cells.
@@ -145,6 +164,7 @@ impl Writer {
         head[header::OFF_BLOCK_DIFFS] = narrow(off_block_diffs);
         head[header::OFF_TOKENS] = narrow(off_tokens);
         head[header::USED_WORDS] = narrow(used);
+        head[header::N_SCORES] = self.n_scores;
     }
 }
 
@@ -154,6 +174,7 @@ fn flags(params: &SamplingParams) -> u32 {
         | bit(params.logprobs, flag::LOGPROBS)
         | bit(params.raw_logprobs, flag::RAW_LOGPROBS)
         | bit(params.openai_penalties, flag::OPENAI_PENALTIES)
+        | bit(params.watermark, flag::WATERMARK)
 }
 
 #[expect(

@@ -2,7 +2,7 @@
 
 use crate::request::State;
 use crate::scheduler::Core;
-use crate::scheduler::planning::{Turn, cut};
+use crate::scheduler::planning::Turn;
 use crate::{BLOCK_SIZE, Refusal, Request, blocks_for, narrow};
 
 use crate::prefix_cache::Chain;
@@ -42,6 +42,15 @@ impl Core {
         state.max_len = max_len;
         state.tokens = request.prompt;
         state.n_prompt = state.known();
+        // Nothing comes before the first token that could foretell it.
+        state.scored = if request.params.prompt_logprobs {
+            1
+        } else {
+            state.n_prompt
+        };
+        state.reported = state.scored;
+        state.constrained = request.constrained;
+        state.adapter = request.adapter;
         state.chain = Chain::root(&self.config.hash_key, seed);
         state.params = request.params;
         self.by_id.insert(request.id, slot);
@@ -52,6 +61,10 @@ impl Core {
     /// Gives rows to the queue, in order of arrival, until the first that does not fit.
     pub(super) fn admit(&mut self, slot_words: &mut [u32], turn: &mut Turn) {
         while let Some(&slot) = self.waiting.front() {
+            // Those that have started come before all that have not.
+            if self.held && !self.slots[slot as usize].started {
+                break;
+            }
             if !self.admit_one(slot, slot_words, turn) {
                 break;
             }
@@ -67,11 +80,16 @@ impl Core {
     }
 
     fn admit_one(&mut self, slot: u32, slot_words: &mut [u32], turn: &mut Turn) -> bool {
-        let known = self.slots[slot as usize].known();
+        let (known, n_bias) = {
+            let state = &self.slots[slot as usize];
+            (state.known(), state.params.logit_bias.len())
+        };
         // Without the last sampled ids there is no initialising a row.
         if self.slots[slot as usize].pending > 0
             || !self.rows.has_free()
-            || !self.writer.fits(known as usize, blocks_for(known) as usize)
+            || !self
+                .writer
+                .fits(known as usize, n_bias, blocks_for(known) as usize)
         {
             return false;
         }
@@ -83,7 +101,7 @@ impl Core {
         }
         let hit = self.lookup(slot, known);
         let computed = hit.blocks * BLOCK_SIZE;
-        let n = cut(computed, known - computed, turn.budget);
+        let n = turn.chunk(&self.slots[slot as usize], computed, known - computed);
         let need = blocks_for(known) - hit.blocks;
         if n == 0 || self.pool.available() - hit.available < need + reserve {
             return false;
@@ -113,8 +131,7 @@ impl Core {
         }
         let forgotten = mutated!(self, RowWithoutInit) && state.residency > 0;
         if !forgotten {
-            self.writer
-                .init(row, &state.tokens, state.n_prompt, &state.params);
+            self.writer.init(state);
         }
         self.writer
             .block_diff(row, 0, state.blocks.iter().map(crate::block_pool::BlockRef::id));
@@ -143,7 +160,14 @@ impl Core {
         } else {
             known - 1
         } / BLOCK_SIZE;
+        let anyway = mutated!(self, ScoreFromCache);
         let state = &mut self.slots[slot as usize];
+        // What foretells the first token that is not scored is computed.
+        let most = if state.scored < state.n_prompt && !anyway {
+            most.min((state.scored - 1) / BLOCK_SIZE)
+        } else {
+            most
+        };
         state.extend_names(known);
         for &name in state.names.iter().take(most as usize) {
             let Some(id) = self.pool.find(name) else { break };

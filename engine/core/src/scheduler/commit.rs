@@ -1,11 +1,15 @@
 //! Taking one step's results in: new tokens, ends, and names for blocks that are now full.
 
+use std::ops::Range;
+
 use crate::arena::NO_SAMPLE;
 use crate::results::{FAILED, Layout};
 use crate::rows::NO_ROW;
 use crate::scheduler::Core;
-use crate::step::Planned;
-use crate::{BLOCK_SIZE, FinishReason, StepError, StepId, TokenUpdate, TopToken, Updates, narrow};
+use crate::step::{Planned, Scores};
+use crate::{
+    BLOCK_SIZE, FinishReason, ScoreUpdate, StepError, StepId, TokenUpdate, TopToken, Updates, narrow,
+};
 
 impl Core {
     /// Takes in the results of the oldest step in flight. `updates` is emptied and filled.
@@ -50,6 +54,10 @@ impl Core {
             }
             return false;
         }
+        if planned.scores.n > 0 {
+            self.report_scores(slot, planned.scores, results, updates);
+        }
+        let state = &self.slots[slot as usize];
         if planned.sample != NO_SAMPLE
             && results[Layout::IDS + planned.sample as usize] >= self.config.vocab_size
         {
@@ -125,21 +133,42 @@ impl Core {
         let wanted = state.params.top_n_tokens.min(layout.top_cap) as usize;
         let ids = &results[layout.top_ids() + at..][..wanted];
         let logprobs = &results[layout.top_logprobs() + at..][..wanted];
-        let start = narrow(updates.top.len());
-        let used = ids.iter().zip(logprobs).take_while(|(id, _)| **id != FAILED);
-        let top = used.map(|(&id, &bits)| TopToken {
-            id,
-            logprob: f32::from_bits(bits),
-        });
-        updates.top.extend(top);
+        let top = take_top(ids, logprobs, updates);
         updates.tokens.push(TokenUpdate {
             request: state.id,
             token: results[Layout::IDS + sample],
             logprob: f32::from_bits(results[layout.logprobs() + sample]),
             generated: state.known().saturating_sub(state.n_prompt),
             finish,
-            top: start..narrow(updates.top.len()),
+            top,
         });
+    }
+
+    /// Reports the scored prompt tokens that were not reported before: what a preempted request computes again gives the
+    /// same numbers.
+    fn report_scores(&mut self, slot: u32, scores: Scores, results: &[u32], updates: &mut Updates) {
+        let layout = self.config.results_layout();
+        let state = &mut self.slots[slot as usize];
+        let wanted = state.params.top_n_tokens.min(layout.top_cap) as usize;
+        for i in 0..scores.n {
+            let position = scores.token + i;
+            if position < state.reported {
+                continue;
+            }
+            let index = (scores.index + i) as usize;
+            let at = index * layout.top_cap as usize;
+            let ids = &results[layout.score_top_ids() + at..][..wanted];
+            let logprobs = &results[layout.score_top_logprobs() + at..][..wanted];
+            let top = take_top(ids, logprobs, updates);
+            updates.scores.push(ScoreUpdate {
+                request: state.id,
+                position,
+                token: state.tokens[position as usize],
+                logprob: f32::from_bits(results[layout.score_logprobs() + index]),
+                top,
+            });
+            state.reported = position + 1;
+        }
     }
 
     /// Lets the prefix cache know the full blocks among the first `end` positions, whose KV is now in the cache.
@@ -155,4 +184,15 @@ impl Core {
         }
         state.n_named = full;
     }
+}
+
+/// Copies a position's most likely tokens, up to the first unused cell; gives their place.
+fn take_top(ids: &[u32], logprobs: &[u32], updates: &mut Updates) -> Range<u32> {
+    let start = narrow(updates.top.len());
+    let used = ids.iter().zip(logprobs).take_while(|(id, _)| **id != FAILED);
+    updates.top.extend(used.map(|(&id, &bits)| TopToken {
+        id,
+        logprob: f32::from_bits(bits),
+    }));
+    start..narrow(updates.top.len())
 }

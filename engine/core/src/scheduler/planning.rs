@@ -1,15 +1,29 @@
 //! One step's plan: the running requests in order of arrival, then the queue, under one token budget.
 
+use crate::request::State;
 use crate::scheduler::Core;
-use crate::step::Planned;
+use crate::step::{Planned, Scores};
 use crate::{BLOCK_SIZE, StepId, blocks_for, narrow};
 
 /// What is left to give in the step being planned.
 pub(super) struct Turn {
     /// Tokens.
     pub(super) budget: u32,
+    /// Scored positions.
+    pub(super) scores: u32,
     /// A running request lacks a block: nothing new may be admitted.
     pub(super) short_of_blocks: bool,
+}
+
+impl Turn {
+    /// How many of the `want` tokens of a request that come after `computed` the step takes.
+    pub(super) fn chunk(&self, state: &State, computed: u32, want: u32) -> u32 {
+        let n = cut(computed, want, self.budget);
+        if state.to_score(computed, computed + n) <= self.scores {
+            return n;
+        }
+        cut(computed, n, self.scores)
+    }
 }
 
 /// How many of `want` tokens a chunk that starts at `computed` takes: all, or as many as end on a block border.
@@ -40,6 +54,7 @@ impl Core {
         self.steps.next_entries().clear();
         let mut turn = Turn {
             budget: self.config.max_step_tokens,
+            scores: self.config.max_scores,
             short_of_blocks: false,
         };
         if mutated!(self, IgnoreTokenBudget) {
@@ -71,7 +86,7 @@ impl Core {
             if known >= state.max_len {
                 continue;
             }
-            let mut n = cut(computed, known - computed, turn.budget);
+            let mut n = turn.chunk(state, computed, known - computed);
             if mutated!(self, CutOffBorder) {
                 n = turn.budget.min(known - computed);
             }
@@ -120,7 +135,18 @@ impl Core {
         let state = &mut self.slots[slot as usize];
         let end = state.computed + n;
         let samples = end == state.known_to_device();
-        let sample = self.writer.entry(arena, state.row, state.computed, n, samples);
+        let scores = Scores {
+            index: self.writer.n_scores(),
+            token: state.computed + 1,
+            n: state.to_score(state.computed, end),
+        };
+        if scores.n > 0 {
+            state.scored = state.scored.max(state.computed + scores.n + 1);
+            turn.scores -= scores.n;
+        }
+        let sample = self
+            .writer
+            .entry(arena, state.row, state.computed, n, samples, scores.n);
         state.computed = end;
         state.pending += u32::from(samples);
         turn.budget -= n;
@@ -131,6 +157,7 @@ impl Core {
             residency,
             end,
             sample,
+            scores,
         });
         #[cfg(feature = "mutations")]
         if mutated!(self, CacheUncommitted) {

@@ -27,6 +27,8 @@ fn slot() -> (CoreConfig, Vec<u32>) {
             prompt: vec![3; len],
             params: params.clone(),
             cache_seed: 0,
+            constrained: false,
+            adapter: 0,
         };
         core.submit(request).expect("accepted");
     }

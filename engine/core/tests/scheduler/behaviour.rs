@@ -9,15 +9,15 @@ use crate::reference::{EOS, VOCAB};
 use crate::world::{MAX_INPUT, MAX_TOTAL, config};
 
 /// A core whose samples the test chooses itself.
-struct Desk {
-    core: Core,
-    arena: Vec<u32>,
+pub struct Desk {
+    pub core: Core,
+    pub arena: Vec<u32>,
     results: Vec<u32>,
     updates: Updates,
 }
 
 impl Desk {
-    fn new(config: CoreConfig) -> Self {
+    pub fn new(config: CoreConfig) -> Self {
         Self {
             arena: vec![0; config.arena_layout().slot_words()],
             results: vec![0; config.results_layout().slot_words()],
@@ -26,12 +26,12 @@ impl Desk {
         }
     }
 
-    fn submit(&mut self, id: u64, prompt: Vec<u32>, params: SamplingParams) {
+    pub fn submit(&mut self, id: u64, prompt: Vec<u32>, params: SamplingParams) {
         self.core.submit(request(id, prompt, params)).expect("accepted");
     }
 
     /// Plans a step; its entries, or none.
-    fn plan(&mut self) -> Option<(StepId, Vec<Entry>)> {
+    pub fn plan(&mut self) -> Option<(StepId, Vec<Entry>)> {
         let step = self.core.plan(&mut self.arena)?;
         let view = View::new(&self.arena, self.core.config().arena_layout()).expect("a valid slot");
         assert_eq!(view.step(), step);
@@ -39,7 +39,7 @@ impl Desk {
     }
 
     /// Commits with the same token for every sample, and fences.
-    fn commit(&mut self, step: StepId, token: u32) {
+    pub fn commit(&mut self, step: StepId, token: u32) {
         self.results.fill(token);
         self.core
             .commit(step, &self.results, &mut self.updates)
@@ -49,7 +49,7 @@ impl Desk {
     }
 
     /// One synchronous step; its entries.
-    fn step(&mut self, token: u32) -> Vec<Entry> {
+    pub fn step(&mut self, token: u32) -> Vec<Entry> {
         let (step, entries) = self.plan().expect("something to compute");
         self.commit(step, token);
         entries
@@ -64,23 +64,25 @@ impl Desk {
     }
 }
 
-fn request(id: u64, prompt: Vec<u32>, params: SamplingParams) -> Request {
+pub fn request(id: u64, prompt: Vec<u32>, params: SamplingParams) -> Request {
     Request {
         id: RequestId(id),
         prompt,
         params,
         cache_seed: 0,
+        constrained: false,
+        adapter: 0,
     }
 }
 
-fn new_tokens(max: u32) -> SamplingParams {
+pub fn new_tokens(max: u32) -> SamplingParams {
     SamplingParams {
         max_new_tokens: Some(max),
         ..SamplingParams::default()
     }
 }
 
-fn refusal(config: CoreConfig, prompt: Vec<u32>, params: SamplingParams) -> String {
+pub fn refusal(config: CoreConfig, prompt: Vec<u32>, params: SamplingParams) -> String {
     let mut core = Core::new(config).expect("a valid configuration");
     core.submit(request(1, prompt, params))
         .expect_err("refused")

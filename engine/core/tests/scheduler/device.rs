@@ -103,6 +103,7 @@ impl Device {
         }
         for entry in view.entries() {
             let context = self.read(entry.row, entry.sample_position, step, &writers)?;
+            self.score(entry, results);
             let Some(sample) = entry.sample_index else {
                 continue;
             };
@@ -120,6 +121,21 @@ impl Device {
             }
         }
         Ok(())
+    }
+
+    fn score(&self, entry: arena::Entry, results: &mut [u32]) {
+        let row = &self.rows[entry.row as usize];
+        for i in 0..entry.n_scores {
+            let (position, index) = (entry.computed + i + 1, (entry.score_index + i) as usize);
+            let id = row.tokens[position as usize];
+            results[self.results.score_logprobs() + index] = reference::logprob(id, position).to_bits();
+            for n in 0..row.top_n {
+                let at = index * self.results.top_cap as usize + n as usize;
+                results[self.results.score_top_ids() + at] = id + n;
+                results[self.results.score_top_logprobs() + at] =
+                    reference::logprob(id + n, position).to_bits();
+            }
+        }
     }
 
     fn apply(&mut self, view: &View) -> Result<(), Fault> {

@@ -10,6 +10,7 @@
 mod arena_view;
 mod behaviour;
 mod device;
+mod features;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod properties;

@@ -43,6 +43,7 @@ pub struct Ask {
     ignore_eos: bool,
     top_n: u32,
     cache_seed: u32,
+    prompt_logprobs: bool,
 }
 
 impl Ask {
@@ -53,6 +54,7 @@ impl Ask {
             ignore_eos: self.ignore_eos,
             top_n_tokens: self.top_n,
             logprobs: true,
+            prompt_logprobs: self.prompt_logprobs,
             ..SamplingParams::default()
         }
     }
@@ -60,13 +62,15 @@ impl Ask {
 
 fn asks() -> impl Strategy<Value = Ask> {
     let max_new = prop_oneof![9 => (1..40_u32).prop_map(Some), 1 => Just(None)];
-    (max_new, 0..8_u32, prop::bool::weighted(0.4), 0..3_u32, 0..2_u32).prop_map(
-        |(max_new, min_new, ignore_eos, top_n, cache_seed)| Ask {
+    let flags = (prop::bool::weighted(0.4), prop::bool::weighted(0.2));
+    (max_new, 0..8_u32, flags, 0..3_u32, 0..2_u32).prop_map(
+        |(max_new, min_new, (ignore_eos, prompt_logprobs), top_n, cache_seed)| Ask {
             max_new,
             min_new,
             ignore_eos,
             top_n,
             cache_seed,
+            prompt_logprobs,
         },
     )
 }

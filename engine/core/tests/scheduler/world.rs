@@ -33,6 +33,7 @@ pub fn config(num_blocks: u32, max_running: u32, max_step_tokens: u32, steps_in_
         prefix_cache: true,
         eos_token_ids: vec![EOS],
         top_cap: TOP_CAP,
+        max_scores: 32,
         vocab_size: VOCAB,
         hash_key: [3; 32],
     }
@@ -51,6 +52,8 @@ pub struct Client {
     pub params: SamplingParams,
     pub expected: (Vec<u32>, FinishReason),
     pub output: Vec<u32>,
+    /// Prompt tokens whose log-probabilities came.
+    pub scored: usize,
     pub end: Option<End>,
     /// The last step planned before its end.
     ended_after: u64,
@@ -131,6 +134,8 @@ impl World {
             prompt: prompt.clone(),
             params: params.clone(),
             cache_seed: u64::from(cache_seed),
+            constrained: serial.is_multiple_of(3),
+            adapter: 0,
         };
         match self.core.submit(request) {
             Ok(()) => {
@@ -144,6 +149,7 @@ impl World {
                     params,
                     expected,
                     output: Vec::new(),
+                    scored: 1,
                     end: None,
                     ended_after: 0,
                     admitted: false,
@@ -311,7 +317,41 @@ impl World {
         Ok(())
     }
 
+    /// Each prompt token's score comes once and in order, to those who asked.
+    fn take_scores(&mut self, updates: &Updates) -> Result<(), Fault> {
+        for update in &updates.scores {
+            let serial = u32::try_from(update.request.0).expect("ours");
+            let client = self
+                .clients
+                .get_mut(&serial)
+                .ok_or("a score for an unknown request")?;
+            let position = update.position as usize;
+            demand!(
+                client.params.prompt_logprobs && client.end.is_none() && position == client.scored,
+                "request {serial} with {} scored tokens gets the score of token {position}",
+                client.scored
+            );
+            client.scored += 1;
+            let (token, logprob) = (
+                client.prompt[position],
+                reference::logprob(update.token, update.position),
+            );
+            demand!(
+                update.token == token && update.logprob == logprob,
+                "request {serial} got another's score for token {position}"
+            );
+            let top = updates.score_top(update);
+            demand!(
+                top.len() == client.params.top_n_tokens as usize
+                    && top.iter().zip(token..).all(|(top, id)| top.id == id),
+                "request {serial} got another's top tokens for its prompt"
+            );
+        }
+        Ok(())
+    }
+
     fn take(&mut self, updates: &Updates) -> Result<(), Fault> {
+        self.take_scores(updates)?;
         for update in &updates.tokens {
             let serial = u32::try_from(update.request.0).expect("ours");
             let client = self
@@ -322,6 +362,12 @@ impl World {
                 client.end.is_none(),
                 "request {serial} has ended and gets token {}",
                 update.token
+            );
+            demand!(
+                !client.params.prompt_logprobs || client.scored == client.prompt.len(),
+                "request {serial} samples after {} of {} scored prompt tokens",
+                client.scored,
+                client.prompt.len()
             );
             client.output.push(update.token);
             demand!(

@@ -4,6 +4,8 @@
 use std::cell::UnsafeCell;
 use std::sync::OnceLock;
 
+use agentlm_core::arena::flag;
+
 use super::{ExecError, Executor};
 use crate::kernels::attention::{AttentionLayer, Partials, QueryRows, Unit, merge_splits, run_task};
 use crate::kernels::norm::{add_rms_norm, rms_norm};
@@ -12,7 +14,7 @@ use crate::kernels::swiglu::swiglu;
 use crate::kv_cache::BLOCK;
 use crate::linear::{LinearError, Rows, RowsMut, linear};
 use crate::pool::Worker;
-use crate::sampler;
+use crate::sampler::{self, Masks};
 use crate::tape::{AttentionOp, Axis, BufferId, Op};
 
 /// Columns of SwiGLU that one worker takes at a time: enough for the loop's cost, few enough to share a single row.
@@ -46,8 +48,10 @@ impl<T> Own<T> {
 pub(super) struct Region<'a> {
     executor: &'a Executor,
     results: *mut u32,
+    masks: &'a dyn Masks,
     tokens: usize,
-    samples: usize,
+    /// Rows of logits: the samples', then the scores'.
+    logits: usize,
     failed: OnceLock<LinearError>,
 }
 
@@ -55,12 +59,13 @@ pub(super) struct Region<'a> {
 unsafe impl Sync for Region<'_> {}
 
 impl<'a> Region<'a> {
-    pub(super) fn new(executor: &'a Executor, results: *mut u32) -> Self {
+    pub(super) fn new(executor: &'a Executor, results: *mut u32, masks: &'a dyn Masks) -> Self {
         Self {
             executor,
             results,
+            masks,
             tokens: executor.rows.token_ids().len(),
-            samples: executor.rows.samples().len(),
+            logits: executor.rows.samples().len() + executor.rows.scores().len(),
             failed: OnceLock::new(),
         }
     }
@@ -73,7 +78,7 @@ impl<'a> Region<'a> {
     fn rows_of(&self, id: BufferId) -> usize {
         match self.executor.tape.buffer(id).axis {
             Axis::Tokens => self.tokens,
-            Axis::Samples => self.samples,
+            Axis::Samples => self.logits,
         }
     }
 
@@ -127,11 +132,24 @@ impl<'a> Region<'a> {
                         add_rms_norm(isa, residual, x_rows.row(i), weight, *eps, out.row_mut(i));
                     });
                 }
-                Op::Linear { x, weight, out } => {
-                    let (m, x, out) = (self.rows_of(*x), e.shared(*x), e.shared(*out));
-                    let x = Rows::from_ptr(x.row_ptr(0), m, x.dim, x.stride);
-                    let out = RowsMut::from_ptr(out.row_ptr(0), m, out.dim, out.stride);
-                    linear(worker, isa, x, weight, &out, &e.linear_scratch)?;
+                Op::Linear {
+                    x,
+                    weight,
+                    index,
+                    out,
+                } => {
+                    let (m, xs, outs) = (self.rows_of(*x), e.shared(*x), e.shared(*out));
+                    let rows = Rows::from_ptr(xs.row_ptr(0), m, xs.dim, xs.stride);
+                    let to = RowsMut::from_ptr(outs.row_ptr(0), m, outs.dim, outs.stride);
+                    linear(worker, isa, rows, weight, &to, &e.linear_scratch)?;
+                    let adapters = e.rows.token_adapters();
+                    if !adapters.is_empty() && e.tape.buffer(*x).axis == Axis::Tokens {
+                        worker.parallel_for(m, |i| {
+                            if let Some(adapter) = e.adapters.get(adapters[i]) {
+                                adapter.apply(isa, *index, xs.row(i), outs.row_mut(i));
+                            }
+                        });
+                    }
                 }
                 Op::Attention(op) => self.attend(worker, op),
                 Op::SwiGlu { x, out } => {
@@ -148,9 +166,8 @@ impl<'a> Region<'a> {
                 }
                 Op::SampleRows { x, out } => {
                     let (x, out) = (e.shared(*x), e.shared(*out));
-                    let samples = e.rows.samples();
-                    worker.parallel_for(self.samples, |i| {
-                        out.row_mut(i).copy_from_slice(x.row(samples[i].token as usize));
+                    worker.parallel_for(self.logits, |i| {
+                        out.row_mut(i).copy_from_slice(x.row(e.rows.logits_token(i)));
                     });
                 }
             }
@@ -255,24 +272,29 @@ impl<'a> Region<'a> {
     unsafe fn sample(&self, worker: &Worker<'_>) {
         let e = self.executor;
         let logits = e.shared(e.tape.logits);
-        worker.parallel_for(self.samples, |i| {
-            let sample = e.rows.samples()[i];
-            let row = sampler::Row {
-                record: e.rows.record(sample.row),
-                history: e.rows.tokens(sample.row, sample.position),
-            };
+        let (isa, config, layout) = (e.config.isa, &e.config.sampler, e.config.results);
+        let samples = e.rows.samples();
+        worker.parallel_for(self.logits, |i| {
             // SAFETY: the row of logits and the results' cells belong to this index, the scratch to this worker.
             unsafe {
-                let out = sampler::Outcome::new(self.results, e.config.results, i);
                 let scratch = e.sampler_scratch[worker.index()].get();
-                sampler::sample(
-                    e.config.isa,
-                    &e.config.sampler,
-                    row,
-                    logits.row_mut(i),
-                    scratch,
-                    out,
-                );
+                let Some(sample) = samples.get(i) else {
+                    let index = i - samples.len();
+                    let score = e.rows.scores()[index];
+                    let top_n = e.rows.record(score.row).top_n;
+                    let out = sampler::Outcome::of_score(self.results, layout, index);
+                    sampler::score(isa, config, score.next, top_n, logits.row_mut(i), scratch, out);
+                    return;
+                };
+                let record = e.rows.record(sample.row);
+                let row = sampler::Row {
+                    record,
+                    history: e.rows.tokens(sample.row, sample.position),
+                    biases: e.rows.biases(sample.row),
+                    mask: record.has(flag::CONSTRAINED).then(|| self.masks.of_sample(i)),
+                };
+                let out = sampler::Outcome::of_sample(self.results, layout, i);
+                sampler::sample(isa, config, row, logits.row_mut(i), scratch, out);
             }
         });
     }

@@ -1,4 +1,4 @@
-//! The kernels between the linears: embedding, norms, rotation and cache write, attention, SwiGLU.
+//! The kernels between the linears: embedding, norms, rotation and cache write, attention, SwiGLU; and adapters' low-rank updates.
 //!
 //! Each works on one row, or one task of an attention, and is written once over [`simd::Simd`]; the executor hands
 //! rows and tasks to workers. A result depends on its own row and the instruction set only: never on the batch,
@@ -7,6 +7,7 @@
 pub(crate) mod attention;
 pub(crate) mod embed;
 pub(crate) mod exp;
+pub(crate) mod low_rank;
 pub(crate) mod norm;
 pub(crate) mod rope;
 pub(crate) mod simd;

@@ -1,7 +1,7 @@
 //! The sampler: from logits, sampling records and token history to ids and log-probabilities.
 //!
-//! Order, TGI's: repetition penalty, frequency (and presence) penalty, end-of-sequence mask, temperature, top-k, top-p, min-p,
-//! typical-p; then the largest of `logit + noise` (see [`noise`]). Greedy rows take the largest logit, of equal ones the lowest
+//! Order, TGI's: watermark, repetition penalty, frequency (and presence) penalty, bias, mask of a grammar, end-of-sequence mask,
+//! temperature, top-k, top-p, min-p, typical-p; then the largest of `logit + noise` (see [`noise`]). Greedy rows take the largest logit, of equal ones the lowest
 //! id, and know no temperature and filters. Log-probabilities are the log-softmax after all that, or of the raw logits where
 //! the record says so. NaN counts as minus infinity and plus infinity as the largest finite number. A row without any
 //! finite logit is *failed*: its id is [`FAILED`].
@@ -9,10 +9,12 @@
 //! A sampled id depends on the row's logits, record and history only. Refuses to know the model and text.
 
 mod filter;
+mod mask;
 pub mod noise;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod watermark;
 
 use agentlm_core::arena::flag;
 use agentlm_core::results::Layout;
@@ -20,6 +22,7 @@ use thiserror::Error;
 
 use crate::isa::Isa;
 use crate::rows::SamplingRecord;
+pub use mask::{Masks, NoMasks};
 use noise::Noise;
 use scan::{Candidate, descending, exp_sum, extent, index_of, noisy_max, scale, select_top};
 
@@ -29,12 +32,16 @@ pub const FAILED: u32 = agentlm_core::results::FAILED;
 pub const NONE: u32 = u32::MAX;
 
 /// What a sampler needs to know of the model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SamplerConfig {
     /// Ids that end a sequence.
     pub eos_ids: Vec<u32>,
     /// Ids that can be sampled: logits past them are ignored. At most the logits' width.
     pub vocab: usize,
+    /// Share of the ids that a watermark favours, in (0, 1); TGI's default is 0.5.
+    pub watermark_gamma: f32,
+    /// What it adds to their logits; TGI's default is 2.
+    pub watermark_delta: f32,
 }
 
 /// A configuration that does not fit the model.
@@ -59,6 +66,17 @@ pub enum SamplerError {
 }
 
 impl SamplerConfig {
+    /// A sampler of `vocab` ids, with TGI's watermark.
+    #[must_use]
+    pub fn new(eos_ids: Vec<u32>, vocab: usize) -> Self {
+        Self {
+            eos_ids,
+            vocab,
+            watermark_gamma: 0.5,
+            watermark_delta: 2.0,
+        }
+    }
+
     /// Checks the configuration against the width of the logits.
     ///
     /// # Errors
@@ -105,14 +123,22 @@ pub(crate) struct Row<'a> {
     pub(crate) record: &'a SamplingRecord,
     /// Prompt and output so far; its length is the sampled token's position.
     pub(crate) history: &'a [u32],
+    /// What is added to the logits of some ids.
+    pub(crate) biases: &'a [(u32, f32)],
+    /// One bit an id: whether it may be sampled.
+    pub(crate) mask: Option<&'a [u32]>,
 }
 
 /// Where one sample's results go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     start: *mut u32,
-    layout: Layout,
-    sample: usize,
+    /// Where the sampled id goes; a score has none.
+    id: Option<usize>,
+    logprob: usize,
+    top_ids: usize,
+    top_logprobs: usize,
+    cap: usize,
 }
 
 // SAFETY: a pointer to a results slot, of which each sample's cells are written by one worker.
@@ -123,32 +149,48 @@ unsafe impl Sync for Outcome {}
 impl Outcome {
     /// # Safety
     /// `start` holds a slot of the layout, `sample < max_rows`, and nobody else touches the sample's cells.
-    pub(crate) unsafe fn new(start: *mut u32, layout: Layout, sample: usize) -> Self {
+    pub(crate) unsafe fn of_sample(start: *mut u32, layout: Layout, sample: usize) -> Self {
+        let cap = layout.top_cap as usize;
         Self {
             start,
-            layout,
-            sample,
+            id: Some(Layout::IDS + sample),
+            logprob: layout.logprobs() + sample,
+            top_ids: layout.top_ids() + sample * cap,
+            top_logprobs: layout.top_logprobs() + sample * cap,
+            cap,
+        }
+    }
+
+    /// # Safety
+    /// `start` holds a slot of the layout, `score < max_scores`, and nobody else touches the score's cells.
+    pub(crate) unsafe fn of_score(start: *mut u32, layout: Layout, score: usize) -> Self {
+        let cap = layout.top_cap as usize;
+        Self {
+            start,
+            id: None,
+            logprob: layout.score_logprobs() + score,
+            top_ids: layout.score_top_ids() + score * cap,
+            top_logprobs: layout.score_top_logprobs() + score * cap,
+            cap,
         }
     }
 
     fn set(&self, at: usize, word: u32) {
-        // SAFETY: offsets below come from the layout; `new`'s promise.
+        // SAFETY: offsets below come from the layout; the constructors' promise.
         unsafe { *self.start.add(at) = word }
     }
 
     fn chosen(&self, id: u32, logprob: f32) {
-        self.set(Layout::IDS + self.sample, id);
-        self.set(self.layout.logprobs() + self.sample, logprob.to_bits());
+        if let Some(at) = self.id {
+            self.set(at, id);
+        }
+        self.set(self.logprob, logprob.to_bits());
     }
 
     fn top(&self, n: usize, id: u32, logprob: f32) {
-        let cap = self.layout.top_cap as usize;
-        if n < cap {
-            self.set(self.layout.top_ids() + self.sample * cap + n, id);
-            self.set(
-                self.layout.top_logprobs() + self.sample * cap + n,
-                logprob.to_bits(),
-            );
+        if n < self.cap {
+            self.set(self.top_ids + n, id);
+            self.set(self.top_logprobs + n, logprob.to_bits());
         }
     }
 }
@@ -190,13 +232,25 @@ pub(crate) unsafe fn sample(
                 base: f64::from(largest) + exp_sum(isa, logits, largest).ln(),
             });
         }
-        let changed = penalise(record, row.history, logits, &mut scratch.counts);
-        if changed | mask_eos(config, record, row.history.len(), logits) {
+        let marked = watermark::favour(config, record, row.history, logits);
+        let penalised = penalise(record, row.history, logits, &mut scratch.counts);
+        for &(id, bias) in row.biases {
+            // Ids past the vocabulary cannot be sampled anyway.
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        // Where a grammar allows nothing but the end, the end comes.
+        let must_end = row
+            .mask
+            .is_some_and(|mask| mask::apply(mask, &config.eos_ids, logits));
+        let ended = !must_end && mask_eos(config, record, row.history.len(), logits);
+        if marked || penalised || ended || row.mask.is_some() || !row.biases.is_empty() {
             largest = clean(isa, logits);
         }
         let Some(first) = index_of(logits, largest).filter(|_| largest > f32::NEG_INFINITY) else {
             out.chosen(FAILED, f32::NEG_INFINITY);
-            top_n(record, &mut [], &Normal { base: 0.0 }, out);
+            top_n(record.top_n, &mut [], &Normal { base: 0.0 }, out);
             return;
         };
         let mut kept = None;
@@ -231,13 +285,13 @@ pub(crate) unsafe fn sample(
             (Some(normal), _) => {
                 out.chosen(id, normal.logprob(scratch.raw[id as usize]));
                 select_top(isa, &scratch.raw, n, &mut scratch.candidates);
-                top_n(record, &mut scratch.candidates, &normal, out);
+                top_n(record.top_n, &mut scratch.candidates, &normal, out);
             }
             (None, Some(())) => {
                 let total: f64 = scratch.candidates.iter().map(|c| f64::from(c.value).exp()).sum();
                 let normal = Normal { base: total.ln() };
                 out.chosen(id, normal.logprob(logits[id as usize]));
-                top_n(record, &mut scratch.candidates, &normal, out);
+                top_n(record.top_n, &mut scratch.candidates, &normal, out);
             }
             (None, None) => {
                 let normal = Normal {
@@ -245,9 +299,40 @@ pub(crate) unsafe fn sample(
                 };
                 out.chosen(id, normal.logprob(logits[id as usize]));
                 select_top(isa, logits, n, &mut scratch.candidates);
-                top_n(record, &mut scratch.candidates, &normal, out);
+                top_n(record.top_n, &mut scratch.candidates, &normal, out);
             }
         }
+    }
+}
+
+/// Writes the log-probability of `token` by the model's own logits, and the `wanted` most likely tokens; `logits` are overwritten.
+///
+/// # Safety
+/// As for [`sample`]; `token` is below the logits' width.
+pub(crate) unsafe fn score(
+    isa: Isa,
+    config: &SamplerConfig,
+    token: u32,
+    wanted: u32,
+    logits: &mut [f32],
+    scratch: &mut Scratch,
+    out: Outcome,
+) {
+    let logits = &mut logits[..config.vocab];
+    // SAFETY: the caller's promise; the scratch holds a vocabulary.
+    unsafe {
+        let largest = clean(isa, logits);
+        let Some(&logit) = logits.get(token as usize).filter(|_| largest > f32::NEG_INFINITY) else {
+            out.chosen(token, f32::NAN);
+            top_n(wanted, &mut [], &Normal { base: 0.0 }, out);
+            return;
+        };
+        let normal = Normal {
+            base: f64::from(largest) + exp_sum(isa, logits, largest).ln(),
+        };
+        out.chosen(token, normal.logprob(logit));
+        select_top(isa, logits, wanted as usize, &mut scratch.candidates);
+        top_n(wanted, &mut scratch.candidates, &normal, out);
     }
 }
 
@@ -347,9 +432,9 @@ fn noisy_of(kept: &[Candidate], noise: &Noise) -> u32 {
     best.id
 }
 
-/// Writes the record's top-n cells: the largest candidates, then [`NONE`].
-fn top_n(record: &SamplingRecord, candidates: &mut [Candidate], normal: &Normal, out: Outcome) {
-    let n = (record.top_n as usize).min(candidates.len());
+/// Writes the `wanted` top-n cells: the largest candidates, then [`NONE`].
+fn top_n(wanted: u32, candidates: &mut [Candidate], normal: &Normal, out: Outcome) {
+    let n = (wanted as usize).min(candidates.len());
     if n > 0 && n < candidates.len() {
         candidates.select_nth_unstable_by(n - 1, descending);
     }
@@ -357,7 +442,7 @@ fn top_n(record: &SamplingRecord, candidates: &mut [Candidate], normal: &Normal,
     for (i, candidate) in candidates[..n].iter().enumerate() {
         out.top(i, candidate.id, normal.logprob(candidate.value));
     }
-    for i in n..record.top_n as usize {
+    for i in n..wanted as usize {
         out.top(i, NONE, f32::NEG_INFINITY);
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 const RESULTS: Layout = Layout {
     max_rows: 4,
     top_cap: 5,
+    max_scores: 3,
 };
 
 fn record() -> SamplingRecord {
@@ -33,21 +34,23 @@ struct Sampled {
 
 /// Samples one row on every instruction set, which must agree on the id.
 fn run(record: &SamplingRecord, history: &[u32], logits: &[f32]) -> Sampled {
-    let config = SamplerConfig {
-        eos_ids: vec![1],
-        vocab: logits.len(),
-    };
+    let config = SamplerConfig::new(vec![1], logits.len());
     let mut all = Isa::available().into_iter().map(|isa| {
         let mut words = vec![0xAAAA_AAAA; RESULTS.slot_words()];
         let mut scratch = Scratch::new(logits.len());
         let mut logits = logits.to_vec();
         // SAFETY: only available sets are passed; the slot is ours.
         unsafe {
-            let out = Outcome::new(words.as_mut_ptr(), RESULTS, 2);
+            let out = Outcome::of_sample(words.as_mut_ptr(), RESULTS, 2);
             sample(
                 isa,
                 &config,
-                Row { record, history },
+                Row {
+                    record,
+                    history,
+                    biases: &[],
+                    mask: None,
+                },
                 &mut logits,
                 &mut scratch,
                 out,
@@ -419,10 +422,7 @@ fn odd_logits_neither_crash_nor_win() {
 
 #[test]
 fn a_configuration_that_does_not_fit_is_refused_with_the_numbers() {
-    let config = |vocab, eos| SamplerConfig {
-        eos_ids: vec![eos],
-        vocab,
-    };
+    let config = |vocab, eos| SamplerConfig::new(vec![eos], vocab);
     for (config, expected) in [
         (config(0, 0), "0 ids"),
         (config(9, 0), "9 ids"),

@@ -86,6 +86,7 @@ pub const ARENA: arena::Layout = arena::Layout {
 pub const RESULTS: results::Layout = results::Layout {
     max_rows: 6,
     top_cap: 5,
+    max_scores: 32,
 };
 pub const MAX_TOKENS: usize = 512;
 
@@ -281,10 +282,7 @@ impl Llama {
             arena: ARENA,
             results: RESULTS,
             max_tokens: MAX_TOKENS,
-            sampler: SamplerConfig {
-                eos_ids: vec![2],
-                vocab: s.vocab,
-            },
+            sampler: SamplerConfig::new(vec![2], s.vocab),
         };
         Executor::new(tape, pool, cache, config).unwrap()
     }

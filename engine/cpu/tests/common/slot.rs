@@ -17,6 +17,7 @@ pub struct Init {
     pub seed: u64,
     pub sample_index: u32,
     pub top_n: u32,
+    pub biases: Vec<(u32, f32)>,
 }
 
 impl Init {
@@ -32,6 +33,7 @@ impl Init {
             seed: 0,
             sample_index: 0,
             top_n: 0,
+            biases: Vec::new(),
         }
     }
 
@@ -51,7 +53,14 @@ impl Init {
         w[init::SEED_HI] = (self.seed >> 32) as u32;
         w[init::SAMPLE_INDEX] = self.sample_index;
         w[init::TOP_N] = self.top_n;
+        w[init::N_BIAS] = self.biases.len() as u32;
+        w[init::BIAS_START] = tokens_start + self.tokens.len() as u32;
         w
+    }
+
+    fn slab(&self) -> Vec<u32> {
+        let biases = self.biases.iter().flat_map(|&(id, bias)| [id, bias.to_bits()]);
+        self.tokens.iter().copied().chain(biases).collect()
     }
 }
 
@@ -64,6 +73,7 @@ pub struct Slot {
     entries: Vec<u32>,
     tokens: u32,
     samples: u32,
+    scores: u32,
 }
 
 impl Slot {
@@ -83,7 +93,12 @@ impl Slot {
         self
     }
 
-    pub fn entry(mut self, row: u32, computed: u32, q_len: u32, sample: bool) -> Self {
+    pub fn entry(self, row: u32, computed: u32, q_len: u32, sample: bool) -> Self {
+        self.scored(row, computed, q_len, sample, 0)
+    }
+
+    /// An entry whose first `n_scores` positions are scored.
+    pub fn scored(mut self, row: u32, computed: u32, q_len: u32, sample: bool, n_scores: u32) -> Self {
         let mut w = [0; entry::WORDS];
         w[entry::ROW] = row;
         w[entry::Q_START] = self.tokens;
@@ -91,9 +106,12 @@ impl Slot {
         w[entry::COMPUTED] = computed;
         w[entry::SAMPLE_INDEX] = if sample { self.samples } else { NO_SAMPLE };
         w[entry::SAMPLE_POSITION] = computed + q_len;
+        w[entry::SCORE_INDEX] = self.scores;
+        w[entry::N_SCORES] = n_scores;
         self.entries.extend(w);
         self.tokens += q_len;
         self.samples += u32::from(sample);
+        self.scores += n_scores;
         self
     }
 
@@ -106,12 +124,12 @@ impl Slot {
         let mut start = 0;
         for init in &self.inits {
             words.extend(init.words(start));
-            start += init.tokens.len() as u32;
+            start += init.slab().len() as u32;
         }
         let diffs = at(&words);
         words.extend(&self.diffs);
         let tokens = at(&words);
-        words.extend(self.inits.iter().flat_map(|init| &init.tokens));
+        words.extend(self.inits.iter().flat_map(Init::slab));
         let used = at(&words);
         words[header::MAGIC] = MAGIC;
         words[header::VERSION] = VERSION;
@@ -119,6 +137,7 @@ impl Slot {
         words[header::N_ENTRIES] = (self.entries.len() / entry::WORDS) as u32;
         words[header::N_TOKENS] = self.tokens;
         words[header::N_SAMPLES] = self.samples;
+        words[header::N_SCORES] = self.scores;
         words[header::N_INITS] = self.inits.len() as u32;
         words[header::N_BLOCK_DIFFS] = self.n_diffs;
         words[header::OFF_ENTRIES] = entries;

@@ -65,6 +65,7 @@ pub fn start(connections: u32) -> Result<(EngineHandle, RunningServer), Failure>
         prefix_cache: true,
         eos_token_ids: Vec::new(),
         top_cap: 5,
+        max_scores: 32,
         vocab_size: 6,
         hash_key: [7; 32],
     };

@@ -1,233 +1,306 @@
 //! `GET /metrics`: Prometheus text. `tgi_*` names are those of TGI's dashboards, `agentlm_*` are ours.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agentlm_host::Snapshot;
+use agentlm_host::{Health, Histogram, KindTimes, Snapshot, StepKind, StepTimes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::histogram::Histogram;
+use super::page::Page;
 use super::{Failure, Metrics};
 use crate::app::App;
 
 /// Everything at this moment.
 pub(crate) async fn render(State(app): State<Arc<App>>) -> Response {
-    let text = exposition(&app.metrics, &app.engine.snapshot());
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
-}
-
-fn exposition(metrics: &Metrics, snapshot: &Snapshot) -> String {
-    let mut page = Page {
-        text: String::with_capacity(64 * 1024),
+    let moment = Moment {
+        metrics: &app.metrics,
+        snapshot: &app.engine.snapshot(),
+        steps: app.engine.step_times(),
+        failed: matches!(app.engine.health(), Health::Failed(_)),
+        dropped_lines: app.log.dropped(),
     };
-    requests(&mut page, metrics);
-    engine(&mut page, snapshot);
-    page.text
+    (
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+        moment.text(),
+    )
+        .into_response()
 }
 
-fn requests(page: &mut Page, metrics: &Metrics) {
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
-    page.single(
-        "tgi_request_count",
-        "counter",
-        "HTTP requests to generate",
-        count(&metrics.arrived),
-    );
-    page.single(
-        "tgi_request_success",
-        "counter",
-        "requests answered",
-        count(&metrics.succeeded),
-    );
-    let failures = Failure::ALL.map(|(failure, label)| (label, count(&metrics.failed[failure as usize])));
-    page.labelled(
-        "tgi_request_failure",
-        "counter",
-        "requests not answered",
-        "err",
-        &failures,
-    );
-    let histograms = [
-        (
-            "tgi_request_duration",
-            "seconds from arrival to the end",
-            &metrics.duration,
-        ),
-        (
-            "tgi_request_validation_duration",
-            "seconds of parsing and tokenising",
-            &metrics.validation,
-        ),
-        (
-            "tgi_request_queue_duration",
-            "seconds from submission to the first plan",
-            &metrics.queue,
-        ),
-        (
-            "tgi_request_inference_duration",
-            "seconds from the first plan to the end",
-            &metrics.inference,
-        ),
-        (
-            "tgi_request_mean_time_per_token_duration",
-            "seconds of inference a token",
-            &metrics.time_per_token,
-        ),
-        ("tgi_request_input_length", "prompt tokens", &metrics.input_length),
-        (
-            "tgi_request_max_new_tokens",
-            "tokens allowed",
-            &metrics.max_new_tokens,
-        ),
-        (
-            "tgi_request_generated_tokens",
-            "tokens generated",
-            &metrics.generated_tokens,
-        ),
-        // Nothing is speculated: the series is there for the panels that ask for it.
-        (
-            "tgi_request_skipped_tokens",
-            "speculated tokens a step",
-            &metrics.skipped_tokens,
-        ),
-    ];
-    for (name, help, histogram) in histograms {
-        page.histogram(name, help, histogram);
-    }
+/// What is told.
+struct Moment<'a> {
+    metrics: &'a Metrics,
+    snapshot: &'a Snapshot,
+    steps: &'a StepTimes,
+    /// Whether the engine has failed.
+    failed: bool,
+    /// Lines that the log lost.
+    dropped_lines: u64,
 }
 
-fn engine(page: &mut Page, snapshot: &Snapshot) {
-    let core = &snapshot.core;
-    page.single(
-        "tgi_queue_size",
-        "gauge",
-        "requests waiting",
-        f64::from(core.queued),
-    );
-    page.single(
-        "tgi_batch_current_size",
-        "gauge",
-        "requests running",
-        f64::from(core.running),
-    );
-    let blocks = &core.blocks;
-    let held = f64::from(blocks.held) * f64::from(agentlm_core::BLOCK_SIZE);
-    page.single(
-        "tgi_batch_current_max_tokens",
-        "gauge",
-        "KV positions that running requests hold",
-        held,
-    );
-    let places = [
-        ("free", f64::from(blocks.free)),
-        ("cached", f64::from(blocks.cached)),
-        ("held", f64::from(blocks.held)),
-        ("limbo", f64::from(blocks.limbo)),
-    ];
-    page.labelled("agentlm_blocks", "gauge", "KV blocks by place", "state", &places);
-    page.single(
-        "agentlm_unfinished",
-        "gauge",
-        "requests submitted and not ended",
-        snapshot.unfinished as f64,
-    );
-    let counters = [
-        (
-            "agentlm_preemptions",
-            "requests sent back to the queue",
-            core.preemptions,
-        ),
-        (
-            "agentlm_prefix_lookup_tokens",
-            "tokens looked up in the prefix cache",
-            core.prefix_lookup_tokens,
-        ),
-        (
-            "agentlm_prefix_hit_tokens",
-            "tokens found in the prefix cache",
-            core.prefix_hit_tokens,
-        ),
-        ("agentlm_steps", "steps planned", core.steps),
-        ("agentlm_tokens_computed", "tokens computed", core.tokens_computed),
-        (
-            "agentlm_tokens_generated",
-            "tokens sampled",
-            core.tokens_generated,
-        ),
-        ("agentlm_aborted", "requests aborted", core.aborted),
-    ];
-    for (name, help, value) in counters {
-        page.single(name, "counter", help, value as f64);
-    }
-    let finishes = [
-        ("length", core.finished_length as f64),
-        ("eos_token", core.finished_eos as f64),
-        ("stop_sequence", core.finished_stop as f64),
-    ];
-    page.labelled(
-        "agentlm_finished",
-        "counter",
-        "requests ended by themselves",
-        "reason",
-        &finishes,
-    );
-    page.single(
-        "agentlm_step_seconds",
-        "counter",
-        "seconds spent in steps",
-        snapshot.total_step_seconds,
-    );
-    page.single(
-        "agentlm_last_step_seconds",
-        "gauge",
-        "seconds of the last step",
-        snapshot.last_step_seconds,
-    );
-}
-
-/// The text under construction. Writing to a string cannot fail, so the results are not looked at.
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+impl Moment<'_> {
+    fn text(&self) -> String {
+        let mut page = Page::new();
+        self.requests(&mut page);
+        self.batches(&mut page);
+        self.engine(&mut page);
+        self.server(&mut page);
+        page.into_text()
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: f64) {
-        self.head(name, kind, help);
-        let _ = write!(self.text, "{name} {value}\n\n");
-    }
-
-    fn labelled(&mut self, name: &str, kind: &str, help: &str, label: &str, values: &[(&str, f64)]) {
-        self.head(name, kind, help);
-        for (kind, value) in values {
-            let _ = writeln!(self.text, "{name}{{{label}=\"{kind}\"}} {value}");
+    fn requests(&self, page: &mut Page) {
+        let metrics = self.metrics;
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+        page.single(
+            "tgi_request_count",
+            "counter",
+            "HTTP requests to generate",
+            count(&metrics.arrived),
+        );
+        page.single(
+            "tgi_request_success",
+            "counter",
+            "requests answered",
+            count(&metrics.succeeded),
+        );
+        let failures = Failure::ALL.map(|(failure, label)| (label, count(&metrics.failed[failure as usize])));
+        page.labelled(
+            "tgi_request_failure",
+            "counter",
+            "requests not answered",
+            "err",
+            &failures,
+        );
+        let histograms = [
+            (
+                "tgi_request_duration",
+                "seconds from arrival to the end",
+                &metrics.duration,
+            ),
+            (
+                "tgi_request_validation_duration",
+                "seconds of parsing and tokenising",
+                &metrics.validation,
+            ),
+            (
+                "tgi_request_queue_duration",
+                "seconds from submission to the first plan",
+                &metrics.queue,
+            ),
+            (
+                "tgi_request_inference_duration",
+                "seconds from the first plan to the end",
+                &metrics.inference,
+            ),
+            (
+                "tgi_request_mean_time_per_token_duration",
+                "seconds of inference a token",
+                &metrics.time_per_token,
+            ),
+            ("tgi_request_input_length", "prompt tokens", &metrics.input_length),
+            (
+                "tgi_request_max_new_tokens",
+                "tokens allowed",
+                &metrics.max_new_tokens,
+            ),
+            (
+                "tgi_request_generated_tokens",
+                "tokens generated",
+                &metrics.generated_tokens,
+            ),
+            // Nothing is speculated: the series is there for the panels that ask for it.
+            (
+                "tgi_request_skipped_tokens",
+                "speculated tokens a step",
+                &metrics.skipped_tokens,
+            ),
+        ];
+        for (name, help, histogram) in histograms {
+            page.histogram(name, help, histogram);
         }
-        self.text.push('\n');
     }
 
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, "histogram", help);
-        let (buckets, count, sum) = histogram.read();
-        for (bound, below) in buckets {
-            let _ = writeln!(self.text, "{name}_bucket{{le=\"{bound}\"}} {below}");
+    /// TGI's batches are our steps. One that computes more than a token for some request counts as a prefill.
+    fn batches(&self, page: &mut Page) {
+        let (prefill, decode) = (self.steps.of(StepKind::Prefill), self.steps.of(StepKind::Decode));
+        let count =
+            |of: fn(&KindTimes) -> u64| [("prefill", of(prefill) as f64), ("decode", of(decode) as f64)];
+        let done = |times: &KindTimes| times.whole.read().1;
+        let lost = |times: &KindTimes| times.planned().saturating_sub(times.whole.read().1);
+        let counters = [
+            (
+                "tgi_batch_inference_count",
+                "steps planned",
+                count(KindTimes::planned),
+            ),
+            ("tgi_batch_inference_success", "steps committed", count(done)),
+            (
+                "tgi_batch_inference_failure",
+                "steps that the engine failed in",
+                if self.failed { count(lost) } else { count(|_| 0) },
+            ),
+        ];
+        for (name, help, values) in counters {
+            page.labelled(name, "counter", help, "method", &values);
         }
-        let _ = writeln!(self.text, "{name}_bucket{{le=\"+Inf\"}} {count}");
-        let _ = write!(self.text, "{name}_sum {sum}\n{name}_count {count}\n\n");
+        let times = |of: fn(&KindTimes) -> &Histogram| [("prefill", of(prefill)), ("decode", of(decode))];
+        let never = &self.metrics.never;
+        let histograms = [
+            (
+                "tgi_batch_inference_duration",
+                "seconds of a step, plan to commit",
+                times(|times| &times.whole),
+            ),
+            (
+                "tgi_batch_forward_duration",
+                "seconds of a step until the runner is done",
+                times(|times| &times.run),
+            ),
+            (
+                "tgi_batch_decode_duration",
+                "seconds of taking a step's results in",
+                times(|times| &times.commit),
+            ),
+            (
+                "tgi_batch_filter_duration",
+                "seconds of filtering a batch: never needed",
+                [("prefill", never), ("decode", never)],
+            ),
+        ];
+        for (name, help, values) in histograms {
+            page.by_method(name, help, &values);
+        }
+        page.by_method(
+            "tgi_batch_concat_duration",
+            "seconds of merging batches: never needed",
+            &[("decode", never)],
+        );
+        let reasons = ["backpressure", "wait_exceeded", "chunking"].map(|reason| (reason, 0.0));
+        page.labelled(
+            "tgi_batch_concat",
+            "counter",
+            "batches merged: never needed",
+            "reason",
+            &reasons,
+        );
+        page.histogram("tgi_batch_next_size", "requests a step", &self.steps.requests);
+    }
+
+    fn engine(&self, page: &mut Page) {
+        let core = &self.snapshot.core;
+        let blocks = &core.blocks;
+        let held = f64::from(blocks.held) * f64::from(agentlm_core::BLOCK_SIZE);
+        let gauges = [
+            ("tgi_queue_size", "requests waiting", f64::from(core.queued)),
+            (
+                "tgi_batch_current_size",
+                "requests running",
+                f64::from(core.running),
+            ),
+            (
+                "tgi_batch_current_max_tokens",
+                "KV positions that running requests hold",
+                held,
+            ),
+            (
+                "agentlm_unfinished",
+                "requests submitted and not ended",
+                self.snapshot.unfinished as f64,
+            ),
+            (
+                "agentlm_queue_age_seconds",
+                "seconds that the oldest request without a first step has waited",
+                self.snapshot.oldest_waiting_seconds,
+            ),
+            (
+                "agentlm_last_step_seconds",
+                "seconds of the last step",
+                self.snapshot.last_step_seconds,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            page.single(name, "gauge", help, value);
+        }
+        let places = [
+            ("free", f64::from(blocks.free)),
+            ("cached", f64::from(blocks.cached)),
+            ("held", f64::from(blocks.held)),
+            ("limbo", f64::from(blocks.limbo)),
+        ];
+        page.labelled("agentlm_blocks", "gauge", "KV blocks by place", "state", &places);
+        let counters = [
+            (
+                "agentlm_preemptions",
+                "requests sent back to the queue",
+                core.preemptions,
+            ),
+            (
+                "agentlm_prefix_lookup_tokens",
+                "tokens looked up in the prefix cache",
+                core.prefix_lookup_tokens,
+            ),
+            (
+                "agentlm_prefix_hit_tokens",
+                "tokens found in the prefix cache",
+                core.prefix_hit_tokens,
+            ),
+            ("agentlm_steps", "steps planned", core.steps),
+            ("agentlm_tokens_computed", "tokens computed", core.tokens_computed),
+            (
+                "agentlm_tokens_generated",
+                "tokens sampled",
+                core.tokens_generated,
+            ),
+            ("agentlm_aborted", "requests aborted", core.aborted),
+            ("agentlm_failed", "requests whose sample failed", core.failed),
+        ];
+        for (name, help, value) in counters {
+            page.single(name, "counter", help, value as f64);
+        }
+        let finishes = [
+            ("length", core.finished_length as f64),
+            ("eos_token", core.finished_eos as f64),
+            ("stop_sequence", core.finished_stop as f64),
+        ];
+        page.labelled(
+            "agentlm_finished",
+            "counter",
+            "requests ended by themselves",
+            "reason",
+            &finishes,
+        );
+        page.single(
+            "agentlm_step_seconds",
+            "counter",
+            "seconds spent in steps",
+            self.snapshot.total_step_seconds,
+        );
+    }
+
+    fn server(&self, page: &mut Page) {
+        page.single(
+            "agentlm_open_connections",
+            "gauge",
+            "connections of clients",
+            self.metrics.connections.load(Ordering::Relaxed) as f64,
+        );
+        page.single(
+            "agentlm_log_lines_dropped",
+            "counter",
+            "log lines that could not be written",
+            self.dropped_lines as f64,
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use agentlm_core::FinishReason;
     use agentlm_core::params::Limits;
     use agentlm_host::Timing;
 
-    use super::super::Meter;
+    use super::super::{Account, Meter};
     use super::*;
     use crate::error::ApiError;
 
@@ -241,14 +314,28 @@ mod tests {
             max_best_of: 2,
         };
         let metrics = Arc::new(Metrics::new(&limits));
-        let done = Meter::new(metrics.clone());
+        let done = Meter::new(metrics.clone(), None);
         done.admitted([(3, 20)].into_iter());
-        done.succeeded(&Timing::default(), 7);
+        done.succeeded(&Account {
+            timing: Timing::default(),
+            prompt_tokens: 3,
+            generated_tokens: 7,
+            reason: FinishReason::Length,
+        });
         done.failed(&ApiError::Overloaded);
         drop(done);
-        Meter::new(metrics.clone()).failed(&ApiError::Overloaded);
-        drop(Meter::new(metrics.clone()));
-        let text = exposition(&metrics, &Snapshot::default());
+        Meter::new(metrics.clone(), None).failed(&ApiError::Overloaded);
+        drop(Meter::new(metrics.clone(), None));
+        let _open = metrics.open_connection();
+        drop(metrics.open_connection());
+        let text = Moment {
+            metrics: &metrics,
+            snapshot: &Snapshot::default(),
+            steps: &StepTimes::default(),
+            failed: false,
+            dropped_lines: 2,
+        }
+        .text();
         for line in [
             "# TYPE tgi_request_count counter\ntgi_request_count 3\n\n",
             "tgi_request_success 1\n",
@@ -258,7 +345,13 @@ mod tests {
             "tgi_request_input_length_bucket{le=\"2\"} 0\ntgi_request_input_length_bucket{le=\"3\"} 1\n",
             "tgi_request_generated_tokens_sum 7\ntgi_request_generated_tokens_count 1\n",
             "tgi_request_duration_bucket{le=\"0.00015\"}",
+            "tgi_batch_inference_duration_bucket{method=\"decode\",le=\"0.00015\"} 0\n",
+            "tgi_batch_inference_duration_count{method=\"prefill\"} 0\n",
+            "tgi_batch_concat{reason=\"wait_exceeded\"} 0\n",
+            "tgi_batch_next_size_bucket{le=\"1024\"} 0\n",
             "agentlm_blocks{state=\"free\"} 0\n",
+            "agentlm_open_connections 1\n",
+            "agentlm_log_lines_dropped 2\n",
         ] {
             assert!(text.contains(line), "{line}\nis not in\n{text}");
         }

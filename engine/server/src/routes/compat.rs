@@ -13,7 +13,7 @@ use crate::{body, flow};
 
 /// `POST /`.
 pub(crate) async fn generate(State(app): State<Arc<App>>, request: Request) -> Response {
-    let meter = flow::meter(&app);
+    let meter = flow::meter(&app, &request);
     let request: GenerateRequest = match body::json(request, app.config.payload_limit).await {
         Ok(request) => request,
         Err(error) => return refuse(&meter, &error),

@@ -1,11 +1,15 @@
 //! One folder a route that generates: types / validate / convert / handler / stream. The small ones are one file.
 
+pub(crate) mod adapter;
 pub(crate) mod chat;
 pub(crate) mod compat;
 pub(crate) mod completions;
 pub(crate) mod generate;
 pub(crate) mod health;
 pub(crate) mod info;
+pub(crate) mod invocations;
 pub(crate) mod models;
 pub(crate) mod openai;
+pub(crate) mod operate;
 pub(crate) mod tokenize;
+pub(crate) mod vertex;

@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the one model that is served.
+//! `GET /v1/models`: the model that is served, and its adapters.
 
 use std::sync::Arc;
 
@@ -9,28 +9,43 @@ use serde::Serialize;
 
 use crate::app::App;
 
-#[derive(Serialize)]
-struct Models<'a> {
+/// All names that a request may call the model by.
+#[derive(Debug, Serialize)]
+pub(crate) struct Models {
     object: &'static str,
-    data: [Model<'a>; 1],
+    data: Vec<Model>,
 }
 
-#[derive(Serialize)]
-struct Model<'a> {
-    id: &'a str,
+/// One of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Model {
+    id: String,
     object: &'static str,
+    /// 0, as in TGI.
     created: u64,
-    owned_by: &'a str,
+    owned_by: String,
+    /// The model that an adapter adapts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
 }
 
-/// `created` is 0, as in TGI.
+/// The handler.
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
-    let id = app.config.model_id.as_str();
-    let data = [Model {
+    let base = &app.config.model_id;
+    let model = |id: String, parent: Option<String>| Model {
         id,
         object: "model",
         created: 0,
-        owned_by: id,
-    }];
-    Json(Models { object: "list", data }).into_response()
+        owned_by: base.clone(),
+        parent,
+    };
+    let adapters = app.engine.adapters().into_iter();
+    let adapters = adapters.map(|adapter| model(adapter.name, Some(base.clone())));
+    Json(Models {
+        object: "list",
+        data: std::iter::once(model(base.clone(), None))
+            .chain(adapters)
+            .collect(),
+    })
+    .into_response()
 }

@@ -8,9 +8,9 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::chat::handler::render;
+use super::chat::render::render;
 use super::chat::types::ChatRequest;
-use super::chat::validate::{Conversation, messages};
+use super::chat::validate::conversation;
 use super::generate::types::GenerateRequest;
 use crate::app::App;
 use crate::body;
@@ -51,12 +51,8 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> R
 /// Of the rendered conversation; the template has put in what special tokens there are.
 pub(crate) async fn chat_tokenize(State(app): State<Arc<App>>, request: Request) -> Response {
     let tokens = async {
-        let request: ChatRequest = body::json(request, app.config.payload_limit).await?;
-        let chat = Conversation {
-            messages: messages(request.messages)?,
-            template_variables: request.chat_template_kwargs,
-        };
-        let prompt = render(&app, chat).await?;
+        let mut request: ChatRequest = body::json(request, app.config.payload_limit).await?;
+        let prompt = render(&app, conversation(&mut request)?).await?;
         let tokenizer = app.tokenizer.clone();
         on_pool(move || {
             let encoding = encode(&tokenizer, &prompt.text, false)?;

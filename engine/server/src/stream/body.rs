@@ -1,6 +1,5 @@
 //! A stream of server-sent events as an HTTP body. Dropping it, as a lost connection does, aborts its requests.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::pipe::Outlet;
+use super::pipe::{Outlet, Unread};
 use crate::flow::Running;
 
 /// After this long without a byte a comment is sent, so that proxies keep the connection.
@@ -22,18 +21,17 @@ const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 /// The body of a streaming answer.
 pub(crate) struct EventStream {
     outlet: Outlet,
-    /// Lives as long as the body does.
-    _running: Running,
     /// Not moved at every frame: when it fires, `last` tells whether the stream was silent.
     alarm: Pin<Box<Sleep>>,
     last: Instant,
 }
 
 impl EventStream {
+    /// `running` lives as long as the body does, or until the client is given up.
     pub(crate) fn new(outlet: Outlet, running: Running) -> Self {
+        outlet.hold(running);
         Self {
             outlet,
-            _running: running,
             alarm: Box::pin(sleep(KEEP_ALIVE)),
             last: Instant::now(),
         }
@@ -42,14 +40,15 @@ impl EventStream {
 
 impl http_body::Body for EventStream {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Unread;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
         match self.outlet.poll_take(context) {
-            Poll::Ready(Some(bytes)) => {
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+            Poll::Ready(Some(Ok(bytes))) => {
                 self.last = Instant::now();
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
@@ -146,7 +145,7 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        let mut socket = Socket::new(server);
+        let mut socket = Socket::new(server, Duration::from_secs(120));
         let line = socket.line();
         let (_pipe, outlet) = pipe();
         outlet.entry().offer(line.clone());

@@ -11,18 +11,23 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::intake::Intake;
+use super::stall::Stall;
 
 /// Room before a chunk for its length in hexadecimal digits and the line's end.
 const PREFIX: usize = 10;
 
 struct State {
     writer: OwnedWriteHalf,
+    stall: Stall,
     /// What the socket did not take.
     rest: BytesMut,
     /// The body has nothing for hyper; what it had may not be written yet.
@@ -32,10 +37,17 @@ struct State {
 }
 
 impl State {
+    /// Writes some of `bytes`, unless the client has not read for too long.
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.writer).poll_write(context, bytes);
+        self.stall.watch(context, written)
+    }
+
     /// Writes what is left of earlier frames.
     fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut self.writer).poll_write(context, &self.rest))?;
+            let written = Pin::new(&mut self.writer).poll_write(context, &self.rest);
+            let written = ready!(self.stall.watch(context, written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -122,15 +134,17 @@ impl Line {
 
 /// The connection as hyper sees it.
 pub(crate) struct Socket {
-    reader: OwnedReadHalf,
+    intake: Arc<Intake>,
     line: Arc<Line>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    /// A client that has something to read may take nothing for `patience`; then writing fails.
+    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
         let (reader, writer) = stream.into_split();
         let state = State {
             writer,
+            stall: Stall::new(patience),
             rest: BytesMut::new(),
             waiting: false,
             idle: false,
@@ -138,7 +152,15 @@ impl Socket {
         let line = Arc::new(Line {
             state: Mutex::new(state),
         });
-        Self { reader, line }
+        Self {
+            intake: Arc::new(Intake::new(reader)),
+            line,
+        }
+    }
+
+    /// What tells that the client has left.
+    pub(crate) fn intake(&self) -> Arc<Intake> {
+        self.intake.clone()
     }
 
     /// What streams on this connection may write to.
@@ -149,11 +171,11 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.reader).poll_read(context, buffer)
+        self.intake.poll_read(context, buffer)
     }
 }
 
@@ -161,7 +183,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.line.state.lock();
         ready!(state.poll_rest(context))?;
-        Pin::new(&mut state.writer).poll_write(context, bytes)
+        state.poll_write(context, bytes)
     }
 
     /// Hyper calls it when all that it had was written.
@@ -186,6 +208,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     /// Two ends of a connection whose kernel keeps little.
     async fn connection() -> (Socket, TcpStream) {
         let listener = TcpSocket::new_v4().unwrap();
@@ -197,7 +221,7 @@ mod tests {
         let client = client.connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        (Socket::new(server), client)
+        (Socket::new(server, PATIENCE), client)
     }
 
     fn send(line: &Line, bytes: &[u8]) -> Sent {
@@ -270,6 +294,26 @@ mod tests {
             }
             socket.shutdown().await.unwrap();
             assert!(reading.await.unwrap() == expected, "{last}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_given_up() {
+        for by in ["hyper", "a stream"] {
+            let (mut socket, client) = connection().await;
+            let line = socket.line();
+            line.waits();
+            socket.flush().await.unwrap();
+            let began = tokio::time::Instant::now();
+            let written = if by == "hyper" {
+                socket.write_all(&vec![b'x'; 1 << 24]).await
+            } else {
+                while send(&line, &[b'x'; 9000]) == Sent::Whole {}
+                socket.flush().await
+            };
+            assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut, "{by}");
+            assert!(began.elapsed() >= PATIENCE, "{by}");
+            drop(client);
         }
     }
 }

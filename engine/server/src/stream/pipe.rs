@@ -1,26 +1,39 @@
 //! One stream's bytes on their way: a frame goes out at once where the line is free; else it waits here, and the connection
 //! takes everything there is.
 //!
-//! Frames that pile up while a connection writes leave together in the next write. There is no bound but the
-//! request's own length: the output thread must never wait for a client.
+//! Frames that pile up while a connection writes leave together in the next write. The output thread never waits for a client:
+//! one that lets too much pile up loses its stream, and its requests are aborted.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::time::Instant;
 
 use super::line::{Line, Sent};
+use crate::flow::Running;
 
 /// Room for a few frames; taken again once the connection has sent what it took.
 const CAPACITY: usize = 2048;
+/// More than this is not kept for a client that does not read. A token's frame has some hundred bytes.
+const LIMIT: usize = 4 << 20;
+
+/// The client let too much pile up, so the stream has no proper end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the client did not read its stream")]
+pub(crate) struct Unread;
 
 #[derive(Default)]
 struct State {
     unsent: BytesMut,
     waiting: Option<Waker>,
     closed: bool,
+    /// It was closed because too much piled up.
+    unread: bool,
+    /// What writes; dropping it aborts.
+    running: Option<Running>,
     /// The connection, where frames may pass hyper by.
     line: Option<Arc<Line>>,
     /// When a frame last did.
@@ -68,19 +81,39 @@ impl Pipe {
         if let Some(write) = write {
             write(&mut state.unsent);
         }
+        let mut given_up = None;
         if last {
             state.closed = true;
             state.line = None;
+        } else if state.unsent.len() > LIMIT {
+            given_up = state.give_up();
         }
         let waiting = state.waiting.take();
         drop(state);
+        drop(given_up);
         if let Some(waker) = waiting {
             waker.wake();
         }
     }
 }
 
+impl State {
+    /// Ends the stream as it is. What it returns is to be dropped without the lock.
+    fn give_up(&mut self) -> Option<Running> {
+        self.unsent = BytesMut::new();
+        self.closed = true;
+        self.unread = true;
+        self.line = None;
+        self.running.take()
+    }
+}
+
 impl Outlet {
+    /// Keeps what writes the stream for as long as somebody reads it.
+    pub(super) fn hold(&self, running: Running) {
+        self.state.lock().running = Some(running);
+    }
+
     /// The stream's way onto a connection.
     pub(super) fn entry(&self) -> Entry {
         Entry {
@@ -101,8 +134,11 @@ impl Outlet {
     }
 
     /// Everything unsent; `None` when the stream has ended and all of it was taken.
-    pub(crate) fn poll_take(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
+    pub(crate) fn poll_take(&mut self, context: &Context<'_>) -> Poll<Option<Result<Bytes, Unread>>> {
         let mut state = self.state.lock();
+        if state.unread {
+            return Poll::Ready(Some(Err(Unread)));
+        }
         if let Some(line) = &state.line {
             if state.unsent.is_empty() {
                 line.waits();
@@ -115,7 +151,7 @@ impl Outlet {
             if !state.closed {
                 state.unsent.reserve(CAPACITY / 4);
             }
-            return Poll::Ready(Some(taken));
+            return Poll::Ready(Some(Ok(taken)));
         }
         if state.closed {
             return Poll::Ready(None);
@@ -130,7 +166,7 @@ impl Outlet {
     /// Whether all of the stream was taken.
     pub(crate) fn is_done(&self) -> bool {
         let state = self.state.lock();
-        state.closed && state.unsent.is_empty()
+        state.closed && state.unsent.is_empty() && !state.unread
     }
 }
 
@@ -140,6 +176,9 @@ impl Drop for Outlet {
         let mut state = self.state.lock();
         state.closed = true;
         state.line = None;
+        let running = state.running.take();
+        drop(state);
+        drop(running);
     }
 }
 
@@ -163,6 +202,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Gate;
 
     #[test]
     fn frames_leave_together_and_the_end_comes_after_the_last_byte() {
@@ -173,7 +213,7 @@ mod tests {
         pipe.write(false, |out| out.extend_from_slice(b"b"));
         assert_eq!(
             outlet.poll_take(&context),
-            Poll::Ready(Some(Bytes::from_static(b"ab")))
+            Poll::Ready(Some(Ok(Bytes::from_static(b"ab"))))
         );
         assert_eq!(outlet.poll_take(&context), Poll::Pending);
         pipe.write(true, |out| out.extend_from_slice(b"c"));
@@ -181,9 +221,37 @@ mod tests {
         assert!(!outlet.is_done());
         assert_eq!(
             outlet.poll_take(&context),
-            Poll::Ready(Some(Bytes::from_static(b"c")))
+            Poll::Ready(Some(Ok(Bytes::from_static(b"c"))))
         );
         assert!(outlet.is_done());
         assert_eq!(outlet.poll_take(&context), Poll::Ready(None));
+    }
+
+    #[test]
+    fn a_client_that_lets_too_much_pile_up_loses_its_stream_and_the_place() {
+        let context = Context::from_waker(Waker::noop());
+        let gate = Gate::new(1);
+        let (pipe, mut outlet) = pipe();
+        outlet.hold(Running::holding(gate.enter(1).unwrap()));
+        let frame = vec![b'x'; LIMIT / 4];
+        for _ in 0..4 {
+            pipe.write(false, |out| out.extend_from_slice(&frame));
+        }
+        assert!(gate.enter(1).is_err(), "what is just enough is kept");
+        pipe.write(false, |out| out.extend_from_slice(b"x"));
+        assert!(gate.enter(1).is_ok(), "the request is gone");
+        pipe.write(true, |out| out.extend_from_slice(b"the end"));
+        assert_eq!(outlet.poll_take(&context), Poll::Ready(Some(Err(Unread))));
+        assert!(!outlet.is_done(), "it does not look complete");
+    }
+
+    #[test]
+    fn a_long_end_is_no_reason_to_lose_it() {
+        let context = Context::from_waker(Waker::noop());
+        let (pipe, mut outlet) = pipe();
+        pipe.write(true, |out| out.resize(LIMIT + 1, b'x'));
+        let taken = outlet.poll_take(&context);
+        assert!(matches!(taken, Poll::Ready(Some(Ok(bytes))) if bytes.len() == LIMIT + 1));
+        assert!(outlet.is_done());
     }
 }

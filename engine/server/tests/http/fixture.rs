@@ -11,6 +11,8 @@ use agentlm_server::{RunningServer, ServerConfig, serve};
 use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokenizer};
 use serde_json::{Map, Value, json};
 
+use crate::script;
+
 /// `<s>`, put before each prompt.
 pub const BOS: u32 = 256;
 /// `</s>`.
@@ -18,8 +20,8 @@ pub const EOS: u32 = 257;
 /// KV blocks of the engine.
 pub const BLOCKS: u32 = 256;
 
-/// Ids are byte values.
-pub fn tokenizer() -> Tokenizer {
+/// Ids are byte values; `markers` are further special tokens, from 258 on.
+fn tokenizer(markers: &[&str]) -> Tokenizer {
     let shown = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
     let (mut vocab, mut next) = (Map::new(), 256);
     for byte in 0..256u32 {
@@ -37,9 +39,11 @@ pub fn tokenizer() -> Tokenizer {
     };
     let byte_level =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let mut added = vec![special(BOS, "<s>"), special(EOS, "</s>")];
+    added.extend((EOS + 1..).zip(markers).map(|(id, marker)| special(id, marker)));
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-        "added_tokens": [special(BOS, "<s>"), special(EOS, "</s>")],
+        "added_tokens": added,
         "pre_tokenizer": byte_level, "decoder": byte_level,
         "post_processor": {
             "type": "TemplateProcessing",
@@ -59,10 +63,10 @@ const TEMPLATE: &str = "{% for message in messages %}{% if message.role == 'bad'
     {{ raise_exception('roles must alternate') }}{% endif %}[{{ message.role }}]{{ message.content }}{% endfor %}\
     {% if style %}({{ style }}){% endif %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
-fn renderer(tokenizer: Arc<Tokenizer>) -> Renderer {
+fn renderer(tokenizer: Arc<Tokenizer>, template: &str) -> Renderer {
     let source = TemplateSource::Explicit("the tests".to_owned());
     let template =
-        ChatTemplate::new(TEMPLATE, &SpecialTokens::default(), source).expect("the template is valid");
+        ChatTemplate::new(template, &SpecialTokens::default(), source).expect("the template is valid");
     Renderer::new(tokenizer, Arc::new(template))
 }
 
@@ -71,6 +75,11 @@ pub struct Setup {
     pub config: ServerConfig,
     /// The bytes that the mock samples from.
     pub says: Vec<u32>,
+    /// What every answer without a grammar is instead, before its end.
+    pub script: Option<Vec<u32>>,
+    /// Further special tokens, from id 258 on.
+    pub markers: &'static [&'static str],
+    pub template: &'static str,
     pub step_time: Duration,
     pub max_total_tokens: u32,
 }
@@ -85,6 +94,9 @@ impl Default for Setup {
         Self {
             config,
             says: vec![u32::from(b'a')],
+            script: None,
+            markers: &[],
+            template: TEMPLATE,
             step_time: Duration::ZERO,
             max_total_tokens: 200,
         }
@@ -100,7 +112,7 @@ pub struct Fixture {
 
 impl Setup {
     pub fn start(self) -> Fixture {
-        let tokenizer = Arc::new(tokenizer());
+        let tokenizer = Arc::new(tokenizer(self.markers));
         let limits = Limits {
             max_input_tokens: self.max_total_tokens - 1,
             max_total_tokens: self.max_total_tokens,
@@ -117,23 +129,24 @@ impl Setup {
             prefix_cache: true,
             eos_token_ids: vec![EOS],
             top_cap: 5,
-            vocab_size: 258,
+            max_scores: 32,
+            vocab_size: EOS + 1 + u32::try_from(self.markers.len()).unwrap(),
             hash_key: [7; 32],
         };
-        let engine = spawn_mock(
-            EngineConfig {
-                core,
-                max_unfinished: 1024,
-                step_timeout: None,
-            },
-            MockConfig {
-                step_time: self.step_time,
-                token_ids: self.says,
-            },
-            tokenizer.clone(),
-        )
-        .unwrap();
-        let renderer = Arc::new(renderer(tokenizer.clone()));
+        let config = EngineConfig {
+            core,
+            max_unfinished: 1024,
+            step_timeout: None,
+        };
+        let mock = MockConfig {
+            step_time: self.step_time,
+            token_ids: self.says,
+        };
+        let engine = match self.script {
+            None => spawn_mock(config, mock, tokenizer.clone()).unwrap(),
+            Some(script) => script::spawn(config, mock, tokenizer.clone(), script),
+        };
+        let renderer = Arc::new(renderer(tokenizer.clone(), self.template));
         let server = serve(self.config, engine.clone(), tokenizer, Some(renderer)).unwrap();
         let address = server.local_addr();
         Fixture {

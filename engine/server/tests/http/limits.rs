@@ -150,7 +150,10 @@ fn browsers_are_told_who_may_call() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
     assert_eq!(reply.header("access-control-allow-methods"), Some("GET,POST"));
-    assert_eq!(reply.header("access-control-allow-headers"), Some("content-type"));
+    assert_eq!(
+        reply.header("access-control-allow-headers"),
+        Some("content-type,authorization")
+    );
     let vary = "origin, access-control-request-method, access-control-request-headers";
     assert_eq!(get(server.address, "/info").header("vary"), Some(vary));
 

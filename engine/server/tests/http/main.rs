@@ -8,9 +8,16 @@
 )]
 
 mod client;
+mod features;
+mod fields;
 mod fixture;
 mod lifecycle;
 mod limits;
 mod native;
 mod openai;
+mod operate;
+mod protection;
+mod sagemaker;
+mod script;
 mod streams;
+mod tools;

@@ -17,6 +17,11 @@ impl World {
             "step {step} has {} tokens",
             view.n_tokens()
         );
+        demand!(
+            view.n_scores() <= config.max_scores,
+            "step {step} scores {} positions",
+            view.n_scores()
+        );
         for init in view.inits() {
             self.last_tenancy += 1;
             self.tenancies[init.row as usize] = self.last_tenancy;

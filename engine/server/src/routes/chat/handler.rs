@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use agentlm_text::ChatInput;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 
 use super::convert;
+use super::render::render;
+use super::tools::ToolStream;
 use super::types::ChatRequest;
-use super::validate::{Conversation, Valid, validate};
+use super::validate::{Valid, validate};
 use crate::app::App;
 use crate::error::ApiError;
-use crate::flow::{self, Collector, Running};
+use crate::flow::{self, Collector, Run, Running};
 use crate::metrics::Meter;
-use crate::prompt::{self, Prompt};
+use crate::prompt;
+use crate::routes::adapter;
 use crate::routes::openai::answer::Identity;
 use crate::routes::openai::logprobs::Form;
 use crate::routes::openai::names;
@@ -26,7 +28,7 @@ use crate::{V1Dialect, body};
 /// The handler. Errors found before the engine has the request are real statuses; [`V1Dialect::Tgi`] puts those of a
 /// stream inside it, save the template's and the tools'.
 pub(crate) async fn chat_completions(State(app): State<Arc<App>>, request: Request) -> Response {
-    let meter = flow::meter(&app);
+    let meter = flow::meter(&app, &request);
     let dialect = app.config.v1_dialect;
     let request: ChatRequest = match body::json(request, app.config.payload_limit).await {
         Ok(request) => request,
@@ -60,26 +62,6 @@ pub(crate) fn failed_stream(app: &App, error: &ApiError) -> Response {
     )
 }
 
-/// Renders and tokenises a conversation on the validation pool. A last message of the assistant's is continued.
-pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<agentlm_text::Prompt, ApiError> {
-    let Some(renderer) = app.renderer.clone() else {
-        return Err(ApiError::Template("template not found".to_owned()));
-    };
-    prompt::on_pool(move || {
-        let input = ChatInput {
-            messages: &chat.messages,
-            add_generation_prompt: true,
-            continue_final_message: true,
-            extra: chat.template_variables.as_ref(),
-            ..ChatInput::default()
-        };
-        renderer
-            .prompt(&input)
-            .map_err(|error| ApiError::Template(error.to_string()))
-    })
-    .await
-}
-
 async fn answer(app: &Arc<App>, meter: &Arc<Meter>, request: ChatRequest) -> Result<Response, ApiError> {
     let runs = request
         .n
@@ -88,24 +70,37 @@ async fn answer(app: &Arc<App>, meter: &Arc<Meter>, request: ChatRequest) -> Res
     let mut running = Running::holding(app.gate.enter(runs as usize)?);
     let limits = *app.engine.limits();
     let mut valid = validate(request, &limits)?;
-    let identity = Identity::new(app, "chatcmpl", model(app, valid.model.take())?);
+    let name = model(app, valid.model.take())?;
+    running.adapt(adapter::of_model(app, &name));
+    let identity = Identity::new(app, "chatcmpl", name);
     let rendered = render(app, std::mem::take(&mut valid.chat)).await?;
     let max_new = valid.sampling.params.max_new_tokens;
     let prompt = prompt::from_ids(&limits, rendered.ids, rendered.text.chars().count(), max_new)?;
     let n = valid.sampling.n;
+    let grammars = prompt::start_grammar(app, valid.sampling.grammar.take(), n).await?;
     meter.admitted((0..n).map(|_| (prompt.ids.len(), prompt.max_new_tokens)));
     let params = &mut valid.sampling.params;
     params.max_new_tokens = Some(prompt.max_new_tokens);
     params.seed = valid.sampling.seed.unwrap_or_else(|| app.seeds.next());
-    if valid.stream {
-        return streamed(app, meter, &valid, prompt, identity, running);
-    }
-    let mut waiting = Vec::with_capacity(n as usize);
-    for choice in 0..n {
-        let (collector, collected) = Collector::new(valid.logprobs);
+    let mut runs = Vec::with_capacity(n as usize);
+    for (choice, grammar) in (0..n).zip(grammars) {
         let mut params = valid.sampling.params.clone();
         params.sample_index = choice;
-        running.submit(app, prompt.ids.clone(), params, keeps_stop(app), collector)?;
+        runs.push(Run {
+            prompt: prompt.ids.clone(),
+            params,
+            keep_stop: keeps_stop(app),
+            grammar,
+        });
+    }
+    if valid.stream {
+        return streamed(app, meter, &valid, (runs, prompt.characters), identity, running);
+    }
+    let mut waiting = Vec::with_capacity(runs.len());
+    for run in runs {
+        // Calls are found among the tokens, special ones too.
+        let (collector, collected) = Collector::new(valid.logprobs || valid.tools.is_some());
+        running.submit(app, run, collector)?;
         waiting.push(collected);
     }
     let mut outputs = Vec::with_capacity(waiting.len());
@@ -113,42 +108,40 @@ async fn answer(app: &Arc<App>, meter: &Arc<Meter>, request: ChatRequest) -> Res
         outputs.push(collected.output().await?);
     }
     let headers = flow::settle(app, meter, prompt.characters, &outputs, n);
-    let dialect = app.config.v1_dialect;
-    let answer = convert::response(identity, dialect, outputs, valid.logprobs, &app.tokenizer);
+    let answer = convert::response(app, identity, &valid, outputs);
     Ok((headers, Json(answer)).into_response())
 }
 
+/// Starts the runs of a prompt of so many characters and answers with their stream.
 fn streamed(
     app: &Arc<App>,
     meter: &Arc<Meter>,
     valid: &Valid,
-    prompt: Prompt,
+    (runs, characters): (Vec<Run>, usize),
     identity: Identity,
     mut running: Running,
 ) -> Result<Response, ApiError> {
     let (pipe, outlet) = stream::pipe();
-    let n = valid.sampling.n;
-    let kind = (Route::Chat, app.config.v1_dialect, identity);
-    let tokenizer = app.tokenizer.clone();
     let group = Group::new(
-        kind,
+        (Route::Chat, app.config.v1_dialect, identity),
         valid.include_usage,
-        n as usize,
+        runs.len(),
         pipe,
         meter.clone(),
-        tokenizer,
+        app.tokenizer.clone(),
     );
-    for choice in 0..n {
-        let mut params = valid.sampling.params.clone();
-        params.sample_index = choice;
+    for (choice, run) in (0..).zip(runs) {
         let logprobs = if valid.logprobs { Form::Chat } else { Form::Off };
-        let sink = group.choice(choice, choice == 0, logprobs, "");
-        running.submit(app, prompt.ids.clone(), params, keeps_stop(app), sink)?;
+        let first = choice == 0;
+        match &valid.tools {
+            None => running.submit(app, run, group.choice(choice, first, logprobs, ""))?,
+            Some(tools) => {
+                let listener = tools.listener(app, &run.params);
+                let sink = ToolStream::new(&group, listener, choice, first, logprobs);
+                running.submit(app, run, sink)?;
+            }
+        }
     }
     let events = EventStream::new(outlet, running);
-    Ok(stream::response(
-        events,
-        &app.config.compute_type,
-        prompt.characters,
-    ))
+    Ok(stream::response(events, &app.config.compute_type, characters))
 }

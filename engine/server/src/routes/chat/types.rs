@@ -7,7 +7,7 @@ use crate::body::Stop;
 use crate::routes::openai::answer::Usage;
 use crate::routes::openai::logprobs::ChatLogprobs;
 
-/// OpenAI's fields, and beside them those of our own sampler.
+/// OpenAI's fields, and beside them TGI's, vLLM's and those of our own sampler.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ChatRequest {
     pub(crate) messages: Vec<Message>,
@@ -35,10 +35,25 @@ pub(crate) struct ChatRequest {
     pub(crate) typical_p: Option<f32>,
     pub(crate) tools: Option<Value>,
     pub(crate) tool_choice: Option<Value>,
+    /// TGI's: how to ask for a call, where the template does not.
+    pub(crate) tool_prompt: Option<String>,
+    pub(crate) parallel_tool_calls: Option<bool>,
+    /// Of OpenAI's first form of tools, which is refused.
     pub(crate) functions: Option<Value>,
+    /// As `functions`.
+    pub(crate) function_call: Option<Value>,
     pub(crate) response_format: Option<Value>,
+    pub(crate) guided_json: Option<Value>,
+    pub(crate) guided_regex: Option<Value>,
+    pub(crate) guided_choice: Option<Value>,
+    pub(crate) guided_grammar: Option<Value>,
+    pub(crate) structured_outputs: Option<Value>,
     /// Further variables of the template.
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
+    /// Whether the prompt ends with the header of an answer.
+    pub(crate) add_generation_prompt: Option<bool>,
+    /// Whether the prompt ends inside the last message; unless told otherwise it does if that is the assistant's.
+    pub(crate) continue_final_message: Option<bool>,
 }
 
 /// What a stream carries besides text.
@@ -55,6 +70,9 @@ pub(crate) struct Message {
     pub(crate) name: Option<String>,
     pub(crate) tool_calls: Option<Value>,
     pub(crate) tool_call_id: Option<String>,
+    /// What else there is; templates may look at it.
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
 }
 
 /// A turn's text, whole or in parts.
@@ -101,5 +119,29 @@ pub(crate) struct ChatChoice {
 #[derive(Debug, Serialize)]
 pub(crate) struct AssistantMessage {
     pub(crate) role: &'static str,
-    pub(crate) content: String,
+    /// Null beside calls; TGI then has no such key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) content: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<ToolCall>,
+}
+
+/// A call that the model made.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct ToolCall {
+    pub(crate) id: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: &'static str,
+    pub(crate) function: CalledFunction,
+}
+
+/// Which tool, and with what.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct CalledFunction {
+    /// TGI's, always null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<Value>,
+    pub(crate) name: String,
+    /// JSON text.
+    pub(crate) arguments: String,
 }

@@ -1,24 +1,22 @@
-//! What of a chat request can be served, and the conversation in the form that templates take.
+//! What of a chat request can be served.
+
+use std::sync::Arc;
 
 use agentlm_core::params::Limits;
-use serde_json::{Map, Value};
 
-use super::types::{ChatRequest, Content, Message};
+use super::messages::messages;
+use super::render::Conversation;
+use super::tools::Tools;
+use super::types::ChatRequest;
 use crate::error::ApiError;
-use crate::routes::openai::sampling::{Fields, Sampling, is_empty};
-
-/// What the template is given.
-#[derive(Debug, Default)]
-pub(crate) struct Conversation {
-    pub(crate) messages: Vec<Value>,
-    /// `chat_template_kwargs`.
-    pub(crate) template_variables: Option<Map<String, Value>>,
-}
+use crate::routes::openai::format::Formats;
+use crate::routes::openai::sampling::{Fields, Sampling};
 
 /// A chat request that can be served, if its length allows.
 #[derive(Debug)]
 pub(crate) struct Valid {
     pub(crate) chat: Conversation,
+    pub(crate) tools: Option<Arc<Tools>>,
     pub(crate) sampling: Sampling,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
@@ -26,10 +24,33 @@ pub(crate) struct Valid {
     pub(crate) model: Option<String>,
 }
 
+/// Takes the conversation out of a request, and what the template is to make of it.
+pub(crate) fn conversation(request: &mut ChatRequest) -> Result<Conversation, ApiError> {
+    let tools = Tools::read(request)?.map(Arc::new);
+    let messages = messages(std::mem::take(&mut request.messages))?;
+    let last = messages.last().filter(|last| last["role"] == "assistant");
+    let continues = match request.continue_final_message {
+        Some(true) if last.is_none() => {
+            return Err(ApiError::Validation(
+                "`continue_final_message` needs a last message of role `assistant`".to_owned(),
+            ));
+        }
+        Some(asked) => asked,
+        // What it calls is complete: there is nothing to continue.
+        None => last.is_some_and(|last| last.get("tool_calls").is_none()),
+    };
+    Ok(Conversation {
+        messages,
+        tools,
+        template_variables: request.chat_template_kwargs.take(),
+        add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
+        continue_final_message: continues,
+    })
+}
+
 /// Checks everything that needs no tokens.
-pub(crate) fn validate(request: ChatRequest, limits: &Limits) -> Result<Valid, ApiError> {
-    refuse_tools(&request)?;
-    refuse_formats(&request)?;
+pub(crate) fn validate(mut request: ChatRequest, limits: &Limits) -> Result<Valid, ApiError> {
+    let chat = conversation(&mut request)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let fields = Fields {
         temperature: request.temperature,
@@ -48,17 +69,31 @@ pub(crate) fn validate(request: ChatRequest, limits: &Limits) -> Result<Valid, A
         n: request.n,
         logit_bias: request.logit_bias,
         top_logprobs: (logprobs || request.top_logprobs.is_some()).then(|| request.top_logprobs.unwrap_or(0)),
+        formats: Formats {
+            response_format: request.response_format,
+            guided_json: request.guided_json,
+            guided_regex: request.guided_regex,
+            guided_choice: request.guided_choice,
+            guided_grammar: request.guided_grammar,
+            structured_outputs: request.structured_outputs,
+        },
     };
     let mut sampling = fields.validate(limits)?;
     sampling.params.logprobs = logprobs;
     if !logprobs {
         sampling.params.top_n_tokens = 0;
     }
+    if let Some(tools) = &chat.tools {
+        if sampling.grammar.is_some() {
+            return Err(ApiError::Tool(
+                "Grammar and tools are mutually exclusive".to_owned(),
+            ));
+        }
+        sampling.grammar = tools.grammar();
+    }
     Ok(Valid {
-        chat: Conversation {
-            messages: messages(request.messages)?,
-            template_variables: request.chat_template_kwargs,
-        },
+        tools: chat.tools.clone(),
+        chat,
         sampling,
         stream: request.stream.unwrap_or(false),
         include_usage: request
@@ -68,86 +103,6 @@ pub(crate) fn validate(request: ChatRequest, limits: &Limits) -> Result<Valid, A
         logprobs,
         model: request.model,
     })
-}
-
-fn refuse_tools(request: &ChatRequest) -> Result<(), ApiError> {
-    let given = |field: &Option<Value>| field.as_ref().is_some_and(|value| !is_empty(value));
-    let refuse = |text: &str| Err(ApiError::Tool(text.to_owned()));
-    if given(&request.tools) {
-        return refuse("`tools` is not supported by this server");
-    }
-    if given(&request.functions) {
-        return refuse("`functions` is not supported by this server");
-    }
-    match &request.tool_choice {
-        None | Some(Value::Null) => {}
-        Some(Value::String(choice)) if choice == "auto" || choice == "none" => {}
-        Some(_) => return refuse("`tool_choice` needs `tools`"),
-    }
-    if request.messages.iter().any(|message| given(&message.tool_calls)) {
-        return refuse("`tool_calls` in messages is not supported by this server");
-    }
-    Ok(())
-}
-
-fn refuse_formats(request: &ChatRequest) -> Result<(), ApiError> {
-    if let Some(format) = request
-        .response_format
-        .as_ref()
-        .filter(|format| !format.is_null())
-        && format.get("type").and_then(Value::as_str) != Some("text")
-    {
-        return Err(ApiError::Validation("grammar is not supported".to_owned()));
-    }
-    Ok(())
-}
-
-/// Each message as an object with `role`, a string `content` and what else templates may look at.
-pub(crate) fn messages(messages: Vec<Message>) -> Result<Vec<Value>, ApiError> {
-    let one = |(at, message): (usize, Message)| {
-        let mut fields = Map::new();
-        fields.insert("role".to_owned(), Value::from(message.role));
-        let content = match message.content {
-            Some(content) => text(content, at)?,
-            None => {
-                return Err(ApiError::Validation(format!(
-                    "`messages[{at}]` must have `content`: a string or a list of text parts"
-                )));
-            }
-        };
-        fields.insert("content".to_owned(), Value::from(content));
-        for (key, value) in [("name", message.name), ("tool_call_id", message.tool_call_id)] {
-            if let Some(value) = value {
-                fields.insert(key.to_owned(), Value::from(value));
-            }
-        }
-        Ok(Value::from(fields))
-    };
-    messages.into_iter().enumerate().map(one).collect()
-}
-
-fn text(content: Content, at: usize) -> Result<String, ApiError> {
-    let parts = match content {
-        Content::Text(text) => return Ok(text),
-        Content::Parts(parts) => parts,
-    };
-    let mut whole = String::new();
-    for part in parts {
-        match (part.kind.as_str(), part.text) {
-            ("text", Some(text)) => whole.push_str(&text),
-            ("text", None) => {
-                return Err(ApiError::Validation(format!(
-                    "`messages[{at}].content`: a part of type `text` must have `text`"
-                )));
-            }
-            (kind, _) => {
-                return Err(ApiError::Validation(format!(
-                    "`messages[{at}].content`: a part of type `{kind}` is not supported, only `text` is"
-                )));
-            }
-        }
-    }
-    Ok(whole)
 }
 
 #[cfg(test)]
@@ -162,34 +117,70 @@ mod tests {
         max_best_of: 2,
     };
 
-    fn check(fields: &str) -> Result<Valid, String> {
-        let body = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]{fields}}}");
+    const TOOLS: &str = r#","tools":[{"type":"function","function":{"name":"a"}}]"#;
+
+    fn check_turns(turns: &str, fields: &str) -> Result<Valid, String> {
+        let body = format!("{{\"messages\":[{turns}]{fields}}}");
         validate(serde_json::from_str(&body).unwrap(), &LIMITS).map_err(|error| error.to_string())
     }
 
+    fn check(fields: &str) -> Result<Valid, String> {
+        check_turns(r#"{"role":"user","content":"hi"}"#, fields)
+    }
+
     #[test]
-    fn what_is_not_there_is_refused_and_never_ignored() {
+    fn what_excludes_another_thing_is_refused() {
+        let format = r#","response_format":{"type":"json_object"}"#;
+        let exclusive = "Tool error: Grammar and tools are mutually exclusive";
+        assert_eq!(check(&format!("{TOOLS}{format}")).unwrap_err(), exclusive);
+        let guided = r#","guided_regex":"a+""#;
+        assert_eq!(check(&format!("{TOOLS}{guided}")).unwrap_err(), exclusive);
+        let without = check(&format!("{TOOLS}{format},\"tool_choice\":\"none\"")).unwrap();
+        assert!(without.tools.is_none() && without.sampling.grammar.is_some());
+        let text = check(&format!("{TOOLS},\"response_format\":{{\"type\":\"text\"}}")).unwrap();
+        assert!(text.tools.is_some() && text.sampling.grammar.is_none());
+        assert_eq!(
+            check(r#","continue_final_message":true"#).unwrap_err(),
+            "Input validation error: `continue_final_message` needs a last message of role `assistant`"
+        );
+    }
+
+    #[test]
+    fn a_call_that_must_come_has_a_grammar() {
+        for (choice, forced) in [("\"auto\"", false), ("\"required\"", true), ("\"a\"", true)] {
+            let valid = check(&format!("{TOOLS},\"tool_choice\":{choice}")).unwrap();
+            assert_eq!(valid.sampling.grammar.is_some(), forced, "{choice}");
+        }
+    }
+
+    #[test]
+    fn the_assistants_last_message_is_continued_unless_told_otherwise() {
+        let open = r#"{"role":"assistant","content":"so"}"#;
+        let call = r#"{"role":"assistant","tool_calls":[{"id":"1","function":{"name":"a"}}]}"#;
+        let user = r#"{"role":"user","content":"hi"}"#;
         let cases = [
+            (open, "", true),
+            (open, r#","continue_final_message":null"#, true),
+            (open, r#","continue_final_message":false"#, false),
+            (call, "", false),
+            (user, "", false),
             (
-                r#","tools":[{"type":"function"}]"#,
-                "Tool error: `tools` is not supported by this server",
-            ),
-            (
-                r#","functions":[{}]"#,
-                "Tool error: `functions` is not supported by this server",
-            ),
-            (
-                r#","tool_choice":"required""#,
-                "Tool error: `tool_choice` needs `tools`",
-            ),
-            (
-                r#","response_format":{"type":"json_object"}"#,
-                "Input validation error: grammar is not supported",
+                user,
+                r#","continue_final_message":false,"add_generation_prompt":true"#,
+                false,
             ),
         ];
-        for (fields, text) in cases {
-            assert_eq!(check(fields).unwrap_err(), text);
+        for (turn, fields, continues) in cases {
+            let chat = check_turns(turn, fields).unwrap().chat;
+            assert_eq!(chat.continue_final_message, continues, "{turn} {fields}");
+            assert!(chat.add_generation_prompt);
         }
+        assert!(
+            !check(r#","add_generation_prompt":false"#)
+                .unwrap()
+                .chat
+                .add_generation_prompt
+        );
     }
 
     #[test]
@@ -197,30 +188,14 @@ mod tests {
         let valid = check(
             r#","model":null,"tools":null,"tool_choice":null,"n":null,"logit_bias":null,"logprobs":null,"stop":null,
             "stream":null,"stream_options":null,"response_format":{"type":"text"},"top_logprobs":null,"seed":null,
-            "max_tokens":5,"max_completion_tokens":7,"user":"x","top_p":1,"presence_penalty":0"#,
+            "max_tokens":5,"max_completion_tokens":7,"user":"x","top_p":1,"presence_penalty":0,"tool_prompt":null,
+            "parallel_tool_calls":null,"guided_json":null,"guided_regex":null,"guided_choice":null,
+            "guided_grammar":null,"structured_outputs":null,"add_generation_prompt":null,"top_k":null,
+            "repetition_penalty":null"#,
         )
         .unwrap();
         assert_eq!(valid.sampling.params.max_new_tokens, Some(7));
         assert!(!valid.stream && !valid.logprobs);
         assert!(check(r#","tools":[],"tool_choice":"none""#).is_ok());
-    }
-
-    #[test]
-    fn parts_are_joined_and_images_refused() {
-        let read = |json: &str| messages(serde_json::from_str(json).unwrap());
-        let parts = r#"[{"role":"user","name":"n","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]"#;
-        let found = read(parts).unwrap();
-        assert_eq!(
-            found,
-            [serde_json::json!({"role": "user", "content": "ab", "name": "n"})]
-        );
-        let image = r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]"#;
-        assert!(
-            read(image)
-                .unwrap_err()
-                .to_string()
-                .contains("`image_url` is not supported")
-        );
-        assert!(read(r#"[{"role":"user"}]"#).is_err());
     }
 }

@@ -9,7 +9,7 @@ use crate::routes::chat::types::StreamOptions;
 use crate::routes::openai::answer::Usage;
 use crate::routes::openai::logprobs::CompletionLogprobs;
 
-/// OpenAI's fields, and beside them those of our own sampler.
+/// OpenAI's fields, and beside them vLLM's and those of our own sampler.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompletionRequest {
     pub(crate) prompt: Prompts,
@@ -35,6 +35,12 @@ pub(crate) struct CompletionRequest {
     pub(crate) best_of: Option<u32>,
     pub(crate) echo: Option<bool>,
     pub(crate) logprobs: Option<u32>,
+    pub(crate) response_format: Option<Value>,
+    pub(crate) guided_json: Option<Value>,
+    pub(crate) guided_regex: Option<Value>,
+    pub(crate) guided_choice: Option<Value>,
+    pub(crate) guided_grammar: Option<Value>,
+    pub(crate) structured_outputs: Option<Value>,
 }
 
 /// One prompt.

@@ -1,9 +1,10 @@
 //! From collected runs to TGI's answer.
 
 use agentlm_core::FinishReason;
+use agentlm_host::PromptToken;
 use agentlm_text::Tokenizer;
 
-use super::types::{BestOfSequence, Details, GenerateResponse, TokenDetail};
+use super::types::{BestOfSequence, Details, GenerateResponse, PrefillToken, TokenDetail};
 use crate::flow::{Output, TokenRecord};
 
 /// TGI's name of an end.
@@ -38,7 +39,7 @@ pub(crate) fn response(mut runs: Vec<(Output, Option<u64>)>, form: &Form<'_>) ->
         finish_reason: finish_reason(best.finished.reason),
         generated_tokens: best.finished.generated_tokens,
         seed,
-        prefill: [],
+        prefill: form.prefill(&best.prompt),
         top_tokens: form.top(&best.tokens),
         tokens: tokens(best.tokens),
         best_of_sequences: several.then(|| {
@@ -48,7 +49,7 @@ pub(crate) fn response(mut runs: Vec<(Output, Option<u64>)>, form: &Form<'_>) ->
                 finish_reason: finish_reason(output.finished.reason),
                 generated_tokens: output.finished.generated_tokens,
                 seed,
-                prefill: [],
+                prefill: form.prefill(&output.prompt),
                 top_tokens: form.top(&output.tokens),
                 tokens: tokens(output.tokens),
             });
@@ -72,6 +73,16 @@ fn tokens(records: Vec<TokenRecord>) -> Vec<TokenDetail> {
 }
 
 impl Form<'_> {
+    /// Each token is decoded alone: one that begins with a space may lose it, as in TGI.
+    fn prefill(&self, prompt: &[PromptToken]) -> Vec<PrefillToken> {
+        let detail = |token: &PromptToken| PrefillToken {
+            id: token.id,
+            text: self.tokenizer.decode(&[token.id], false).unwrap_or_default(),
+            logprob: token.logprob,
+        };
+        prompt.iter().map(detail).collect()
+    }
+
     fn top(&self, records: &[TokenRecord]) -> Vec<Vec<TokenDetail>> {
         if !self.top_tokens {
             return Vec::new();

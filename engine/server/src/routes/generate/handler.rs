@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use agentlm_core::params::SamplingParams;
+use agentlm_host::AdapterRef;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -13,14 +15,15 @@ use super::validate::{Valid, validate};
 use crate::app::App;
 use crate::body;
 use crate::error::ApiError;
-use crate::flow::{self, Collector, Running};
+use crate::flow::{self, Collector, Run, Running};
 use crate::metrics::Meter;
-use crate::prompt::{self, Prompt};
+use crate::prompt;
+use crate::routes::adapter;
 use crate::stream::{self, EventStream};
 
 /// `POST /generate`.
 pub(crate) async fn generate(State(app): State<Arc<App>>, request: Request) -> Response {
-    let meter = flow::meter(&app);
+    let meter = flow::meter(&app, &request);
     let answer = async {
         let request = body::json(request, app.config.payload_limit).await?;
         whole(&app, &meter, request, false).await
@@ -33,7 +36,7 @@ pub(crate) async fn generate(State(app): State<Arc<App>>, request: Request) -> R
 
 /// `POST /generate_stream`.
 pub(crate) async fn generate_stream(State(app): State<Arc<App>>, request: Request) -> Response {
-    let meter = flow::meter(&app);
+    let meter = flow::meter(&app, &request);
     match body::json(request, app.config.payload_limit).await {
         Ok(request) => streamed(&app, &meter, request, false).await,
         Err(error) => refuse(&meter, &error),
@@ -61,16 +64,14 @@ pub(crate) async fn whole(
         .unwrap_or(1);
     let runs = runs.clamp(1, u64::from(app.engine.limits().max_best_of.max(1)));
     let mut running = Running::holding(app.gate.enter(usize::try_from(runs).unwrap_or(usize::MAX))?);
-    let (valid, prompt) = prepare(app, meter, request, false).await?;
-    let mut waiting = Vec::with_capacity(valid.best_of as usize);
-    for run in 0..valid.best_of {
+    let (valid, ready) = prepare(app, request, false).await?;
+    meter.admitted(ready.runs.iter().map(Run::lengths));
+    running.adapt(ready.adapter);
+    let mut waiting = Vec::with_capacity(ready.runs.len());
+    for run in ready.runs {
         let (collector, collected) = Collector::new(valid.details);
-        let mut params = valid.params.clone();
-        params.max_new_tokens = Some(prompt.max_new_tokens);
-        params.seed = valid.seed.unwrap_or_else(|| app.seeds.next());
-        params.sample_index = run;
-        waiting.push((collected, valid.samples().then_some(params.seed)));
-        running.submit(app, prompt.ids.clone(), params, true, collector)?;
+        waiting.push((collected, valid.samples().then_some(run.params.seed)));
+        running.submit(app, run, collector)?;
     }
     let mut outputs = Vec::with_capacity(waiting.len());
     let mut seeds = Vec::with_capacity(waiting.len());
@@ -78,7 +79,7 @@ pub(crate) async fn whole(
         outputs.push(collected.output().await?);
         seeds.push(seed);
     }
-    let headers = flow::settle(app, meter, prompt.characters, &outputs, valid.best_of);
+    let headers = flow::settle(app, meter, ready.characters, &outputs, valid.best_of);
     let form = Form {
         before: if valid.return_full_text.unwrap_or(full_text) {
             &valid.inputs
@@ -106,23 +107,26 @@ pub(crate) async fn streamed(
     let characters = request.inputs.chars().count();
     let started = async {
         let mut running = Running::holding(app.gate.enter(1)?);
-        let (valid, prompt) = prepare(app, meter, request, true).await?;
-        let mut params = valid.params.clone();
-        params.max_new_tokens = Some(prompt.max_new_tokens);
-        params.seed = valid.seed.unwrap_or_else(|| app.seeds.next());
+        let (valid, ready) = prepare(app, request, true).await?;
+        meter.admitted(ready.runs.iter().map(Run::lengths));
+        running.adapt(ready.adapter);
+        // A stream has exactly one run.
+        let Some(run) = ready.runs.into_iter().next() else {
+            return Err(ApiError::Internal);
+        };
         let sink = NativeStream {
             pipe: pipe.clone(),
             meter: meter.clone(),
             tokenizer: app.tokenizer.clone(),
             details: valid.details,
-            seed: valid.samples().then_some(params.seed),
+            seed: valid.samples().then_some(run.params.seed),
             before: if valid.return_full_text.unwrap_or(full_text) {
                 valid.inputs
             } else {
                 String::new()
             },
         };
-        running.submit(app, prompt.ids, params, true, sink)?;
+        running.submit(app, run, sink)?;
         Ok::<_, ApiError>(running)
     };
     let running = started.await.unwrap_or_else(|error| {
@@ -137,17 +141,41 @@ pub(crate) async fn streamed(
     )
 }
 
-async fn prepare(
+/// Runs that can be submitted.
+pub(crate) struct Ready {
+    pub(crate) runs: Vec<Run>,
+    pub(crate) adapter: AdapterRef,
+    /// Unicode characters of the prompt.
+    pub(crate) characters: usize,
+}
+
+/// Checks a request and makes its runs, `best_of` of one prompt.
+pub(crate) async fn prepare(
     app: &Arc<App>,
-    meter: &Meter,
     request: GenerateRequest,
     stream: bool,
-) -> Result<(Valid, Prompt), ApiError> {
+) -> Result<(Valid, Ready), ApiError> {
     let valid = validate(request, stream, app.engine.limits())?;
     let text = valid.inputs.clone();
     let prompt = prompt::from_text(app, text, valid.truncate, valid.params.max_new_tokens).await?;
-    valid.check_features()?;
-    let lengths = (prompt.ids.len(), prompt.max_new_tokens);
-    meter.admitted((0..valid.best_of).map(|_| lengths));
-    Ok((valid, prompt))
+    let grammars = prompt::start_grammar(app, valid.grammar()?, valid.best_of).await?;
+    let adapter = adapter::of_id(app, valid.adapter_id.as_deref())?;
+    let run = |(sample_index, grammar)| Run {
+        prompt: prompt.ids.clone(),
+        params: SamplingParams {
+            max_new_tokens: Some(prompt.max_new_tokens),
+            seed: valid.seed.unwrap_or_else(|| app.seeds.next()),
+            sample_index,
+            ..valid.params.clone()
+        },
+        keep_stop: true,
+        grammar,
+    };
+    let runs = (0..).zip(grammars).map(run).collect();
+    let ready = Ready {
+        runs,
+        adapter,
+        characters: prompt.characters,
+    };
+    Ok((valid, ready))
 }

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 
 use super::convert::finish_reason;
 use crate::error::ApiError;
-use crate::metrics::Meter;
+use crate::metrics::{Account, Meter};
 use crate::stream::Pipe;
 use crate::wire;
 
@@ -41,7 +41,7 @@ impl Sink for NativeStream {
             }
         });
         if let Some(finished) = end {
-            self.meter.succeeded(&finished.timing, finished.generated_tokens);
+            self.meter.succeeded(&Account::from(finished));
         }
     }
 

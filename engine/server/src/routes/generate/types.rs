@@ -1,7 +1,7 @@
 //! TGI's request and answer, as they are on the wire. Keys are in TGI's order. Nulls are taken for absence.
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::body::Stop;
 
@@ -16,7 +16,7 @@ pub(crate) struct GenerateRequest {
     pub(crate) stream: Option<bool>,
 }
 
-/// TGI's parameters, and four that it lacks: `min_new_tokens`, `ignore_eos`, `min_p`, `presence_penalty`.
+/// TGI's parameters, and five that it lacks: `min_new_tokens`, `ignore_eos`, `min_p`, `presence_penalty`, `logit_bias`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct GenerateParameters {
@@ -29,6 +29,7 @@ pub(crate) struct GenerateParameters {
     pub(crate) top_p: Option<f32>,
     pub(crate) min_p: Option<f32>,
     pub(crate) typical_p: Option<f32>,
+    pub(crate) logit_bias: Option<Value>,
     pub(crate) do_sample: Option<bool>,
     pub(crate) max_new_tokens: Option<u32>,
     pub(crate) min_new_tokens: Option<u32>,
@@ -41,7 +42,7 @@ pub(crate) struct GenerateParameters {
     pub(crate) decoder_input_details: Option<bool>,
     pub(crate) seed: Option<u64>,
     pub(crate) top_n_tokens: Option<u32>,
-    pub(crate) grammar: Option<IgnoredAny>,
+    pub(crate) grammar: Option<Value>,
     pub(crate) adapter_id: Option<String>,
 }
 
@@ -59,7 +60,8 @@ pub(crate) struct Details {
     pub(crate) finish_reason: &'static str,
     pub(crate) generated_tokens: u32,
     pub(crate) seed: Option<u64>,
-    pub(crate) prefill: [(); 0],
+    /// The prompt's, if they were asked for.
+    pub(crate) prefill: Vec<PrefillToken>,
     pub(crate) tokens: Vec<TokenDetail>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) best_of_sequences: Option<Vec<BestOfSequence>>,
@@ -74,13 +76,22 @@ pub(crate) struct BestOfSequence {
     pub(crate) finish_reason: &'static str,
     pub(crate) generated_tokens: u32,
     pub(crate) seed: Option<u64>,
-    pub(crate) prefill: [(); 0],
+    pub(crate) prefill: Vec<PrefillToken>,
     pub(crate) tokens: Vec<TokenDetail>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) top_tokens: Vec<Vec<TokenDetail>>,
 }
 
-/// One token.
+/// One token of the prompt.
+#[derive(Debug, Serialize)]
+pub(crate) struct PrefillToken {
+    pub(crate) id: u32,
+    pub(crate) text: String,
+    /// Null for the first, which follows nothing.
+    pub(crate) logprob: Option<f32>,
+}
+
+/// One generated token.
 #[derive(Debug, Serialize)]
 pub(crate) struct TokenDetail {
     pub(crate) id: u32,

@@ -2,8 +2,13 @@
 
 use agentlm_core::params::{Limits, ParamError, SamplingParams};
 
+use agentlm_text::Grammar;
+use serde_json::Value;
+
 use super::types::{GenerateParameters, GenerateRequest};
 use crate::error::ApiError;
+use crate::routes::openai::format;
+use crate::routes::openai::sampling::logit_bias;
 
 /// A native request whose parameters are in range.
 #[derive(Debug)]
@@ -17,17 +22,14 @@ pub(crate) struct Valid {
     pub(crate) truncate: Option<u64>,
     pub(crate) return_full_text: Option<bool>,
     pub(crate) details: bool,
-    /// What the length checks come before: a feature that is not there.
-    unsupported: Option<&'static str>,
+    pub(crate) adapter_id: Option<String>,
+    grammar: Option<Value>,
 }
 
 impl Valid {
-    /// The checks that follow those of the length.
-    pub(crate) fn check_features(&self) -> Result<(), ApiError> {
-        match self.unsupported {
-            Some(text) => Err(ApiError::Validation(text.to_owned())),
-            None => Ok(()),
-        }
+    /// What the text must follow. TGI looks at it after the lengths.
+    pub(crate) fn grammar(&self) -> Result<Option<Grammar>, ApiError> {
+        self.grammar.as_ref().map(format::native).transpose()
     }
 
     /// Whether the sampler draws, so that a seed means something.
@@ -86,6 +88,8 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
     if !(temperature > 0.0 && temperature.is_finite()) {
         return refuse_param(ParamError::Temperature);
     }
+    let scores_prompt = given.decoder_input_details.unwrap_or(false);
+    let details = scores_prompt || given.details.unwrap_or(false);
     let params = SamplingParams {
         max_new_tokens: given.max_new_tokens,
         min_new_tokens: given.min_new_tokens.unwrap_or(0),
@@ -101,7 +105,10 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
         stop: given.stop.unwrap_or_default().0,
         top_n_tokens: given.top_n_tokens.unwrap_or(0),
         // A stream shows them at each token, and the best of several runs is chosen by them.
-        logprobs: stream || best_of > 1 || given.details == Some(true),
+        logprobs: stream || best_of > 1 || details,
+        logit_bias: logit_bias(given.logit_bias.as_ref())?,
+        watermark: given.watermark.unwrap_or(false),
+        prompt_logprobs: scores_prompt,
         ..SamplingParams::default()
     };
     // TGI checks `top_k` between what the core checks before and after it, and likewise `seed`.
@@ -134,19 +141,6 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
             "`truncate` must be strictly positive and less than {max_input}. Given: {keep}"
         ));
     }
-    let unsupported = if given.grammar.is_some() {
-        Some("grammar is not supported")
-    } else if given.watermark == Some(true) {
-        Some("`watermark` == true is not supported")
-    } else if given.decoder_input_details == Some(true) {
-        Some(
-            "`decoder_input_details` == true is not supported: this server gives no log-probabilities of prompts",
-        )
-    } else if given.adapter_id.is_some() {
-        Some("`adapter_id` is not supported: this server has no adapters")
-    } else {
-        None
-    };
     Ok(Valid {
         inputs,
         params,
@@ -154,8 +148,9 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
         best_of: u32::try_from(best_of.max(1)).unwrap_or(1),
         truncate: given.truncate,
         return_full_text: given.return_full_text,
-        details: given.details.unwrap_or(false),
-        unsupported,
+        details,
+        adapter_id: given.adapter_id,
+        grammar: given.grammar,
     })
 }
 
@@ -174,7 +169,7 @@ mod tests {
     fn check(parameters: &str, stream: bool, limits: &Limits) -> Result<Valid, String> {
         let body = format!("{{\"inputs\":\"a\",\"parameters\":{parameters}}}");
         let valid = validate(serde_json::from_str(&body).unwrap(), stream, limits);
-        let valid = valid.and_then(|valid| valid.check_features().map(|()| valid));
+        let valid = valid.and_then(|valid| valid.grammar().map(|_| valid));
         valid.map_err(|error| error.to_string().replacen("Input validation error: ", "", 1))
     }
 
@@ -233,17 +228,20 @@ mod tests {
                 "`truncate` must be strictly positive and less than 100. Given: 101",
             ),
             (
-                r#"{"grammar":{"type":"regex","value":"a"}}"#,
+                r#"{"grammar":{"type":"json","value":7}}"#,
                 "grammar is not supported",
             ),
-            (r#"{"watermark":true}"#, "`watermark` == true is not supported"),
             (
-                r#"{"adapter_id":"x"}"#,
-                "`adapter_id` is not supported: this server has no adapters",
+                r#"{"grammar":{"type":"json","value":"{"}}"#,
+                "grammar is not valid: EOF while parsing an object at line 1 column 1",
             ),
             (
-                r#"{"decoder_input_details":true}"#,
-                "`decoder_input_details` == true is not supported: this server gives no log-probabilities of prompts",
+                r#"{"logit_bias":{"5":101}}"#,
+                "`logit_bias` values must be >= -100.0 and <= 100.0. Given: 101 for token 5",
+            ),
+            (
+                r#"{"logit_bias":[5]}"#,
+                "`logit_bias` entries must be pairs of a token id and a number. Given: 5",
             ),
             (
                 r#"{"min_new_tokens":5,"max_new_tokens":4}"#,
@@ -292,6 +290,42 @@ mod tests {
     }
 
     #[test]
+    fn texts_have_the_servers_own_caps() {
+        let limits = Limits {
+            max_input_tokens: 7,
+            max_total_tokens: 9,
+            max_stop_sequences: 1,
+            max_top_n_tokens: 0,
+            max_best_of: 3,
+        };
+        let cases = [
+            (r#"{"best_of":4}"#, "`best_of` must be > 0 and <= 3. Given: 4"),
+            (
+                r#"{"stop":["a","b"]}"#,
+                "`stop` supports up to 1 stop sequences. Given: 2",
+            ),
+            (
+                r#"{"top_n_tokens":1}"#,
+                "`top_n_tokens` must be >= 0 and <= 0. Given: 1",
+            ),
+            (
+                r#"{"truncate":8}"#,
+                "`truncate` must be strictly positive and less than 7. Given: 8",
+            ),
+        ];
+        for (parameters, text) in cases {
+            assert_eq!(
+                check(parameters, false, &limits).unwrap_err(),
+                text,
+                "{parameters}"
+            );
+        }
+        for parameters in [r#"{"best_of":3,"do_sample":true}"#, r#"{"truncate":7}"#] {
+            assert!(check(parameters, false, &limits).is_ok(), "{parameters}");
+        }
+    }
+
+    #[test]
     fn the_first_fault_in_tgis_order_is_told() {
         // Each of these parameters is at fault; the list is in the order in which TGI looks.
         let faults = [
@@ -306,7 +340,7 @@ mod tests {
             (r#""stop":["a","b","c","d","e"]"#, "`stop`"),
             (r#""top_n_tokens":6"#, "`top_n_tokens`"),
             (r#""truncate":0"#, "`truncate`"),
-            (r#""grammar":{}"#, "grammar"),
+            (r#""grammar":{}"#, "`grammar.type`"),
         ];
         for first in 0..faults.len() {
             let all: Vec<&str> = faults[first..].iter().map(|fault| fault.0).collect();
@@ -319,6 +353,28 @@ mod tests {
                 .unwrap_err()
                 .starts_with("`seed`")
         );
+    }
+
+    #[test]
+    fn what_is_asked_of_the_engine() {
+        let plain = check("{}", false, &LIMITS).unwrap();
+        assert!(!plain.details && !plain.params.logprobs && !plain.params.prompt_logprobs);
+        let scored = check(r#"{"decoder_input_details":true}"#, false, &LIMITS).unwrap();
+        assert!(
+            scored.details && scored.params.logprobs && scored.params.prompt_logprobs,
+            "the prompt's details come with those of the text"
+        );
+        let biased = check(
+            r#"{"watermark":true,"logit_bias":[[7,-1],["8",2.5]],"adapter_id":"x"}"#,
+            true,
+            &LIMITS,
+        )
+        .unwrap();
+        assert!(biased.params.watermark && !biased.details);
+        assert_eq!(biased.params.logit_bias, [(7, -1.0), (8, 2.5)]);
+        assert_eq!(biased.adapter_id.as_deref(), Some("x"));
+        let bound = check(r#"{"grammar":{"type":"regex","value":"a+"}}"#, true, &LIMITS).unwrap();
+        assert_eq!(bound.grammar().unwrap(), Some(Grammar::Regex("a+".to_owned())));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Log-probabilities in the two forms of `/v1`: chat's list of tokens, and the parallel lists of completions.
 
-use agentlm_host::{Token, TopToken};
+use agentlm_host::{PromptToken, Token, TopToken};
 use agentlm_text::Tokenizer;
 use bytes::BytesMut;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::config::V1Dialect;
-use crate::flow::TokenRecord;
+use crate::flow::{Output, TokenRecord};
+use crate::routes::completions::echo::Echo;
 use crate::wire;
 
 /// Chat's form.
@@ -77,8 +78,9 @@ pub(crate) fn chat(dialect: V1Dialect, tokenizer: &Tokenizer, tokens: &[TokenRec
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<TopByText>,
+    /// Null for a prompt's first token, which follows nothing.
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<TopByText>>,
     /// Where each token begins, in characters.
     text_offset: Vec<usize>,
 }
@@ -118,19 +120,36 @@ impl CompletionLogprobs {
         top: impl Iterator<Item = (u32, f32)>,
     ) {
         self.tokens.push(text.to_owned());
-        self.token_logprobs.push(logprob);
-        let likely = |(id, logprob): (u32, f32)| (tokenizer.token_text(id).into_owned(), logprob);
-        self.top_logprobs.push(top.map(likely).collect());
+        self.token_logprobs.push(Some(logprob));
+        self.top_logprobs.push(Some(by_text(tokenizer, top)));
         self.text_offset.push(*offset);
         *offset += text.chars().count();
     }
+
+    /// A prompt whose tokens begin at these characters of the text.
+    fn push_prompt(&mut self, tokenizer: &Tokenizer, prompt: &[PromptToken], offsets: &[usize]) {
+        for (token, offset) in prompt.iter().zip(offsets) {
+            let top = token.top.iter().map(|top| (top.id, top.logprob));
+            self.tokens.push(tokenizer.token_text(token.id).into_owned());
+            self.token_logprobs.push(token.logprob);
+            self.top_logprobs
+                .push(token.logprob.map(|_| by_text(tokenizer, top)));
+            self.text_offset.push(*offset);
+        }
+    }
 }
 
-/// The completions' form of a whole run whose text begins `offset` characters in.
-pub(crate) fn completion(tokenizer: &Tokenizer, tokens: &[TokenRecord], offset: usize) -> CompletionLogprobs {
+fn by_text(tokenizer: &Tokenizer, top: impl Iterator<Item = (u32, f32)>) -> TopByText {
+    top.map(|(id, logprob)| (tokenizer.token_text(id).into_owned(), logprob))
+        .collect()
+}
+
+/// The completions' form of a whole run: of its prompt, if that was scored, and of its tokens.
+pub(crate) fn completion(tokenizer: &Tokenizer, output: &Output, echo: &Echo) -> CompletionLogprobs {
     let mut lists = CompletionLogprobs::default();
-    let mut offset = offset;
-    for record in tokens {
+    lists.push_prompt(tokenizer, &output.prompt, &echo.offsets);
+    let mut offset = echo.characters;
+    for record in &output.tokens {
         let token = (record.text.as_str(), record.logprob);
         lists.push(tokenizer, &mut offset, token, record.top.iter().copied());
     }
@@ -138,20 +157,49 @@ pub(crate) fn completion(tokenizer: &Tokenizer, tokens: &[TokenRecord], offset: 
 }
 
 /// Which form a stream's events carry.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Form {
     /// `null`.
     Off,
     /// Chat's.
     Chat,
-    /// The completions', with the characters before the next token.
-    Completion {
-        /// Characters so far.
-        offset: usize,
-    },
+    /// That of completions.
+    Completion(Lists),
+}
+
+/// What a completion's events say of log-probabilities.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    /// Goes with the next event.
+    next: CompletionLogprobs,
+    /// Characters before the next token.
+    offset: usize,
+    /// Where the prompt's tokens begin.
+    prompt_offsets: Vec<usize>,
+    /// Whether generated tokens are left out.
+    prompt_only: bool,
+}
+
+impl Lists {
+    /// Of a text that begins with `echo`.
+    pub(crate) fn after(echo: &Echo, prompt_only: bool) -> Self {
+        Self {
+            next: CompletionLogprobs::default(),
+            offset: echo.characters,
+            prompt_offsets: echo.offsets.clone(),
+            prompt_only,
+        }
+    }
 }
 
 impl Form {
+    /// Takes a scored prompt, which goes with the next event.
+    pub(crate) fn prompt(&mut self, tokenizer: &Tokenizer, prompt: &[PromptToken]) {
+        if let Self::Completion(lists) = self {
+            lists.next.push_prompt(tokenizer, prompt, &lists.prompt_offsets);
+        }
+    }
+
     /// Appends one token's log-probabilities.
     pub(crate) fn write(
         &mut self,
@@ -167,10 +215,11 @@ impl Form {
             Self::Chat => serde_json::to_string(&ChatLogprobs {
                 content: vec![ChatToken::new(dialect, tokenizer, shown, likely)],
             }),
-            Self::Completion { offset } => {
-                let mut lists = CompletionLogprobs::default();
-                lists.push(tokenizer, offset, shown, likely);
-                serde_json::to_string(&lists)
+            Self::Completion(lists) => {
+                if !lists.prompt_only {
+                    lists.next.push(tokenizer, &mut lists.offset, shown, likely);
+                }
+                serde_json::to_string(&std::mem::take(&mut lists.next))
             }
         };
         match json {

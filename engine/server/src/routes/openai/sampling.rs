@@ -1,8 +1,13 @@
 //! OpenAI's sampling fields, and those of ours beside them, checked and turned into the engine's.
 
+use std::collections::BTreeMap;
+
 use agentlm_core::params::{Limits, SamplingParams};
+use agentlm_text::Grammar;
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::format::Formats;
 use crate::app::App;
 use crate::body::Stop;
 use crate::config::V1Dialect;
@@ -28,6 +33,7 @@ pub(crate) struct Fields {
     pub(crate) logit_bias: Option<Value>,
     /// How many likely tokens are wanted at each position, if log-probabilities are wanted at all.
     pub(crate) top_logprobs: Option<u32>,
+    pub(crate) formats: Formats,
 }
 
 /// Fields in range.
@@ -38,6 +44,8 @@ pub(crate) struct Sampling {
     pub(crate) seed: Option<u64>,
     /// Choices a prompt.
     pub(crate) n: u32,
+    /// What the text must follow, if anything.
+    pub(crate) grammar: Option<Grammar>,
 }
 
 impl Fields {
@@ -70,6 +78,7 @@ impl Fields {
             logprobs: self.top_logprobs.is_some(),
             raw_logprobs: true,
             top_n_tokens: self.top_logprobs.unwrap_or(0),
+            logit_bias: logit_bias(self.logit_bias.as_ref())?,
             ..SamplingParams::default()
         };
         if !(temperature >= 0.0 && temperature.is_finite()) {
@@ -82,25 +91,59 @@ impl Fields {
         params
             .validate(limits)
             .map_err(|error| ApiError::Validation(error.to_string()))?;
-        if self.logit_bias.is_some_and(|bias| !is_empty(&bias)) {
-            return refuse("`logit_bias` is not supported".to_owned());
-        }
         Ok(Sampling {
             params,
             seed: self.seed,
             n,
+            grammar: self.formats.grammar()?,
         })
     }
 }
 
-/// Whether a field says nothing: null, `[]` or `{}`.
-pub(crate) fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+/// OpenAI's map of token ids to biases, or a list of pairs of these. Of an id that comes twice the later bias counts.
+pub(crate) fn logit_bias(given: Option<&Value>) -> Result<Vec<(u32, f32)>, ApiError> {
+    let mut biases = BTreeMap::new();
+    match given {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(map)) => {
+            for (key, bias) in map {
+                let id = bias_id(key.parse().ok(), key)?;
+                biases.insert(id, bias_value(id, bias)?);
+            }
+        }
+        Some(Value::Array(pairs)) => {
+            for pair in pairs {
+                let Some([key, bias]) = pair.as_array().map(Vec::as_slice) else {
+                    return Err(ApiError::Validation(format!(
+                        "`logit_bias` entries must be pairs of a token id and a number. Given: {pair}"
+                    )));
+                };
+                let id = match key {
+                    Value::String(text) => bias_id(text.parse().ok(), text)?,
+                    other => bias_id(u32::deserialize(other).ok(), other)?,
+                };
+                biases.insert(id, bias_value(id, bias)?);
+            }
+        }
+        Some(other) => {
+            return Err(ApiError::Validation(format!(
+                "`logit_bias` must be a map of token ids to numbers or a list of such pairs. Given: {other}"
+            )));
+        }
     }
+    Ok(biases.into_iter().collect())
+}
+
+fn bias_id(id: Option<u32>, given: impl std::fmt::Display) -> Result<u32, ApiError> {
+    id.ok_or_else(|| ApiError::Validation(format!("`logit_bias` keys must be token ids. Given: {given}")))
+}
+
+fn bias_value(id: u32, given: &Value) -> Result<f32, ApiError> {
+    f32::deserialize(given).map_err(|_| {
+        ApiError::Validation(format!(
+            "`logit_bias` values must be numbers. Given: {given} for token {id}"
+        ))
+    })
 }
 
 /// The name that an answer gives the model: the one that was asked for, or the served one.
@@ -109,7 +152,9 @@ pub(crate) fn model(app: &App, asked: Option<String>) -> Result<String, ApiError
         // TGI's own client says "tgi" to any model.
         None => Ok(app.config.model_id.clone()),
         Some(name) if name == "tgi" || name == app.config.model_id => Ok(app.config.model_id.clone()),
-        Some(name) if app.config.strict_model => Err(ApiError::UnknownModel(name)),
+        Some(name) if app.config.strict_model && app.engine.adapter(&name).is_none() => {
+            Err(ApiError::UnknownModel(name))
+        }
         Some(name) => Ok(name),
     }
 }
@@ -121,6 +166,8 @@ pub(crate) fn keeps_stop(app: &App) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -136,7 +183,7 @@ mod tests {
         let sampling = Fields {
             top_p: Some(1.0),
             presence_penalty: Some(0.0),
-            logit_bias: Some(serde_json::json!({})),
+            logit_bias: Some(json!({})),
             ..Fields::default()
         };
         let sampling = sampling.validate(&LIMITS).unwrap();
@@ -154,6 +201,58 @@ mod tests {
         ] {
             assert_eq!(fields.validate(&LIMITS).unwrap().params.temperature, 0.0);
         }
+    }
+
+    #[test]
+    fn biases_come_as_a_map_or_as_pairs() {
+        let cases = [
+            (json!(null), Ok(vec![])),
+            (json!([]), Ok(vec![])),
+            (json!({"9": -100, "7": 0.5}), Ok(vec![(7, 0.5), (9, -100.0)])),
+            (json!([[9, 1], ["7", 2], [9, 3]]), Ok(vec![(7, 2.0), (9, 3.0)])),
+            (
+                json!({"x": 1}),
+                Err("`logit_bias` keys must be token ids. Given: x"),
+            ),
+            (
+                json!({"-1": 1}),
+                Err("`logit_bias` keys must be token ids. Given: -1"),
+            ),
+            (
+                json!([[1.5, 1]]),
+                Err("`logit_bias` keys must be token ids. Given: 1.5"),
+            ),
+            (
+                json!({"4294967296": 1}),
+                Err("`logit_bias` keys must be token ids. Given: 4294967296"),
+            ),
+            (
+                json!({"7": "1"}),
+                Err("`logit_bias` values must be numbers. Given: \"1\" for token 7"),
+            ),
+            (
+                json!({"7": null}),
+                Err("`logit_bias` values must be numbers. Given: null for token 7"),
+            ),
+            (
+                json!([0.5, 1]),
+                Err("`logit_bias` entries must be pairs of a token id and a number. Given: 0.5"),
+            ),
+            (
+                json!([[1, 2, 3]]),
+                Err("`logit_bias` entries must be pairs of a token id and a number. Given: [1,2,3]"),
+            ),
+            (
+                json!(7),
+                Err("`logit_bias` must be a map of token ids to numbers or a list of such pairs. Given: 7"),
+            ),
+        ];
+        for (given, expected) in cases {
+            let found = logit_bias(Some(&given)).map_err(|error| error.to_string());
+            let expected = expected.map_err(|text| format!("Input validation error: {text}"));
+            assert_eq!(found, expected, "{given}");
+        }
+        assert_eq!(logit_bias(None), Ok(vec![]));
     }
 
     #[test]
@@ -203,10 +302,21 @@ mod tests {
             ),
             (
                 Fields {
-                    logit_bias: Some(serde_json::json!({"7": 1})),
+                    logit_bias: Some(json!({"7": 101})),
                     ..Fields::default()
                 },
-                "`logit_bias` is not supported",
+                "`logit_bias` values must be >= -100.0 and <= 100.0. Given: 101 for token 7",
+            ),
+            (
+                Fields {
+                    formats: Formats {
+                        guided_json: Some(json!({})),
+                        guided_regex: Some(json!("a")),
+                        ..Formats::default()
+                    },
+                    ..Fields::default()
+                },
+                "`guided_json` and `guided_regex` cannot be used together",
             ),
         ];
         for (fields, text) in cases {

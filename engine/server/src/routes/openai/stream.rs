@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentlm_host::{Finished, RequestError, Sink, Timing, Token};
+use agentlm_host::{Finished, PromptToken, RequestError, Sink, Timing, Token};
 use agentlm_text::Tokenizer;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use super::logprobs::Form;
 use super::names::renamed;
 use crate::config::V1Dialect;
 use crate::error::ApiError;
-use crate::metrics::Meter;
+use crate::metrics::{Account, Meter};
 use crate::stream::Pipe;
 use crate::wire;
 
@@ -96,12 +96,9 @@ impl Group {
     ) -> ChoiceStream {
         let (mut first, mut later, mut tail) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
         for (out, is_first) in [(&mut first, true), (&mut later, false)] {
-            self.write_head(out);
-            out.extend_from_slice(b",\"choices\":[{\"index\":");
-            wire::integer(out, index);
+            self.write_choice(out, index);
             match self.route {
                 Route::Chat => {
-                    out.extend_from_slice(b",\"delta\":{");
                     // OpenAI names the role once; TGI's own client wants it in each event.
                     if is_first || self.dialect == V1Dialect::Tgi {
                         out.extend_from_slice(b"\"role\":\"assistant\",");
@@ -133,6 +130,59 @@ impl Group {
             first: Some(first.freeze()),
             later: later.freeze(),
             tail: tail.freeze(),
+        }
+    }
+
+    /// The wording of the events.
+    pub(crate) fn dialect(&self) -> V1Dialect {
+        self.dialect
+    }
+
+    /// What tells likely tokens' texts.
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Lets `write` write a token's events; after the last token of the last choice the stream's end follows. `end`
+    /// counts a choice as ended.
+    pub(crate) fn emit(
+        &self,
+        end: Option<&Finished>,
+        counts_prompt: bool,
+        write: impl FnOnce(&mut BytesMut),
+    ) {
+        let over = end.and_then(|finished| self.ended(finished, counts_prompt));
+        self.pipe.write(over.is_some(), |out| {
+            write(out);
+            if let Some((usage, _)) = &over {
+                self.write_end(out, usage);
+            }
+        });
+        if let (Some((usage, slowest)), Some(finished)) = (over, end) {
+            self.meter.succeeded(&Account {
+                timing: slowest,
+                prompt_tokens: usage.prompt_tokens,
+                generated_tokens: usage.completion_tokens,
+                reason: finished.reason,
+            });
+        }
+    }
+
+    /// Ends the stream with an error.
+    pub(crate) fn fail(&self, error: &RequestError) {
+        self.meter.ended(error);
+        let error = renamed(ApiError::from(error), self.route, self.dialect);
+        self.pipe
+            .write(true, |out| error.write_v1_event(out, self.dialect));
+    }
+
+    /// An event up to what a choice says; in chat, up to the inside of its delta.
+    pub(crate) fn write_choice(&self, out: &mut BytesMut, index: u32) {
+        self.write_head(out);
+        out.extend_from_slice(b",\"choices\":[{\"index\":");
+        wire::integer(out, index);
+        if self.route == Route::Chat {
+            out.extend_from_slice(b",\"delta\":{");
         }
     }
 
@@ -237,6 +287,10 @@ impl ChoiceStream {
 }
 
 impl Sink for ChoiceStream {
+    fn prompt(&mut self, prompt: &[PromptToken]) {
+        self.logprobs.prompt(&self.group.tokenizer, prompt);
+    }
+
     fn token(&mut self, token: &Token<'_>, end: Option<&Finished>) {
         let group = self.group.clone();
         let tgi_completion = group.route == Route::Completions && group.dialect == V1Dialect::Tgi;
@@ -246,27 +300,13 @@ impl Sink for ChoiceStream {
         if silent && group.dialect == V1Dialect::OpenAi && matches!(self.logprobs, Form::Off) {
             return;
         }
-        let over = end.and_then(|finished| group.ended(finished, self.counts_prompt));
-        group.pipe.write(over.is_some(), |out| {
-            match end {
-                Some(finished) if tgi_completion => self.write_tgi_completion_end(out, text, finished),
-                _ => self.write_event(out, text, token, end),
-            }
-            if let Some((usage, _)) = &over {
-                group.write_end(out, usage);
-            }
+        group.emit(end, self.counts_prompt, |out| match end {
+            Some(finished) if tgi_completion => self.write_tgi_completion_end(out, text, finished),
+            _ => self.write_event(out, text, token, end),
         });
-        if let Some((usage, slowest)) = &over {
-            group.meter.succeeded(slowest, usage.completion_tokens);
-        }
     }
 
     fn fail(&mut self, error: &RequestError) {
-        self.group.meter.ended(error);
-        let dialect = self.group.dialect;
-        let error = renamed(ApiError::from(error), self.group.route, dialect);
-        self.group
-            .pipe
-            .write(true, |out| error.write_v1_event(out, dialect));
+        self.group.fail(error);
     }
 }

@@ -1,9 +1,10 @@
-//! A Prometheus histogram that many threads add to without a lock.
+//! A Prometheus histogram that many threads add to without a lock. It knows no names and no formats.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts by upper bound, and the sum of what was recorded.
-pub(crate) struct Histogram {
+#[derive(Debug)]
+pub struct Histogram {
     /// Inclusive upper bounds, ascending; one more bucket takes the rest.
     bounds: Box<[f64]>,
     counts: Box<[AtomicU64]>,
@@ -23,17 +24,25 @@ impl Histogram {
     }
 
     /// TGI's 35 geometric buckets, in seconds: 0.00015 · 1.5^k.
-    pub(crate) fn durations() -> Self {
+    #[must_use]
+    pub fn durations() -> Self {
         Self::new((0..35).map(|k| 0.000_15 * 1.5f64.powi(k)))
     }
 
     /// `n` equal buckets up to `top`.
-    pub(crate) fn equal(top: f64, n: u32) -> Self {
+    #[must_use]
+    pub fn equal(top: f64, n: u32) -> Self {
         Self::new((1..=n).map(|k| top * f64::from(k) / f64::from(n)))
     }
 
+    /// TGI's buckets of batch sizes: the powers of two from 1 to 1024.
+    #[must_use]
+    pub fn batch_sizes() -> Self {
+        Self::new((0..=10).map(|k| 2f64.powi(k)))
+    }
+
     /// Adds one value; one that is not finite is ignored.
-    pub(crate) fn record(&self, value: f64) {
+    pub fn record(&self, value: f64) {
         if !value.is_finite() {
             return;
         }
@@ -45,7 +54,8 @@ impl Histogram {
     }
 
     /// Pairs of bound and cumulative count, then the count and the sum of all.
-    pub(crate) fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
+    #[must_use]
+    pub fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
         let mut total = 0;
         let mut buckets = Vec::with_capacity(self.bounds.len());
         for (count, bound) in self.counts.iter().zip(&self.bounds) {
@@ -78,5 +88,11 @@ mod tests {
         assert_eq!(buckets.len(), 35);
         assert_eq!(buckets[0].0, 0.000_15);
         assert!((buckets[34].0 - 145.6).abs() < 0.1);
+    }
+
+    #[test]
+    fn batch_sizes_reach_from_1_to_1024() {
+        let (buckets, ..) = Histogram::batch_sizes().read();
+        assert_eq!((buckets.len(), buckets[0].0, buckets[10].0), (11, 1.0, 1024.0));
     }
 }

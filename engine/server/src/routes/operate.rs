@@ -1,0 +1,190 @@
+//! The operator's routes: adapters, other weights, sleep. All of them need an API key; without one configured they are refused,
+//! because they read the server's disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentlm_host::{Control, ControlError, Quiesce};
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::app::App;
+use crate::body;
+use crate::error::ApiError;
+
+/// How long requests in the way may take to end, unless the caller says otherwise.
+const PATIENCE_SECONDS: f64 = 60.0;
+/// The longest that a caller may say.
+const MAX_PATIENCE_SECONDS: f64 = 3600.0;
+
+/// A loaded adapter.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Adapter {
+    /// Requests choose it by this name.
+    pub(crate) name: String,
+    /// Directory on the server, in peft's format.
+    pub(crate) path: String,
+}
+
+/// All loaded adapters.
+#[derive(Debug, Serialize)]
+pub(crate) struct Adapters {
+    pub(crate) adapters: Vec<Adapter>,
+}
+
+/// What becomes of the requests that run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// They finish; new ones wait.
+    #[default]
+    Drain,
+    /// They end with an error.
+    Abort,
+}
+
+/// How to exchange the weights, or to fall asleep.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Exchange {
+    /// Directory on the server with a checkpoint of the same shape; the served one again if absent.
+    pub(crate) path: Option<String>,
+    pub(crate) mode: Option<Mode>,
+    /// Seconds that running requests have to finish.
+    pub(crate) timeout: Option<f64>,
+}
+
+/// What the engine is after an exchange.
+#[derive(Debug, Serialize)]
+pub(crate) struct Weights {
+    /// How often the weights were exchanged.
+    pub(crate) weight_version: u32,
+    /// Whether their memory was given back.
+    pub(crate) asleep: bool,
+}
+
+/// Refuses these routes on a server without a key.
+pub(crate) async fn require_configured_key(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if app.config.api_keys.is_empty() {
+        return ApiError::NeedsKey.native();
+    }
+    next.run(request).await
+}
+
+/// `GET /adapters`
+pub(crate) async fn list_adapters(State(app): State<Arc<App>>) -> Response {
+    let loaded = app.engine.adapters().into_iter();
+    let adapters = loaded.map(|adapter| Adapter {
+        name: adapter.name,
+        path: adapter.path,
+    });
+    Json(Adapters {
+        adapters: adapters.collect(),
+    })
+    .into_response()
+}
+
+/// `POST /adapters`
+pub(crate) async fn load_adapter(State(app): State<Arc<App>>, request: Request) -> Response {
+    let adapter: Adapter = match body::json(request, app.config.payload_limit).await {
+        Ok(adapter) => adapter,
+        Err(error) => return error.native(),
+    };
+    if adapter.name.is_empty() || adapter.name == app.config.model_id || adapter.name == "tgi" {
+        let text = format!(
+            "`name` must be neither empty nor the model's own, and is {:?}",
+            adapter.name
+        );
+        return ApiError::Validation(text).native();
+    }
+    let control = Control::LoadAdapter {
+        name: adapter.name.clone(),
+        path: adapter.path.clone(),
+        number: 0,
+    };
+    match ask(&app, control, &Exchange::default()).await {
+        Ok(()) => Json(adapter).into_response(),
+        Err(error) => error.native(),
+    }
+}
+
+/// `DELETE /adapters/{name}`: requests that use it finish first.
+pub(crate) async fn unload_adapter(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
+    match ask(
+        &app,
+        Control::UnloadAdapter { name, number: 0 },
+        &Exchange::default(),
+    )
+    .await
+    {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(error) => error.native(),
+    }
+}
+
+/// `POST /weights/reload`
+pub(crate) async fn reload_weights(State(app): State<Arc<App>>, request: Request) -> Response {
+    exchange(app, request, |exchange| Control::ReloadWeights {
+        path: exchange.path.clone().unwrap_or_default(),
+    })
+    .await
+}
+
+/// `POST /sleep`
+pub(crate) async fn sleep(State(app): State<Arc<App>>, request: Request) -> Response {
+    exchange(app, request, |_| Control::Sleep).await
+}
+
+/// `POST /wake`
+pub(crate) async fn wake(State(app): State<Arc<App>>, request: Request) -> Response {
+    exchange(app, request, |_| Control::Wake).await
+}
+
+async fn exchange(app: Arc<App>, request: Request, control: impl FnOnce(&Exchange) -> Control) -> Response {
+    // Everything in it has a default, and so has the whole.
+    let exchange = match body::json_or_default(request, app.config.payload_limit).await {
+        Ok(exchange) => exchange,
+        Err(error) => return error.native(),
+    };
+    match ask(&app, control(&exchange), &exchange).await {
+        Ok(()) => Json(Weights {
+            weight_version: app.engine.weight_version(),
+            asleep: app.engine.is_asleep(),
+        })
+        .into_response(),
+        Err(error) => error.native(),
+    }
+}
+
+async fn ask(app: &App, control: Control, exchange: &Exchange) -> Result<(), ApiError> {
+    let seconds = exchange.timeout.unwrap_or(PATIENCE_SECONDS);
+    if !(0.0..=MAX_PATIENCE_SECONDS).contains(&seconds) {
+        return Err(ApiError::Validation(format!(
+            "`timeout` must be >= 0.0 and <= {MAX_PATIENCE_SECONDS:.1} seconds. Given: {seconds}"
+        )));
+    }
+    let quiesce = match exchange.mode.unwrap_or_default() {
+        Mode::Drain => Quiesce::Drain,
+        Mode::Abort => Quiesce::Abort,
+    };
+    let (tell, outcome) = oneshot::channel();
+    let done = Box::new(move |result| {
+        // A client that is gone has stopped caring; what it asked for is done all the same.
+        let _ = tell.send(result);
+    });
+    app.engine
+        .control(control, quiesce, Duration::from_secs_f64(seconds), done);
+    outcome
+        .await
+        .unwrap_or(Err(ControlError::Closed))
+        .map_err(ApiError::Control)
+}

@@ -1,0 +1,150 @@
+"""LoRA adapters and exchanged weights on the CPU backend, against the same arithmetic merged into the weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from agentlm import LLM, SamplingParams
+from agentlm.errors import AdapterError, ControlError
+from agentlm.model.small import make_small
+
+GREEDY = SamplingParams(max_new_tokens=24, temperature=0, ignore_eos=True)
+PROMPT = "The quick brown fox"
+RANK, ALPHA = 4, 8
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return make_small(tmp_path_factory.mktemp("base"))
+
+
+def modules(base: Path) -> dict[str, tuple[int, int]]:
+    """Every linear of the layers: its name and shape `[out, in]`."""
+    weights = load_file(next(base.glob("*.safetensors")))
+    return {
+        name.removesuffix(".weight"): weight.shape
+        for name, weight in weights.items()
+        if name.endswith("_proj.weight")
+    }
+
+
+def write_adapter(base: Path, directory: Path, seed: int, **settings) -> dict[str, np.ndarray]:
+    """Writes an adapter of every linear in peft's format; what it adds to each matrix."""
+    random = np.random.default_rng(seed)
+    tensors, deltas = {}, {}
+    for name, (out, into) in modules(base).items():
+        a = random.normal(0, 0.5 / into**0.5, (RANK, into)).astype(np.float32)
+        b = random.normal(0, 0.5, (out, RANK)).astype(np.float32)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b
+        deltas[f"{name}.weight"] = ALPHA / RANK * (b @ a)
+    directory.mkdir()
+    save_file(tensors, directory / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none", **settings}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return deltas
+
+
+def write_merged(base: Path, directory: Path, deltas: dict[str, np.ndarray]) -> Path:
+    """The base with the adapter added to its weights."""
+    directory.mkdir()
+    for file in base.iterdir():
+        if file.suffix != ".safetensors":
+            (directory / file.name).write_bytes(file.read_bytes())
+    file = next(base.glob("*.safetensors"))
+    weights = {
+        name: (weight.astype(np.float32) + deltas.get(name, 0)).astype(weight.dtype)
+        for name, weight in load_file(file).items()
+    }
+    save_file(weights, directory / file.name, metadata={"format": "pt"})
+    return directory
+
+
+def text_of(llm: LLM, adapter: str | None = None) -> list[int]:
+    from agentlm._engine import Mailbox
+
+    engine = llm._running.engine
+    mailbox = Mailbox()
+    ids = llm._running.tokenizer.encode(PROMPT)
+    request = engine.submit(ids, GREEDY, mailbox, 1, adapter=adapter)
+    events = mailbox.take(60.0)
+    del request
+    assert len(events) == 1
+    return list(events[0].token_ids)
+
+
+def test_an_adapter_computes_what_merging_it_would(base, tmp_path):
+    deltas = {name: write_adapter(base, tmp_path / name, seed) for seed, name in enumerate(("one", "two"))}
+    merged = {}
+    for name in deltas:
+        with LLM(write_merged(base, tmp_path / f"{name}-merged", deltas[name]), dtype="float32") as llm:
+            merged[name] = text_of(llm)
+    with LLM(base, dtype="float32") as llm:
+        engine = llm._running.engine
+        plain = text_of(llm)
+        for name in deltas:
+            engine.ask("load_adapter", name=name, path=str(tmp_path / name))
+        assert [name for name, _ in engine.adapters()] == ["one", "two"]
+        assert {name: text_of(llm, name) for name in deltas} == merged
+        assert text_of(llm) == plain
+        assert len({tuple(ids) for ids in (plain, *merged.values())}) == 3, (
+            "the adapters must make a difference"
+        )
+        engine.ask("unload_adapter", name="one")
+        with pytest.raises(AdapterError, match="no adapter is called"):
+            text_of(llm, "one")
+        assert text_of(llm, "two") == merged["two"]
+
+
+def test_weights_are_exchanged_and_adapters_stay(base, tmp_path):
+    deltas = write_adapter(base, tmp_path / "one", 1)
+    other = write_merged(base, tmp_path / "other", deltas)
+    with LLM(other, dtype="float32") as llm:
+        changed = text_of(llm)
+    with LLM(base, dtype="float32") as llm:
+        engine = llm._running.engine
+        plain = text_of(llm)
+        engine.ask("load_adapter", name="one", path=str(tmp_path / "one"))
+        adapted = text_of(llm, "one")
+        engine.ask("reload_weights", path=str(other))
+        assert text_of(llm) == changed != plain
+        engine.ask("reload_weights", path=str(base))
+        assert (text_of(llm), text_of(llm, "one")) == (plain, adapted)
+        engine.ask("sleep")
+        engine.ask("wake")
+        assert (text_of(llm), text_of(llm, "one")) == (plain, adapted)
+        with pytest.raises(ControlError, match="nowhere"):
+            engine.ask("reload_weights", path=str(tmp_path / "nowhere"))
+        assert text_of(llm) == plain, "what cannot be loaded changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"peft_type": "IA3"}, "of type 'IA3'"),
+        ({"use_dora": True}, "'use_dora' to True"),
+        ({"bias": "all"}, "'bias' to 'all'"),
+        ({"modules_to_save": ["lm_head"]}, "'modules_to_save'"),
+        ({"lora_alpha": "much"}, "'lora_alpha' to 'much'"),
+    ],
+)
+def test_an_adapter_that_is_not_served_is_refused_with_the_reason(base, tmp_path, settings, told):
+    write_adapter(base, tmp_path / "one", 1, **settings)
+    with LLM(base) as llm, pytest.raises(ControlError, match=told):
+        llm._running.engine.ask("load_adapter", name="one", path=str(tmp_path / "one"))
+
+
+def test_an_adapter_of_another_model_is_refused(base, tmp_path):
+    write_adapter(base, tmp_path / "one", 1)
+    file = tmp_path / "one" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("q_proj.lora_A.weight"))
+    tensors[name] = np.ascontiguousarray(tensors[name][:, :-1])
+    save_file(tensors, file)
+    with LLM(base) as llm, pytest.raises(ControlError, match="belongs to another model"):
+        llm._running.engine.ask("load_adapter", name="one", path=str(tmp_path / "one"))
+    with LLM(base) as llm, pytest.raises(ControlError, match=r"adapter_config\.json"):
+        llm._running.engine.ask("load_adapter", name="one", path=str(base))
