@@ -3,6 +3,7 @@
 //! The work is llguidance's; its types end in this room. Knows no request, no sampler and no spelling of a client's.
 
 mod cache;
+mod closed;
 mod compiler;
 mod gbnf;
 mod source;
@@ -19,7 +20,7 @@ pub use self::state::GrammarState;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Grammar {
     /// JSON that fits a schema (an object or a boolean), properties in the schema's order, compact or with single spaces
-    /// between its parts.
+    /// between its parts. Objects that list their properties have no others, unless the schema says so.
     JsonSchema(Value),
     /// Any JSON object, spaced likewise.
     JsonObject,

@@ -5,6 +5,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::derivre::RegexBuilder;
 use serde_json::{Value, json};
 
+use super::closed::close;
 use super::{Grammar, GrammarError, gbnf};
 
 /// Longest schema, regular expression or list of choices, in bytes.
@@ -77,6 +78,7 @@ fn json_schema(schema: &Value) -> Result<TopLevelGrammar, GrammarError> {
         coerce_one_of: true,
         ..JsonCompileOptions::default()
     };
+    close(&mut schema);
     options.apply_to(&mut schema);
     Ok(TopLevelGrammar::from_json_schema(schema))
 }
