@@ -21,6 +21,10 @@ def data_dir() -> Path:
 
 
 def pytest_configure() -> None:
+    # Before any test imports triton, which transformers does too.
+    from tests.kernels.interpreter import interpret_without_gpu
+
+    interpret_without_gpu()
     # A shell starts its background jobs with Ctrl-C ignored, and children inherit that; a person's terminal does not.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

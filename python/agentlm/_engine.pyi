@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Literal, final
 
+import numpy as np
+import numpy.typing as npt
+
 from agentlm.params import SamplingParams
 
 __all__ = [
@@ -16,6 +19,7 @@ __all__ = [
     "Mailbox",
     "MockRunner",
     "Request",
+    "Rings",
     "Server",
     "Tape",
     "TapeBuilder",
@@ -136,6 +140,8 @@ class Engine:
     ) -> Engine: ...
     def next_step(self) -> int: ...
     def commit(self) -> None: ...
+    def rings(self) -> Rings: ...
+    def copy_mask(self, slot: int, sample: int, into: npt.NDArray[np.uint32]) -> None: ...
     def fail(self, why: str) -> None: ...
     def abandon(self) -> None: ...
     def control(self) -> tuple[str, str, str, int] | None: ...
@@ -164,6 +170,18 @@ class Engine:
     def wait_ended(self, timeout: float) -> tuple[_Health, str | None]: ...
     def shutdown(self, drain: bool) -> None: ...
     def snapshot(self) -> dict[str, float]: ...
+
+@final
+class Rings:
+    n_slots: int
+    arena_address: int
+    arena_words: int
+    results_address: int
+    results_words: int
+    max_rows: int
+    max_model_len: int
+    top_cap: int
+    max_scores: int
 
 @final
 class MockRunner:

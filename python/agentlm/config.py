@@ -6,9 +6,10 @@ from typing import Any, Self
 
 from agentlm.errors import ConfigError
 
-BACKENDS = ("auto", "cpu", "mock")
+BACKENDS = ("auto", "cpu", "cuda", "mock")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-KV_CACHE_DTYPES = ("auto", "float32", "float16")
+KV_CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "fp8")
+QUANTIZE = ("int8", "int4", "fp8")
 CPU_ISAS = ("auto", "portable", "avx2", "avx512")
 
 
@@ -27,11 +28,20 @@ class EngineConfig:
     offline: bool = False
     """Never reach for the network."""
     backend: str = "auto"
-    """What computes: "cpu", or "mock" (deterministic tokens; of a model only its tokenizer)."""
+    """What computes: "cuda" (an NVIDIA GPU), "cpu", or "mock" (deterministic tokens; of a model only its tokenizer);
+    "auto" is "cuda" where there is a GPU."""
     dtype: str = "auto"
-    """Storage of the weights; "auto" keeps 16-bit weights as they are and rounds 32-bit ones when that is harmless."""
+    """Storage of the weights; "auto" keeps 16-bit weights as they are, and rounds 32-bit ones: on a GPU to bfloat16, on a
+    CPU to float16 when that is harmless."""
     kv_cache_dtype: str = "auto"
-    """Storage of keys and values; "auto" is float32 beside float32 weights and float16 otherwise."""
+    """Storage of keys and values; "auto" is on a GPU that of the weights, on a CPU float32 beside float32 weights and
+    float16 otherwise. "bfloat16" and "fp8" are for GPUs."""
+    quantize: str | None = None
+    """Narrows the matrices while they are loaded: "int8", "int4" or "fp8"; for GPUs."""
+    cuda_graphs: tuple[int, ...] | None = None
+    """Batch sizes whose decodes are captured as CUDA graphs on a GPU; () captures none, None takes about a dozen."""
+    batch_invariant: bool = False
+    """On a GPU: bitwise equal logits whatever shares the batch, for some speed. On a CPU they always are."""
     kv_cache_memory: int | None = None
     """Bytes for keys and values; None takes a share of the free memory."""
     threads: int | None = None
@@ -44,8 +54,8 @@ class EngineConfig:
     """Longest prompt and output together; None is what the model and the memory allow."""
     max_batch_size: int = 256
     """Most requests in one step."""
-    max_batch_prefill_tokens: int = 512
-    """Most tokens in one step."""
+    max_batch_prefill_tokens: int | None = None
+    """Most tokens in one step; None is 4096 on a GPU and 512 elsewhere."""
     max_concurrent_requests: int | None = None
     """Most unfinished requests; one more is refused, or waits if it is of a batch. None: no bound."""
     max_stop_sequences: int = 4
@@ -53,8 +63,8 @@ class EngineConfig:
     max_best_of: int = 2
     prefix_cache: bool = True
     """Share the keys and values of equal beginnings between requests."""
-    steps_in_flight: int = 1
-    """2 overlaps planning with computing; only a runner that computes asynchronously gains."""
+    steps_in_flight: int | None = None
+    """2 overlaps planning with computing; only a runner that computes asynchronously gains. None is 2 on a GPU and 1 elsewhere."""
     step_timeout: float | None = 600.0
     """Seconds after which a step counts as hung and the engine fails; None: never."""
     mock_step_time: float = 0.01
@@ -66,10 +76,11 @@ class EngineConfig:
             ("dtype", DTYPES),
             ("kv_cache_dtype", KV_CACHE_DTYPES),
             ("cpu_isa", CPU_ISAS),
+            ("quantize", (None, *QUANTIZE)),
         ):
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}. Given: {value!r}")
+                raise ConfigError(f"`{name}` must be one of {', '.join(map(str, allowed))}. Given: {value!r}")
         for name, low, high in (
             ("kv_cache_memory", 1, 2**50),
             ("threads", 1, 1024),
@@ -97,9 +108,12 @@ class EngineConfig:
             if not number or not 0 <= value < 1e9 or (name == "step_timeout" and value == 0):
                 least = "more than 0" if name == "step_timeout" else "at least 0"
                 raise ConfigError(f"`{name}` must be seconds, {least} and below 1e9. Given: {value!r}")
-        for name in ("offline", "prefix_cache"):
+        for name in ("offline", "prefix_cache", "batch_invariant"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Given: {value!r}")
+        sizes = self.cuda_graphs
+        if sizes is not None and not all(type(size) is int and 1 <= size <= 4096 for size in sizes):
+            raise ConfigError(f"`cuda_graphs` must be integers from 1 to 4096. Given: {sizes!r}")
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         given = (self.max_input_tokens, self.max_total_tokens)

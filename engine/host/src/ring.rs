@@ -34,6 +34,18 @@ impl Ring {
         self.n_slots
     }
 
+    /// Words of one slot.
+    #[must_use]
+    pub fn slot_words(&self) -> usize {
+        self.slot_words
+    }
+
+    /// Address of the first slot; the others follow. For runners that let a device copy slots.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.words.as_ptr() as usize
+    }
+
     /// The slot, to read.
     ///
     /// # Safety

@@ -269,6 +269,12 @@ impl StepSource {
         unsafe { self.results.slot_mut(slot) }
     }
 
+    /// The rings of plans and of results, for a runner whose device copies slots by itself.
+    #[must_use]
+    pub fn rings(&self) -> (Arc<Ring>, Arc<Ring>) {
+        (self.arena.clone(), self.results.clone())
+    }
+
     /// The slot's masks, for a runner to sample under.
     #[must_use]
     pub fn masks(&self, slot: usize) -> &MaskSlot {

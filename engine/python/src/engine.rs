@@ -10,10 +10,12 @@ use agentlm_host::{
 };
 use agentlm_text::{GrammarCompiler, GrammarState};
 use parking_lot::Mutex;
+use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
 use crate::mailbox::{Mailbox, MailboxSink};
 use crate::params::PySamplingParams;
+use crate::rings::Rings;
 use crate::tokenizer::Tokenizer;
 use crate::{errors, grammar};
 
@@ -174,6 +176,37 @@ impl Engine {
                     *guard = None;
                     -2
                 }
+            })
+        })
+    }
+
+    /// The rings of plans and results.
+    fn rings(&self) -> PyResult<Rings> {
+        let guard = self.engine_loop.lock();
+        let source = &guard.as_ref().ok_or_else(closed)?.source;
+        Ok(Rings::new(
+            source.rings(),
+            source.arena_layout(),
+            source.results_layout(),
+        ))
+    }
+
+    /// Writes the mask of a constrained sample of a planned slot into `into`, `ceil(vocabulary / 32)` words or more, of which the
+    /// rest becomes zero. Waits, with the GIL released, until it is made.
+    fn copy_mask(&self, py: Python<'_>, slot: usize, sample: usize, into: PyBuffer<u32>) -> PyResult<()> {
+        if into.readonly() || !into.is_c_contiguous() {
+            let why = "the mask's memory is read-only or has gaps";
+            return Err(errors::raise("EngineFailedError", why));
+        }
+        // SAFETY: the buffer is held during the call, has no gaps, and Python gives one runner's memory to nobody else.
+        let words =
+            unsafe { std::slice::from_raw_parts_mut(into.buf_ptr().cast::<u32>(), into.item_count()) };
+        py.detach(|| {
+            self.with_slot(slot, |_, _, masks| {
+                let mask = masks.of_sample(sample);
+                let n = mask.len().min(words.len());
+                words[..n].copy_from_slice(&mask[..n]);
+                words[n..].fill(0);
             })
         })
     }

@@ -7,6 +7,7 @@ mod grammar;
 mod mailbox;
 mod mock;
 mod params;
+mod rings;
 mod server;
 mod template;
 mod tokenizer;
@@ -22,6 +23,8 @@ mod _engine {
     use crate::mailbox::{EndEvent, ErrorEvent, Mailbox, TokenEvent};
     #[pymodule_export]
     use crate::mock::MockRunner;
+    #[pymodule_export]
+    use crate::rings::Rings;
     #[pymodule_export]
     use crate::server::Server;
     #[pymodule_export]

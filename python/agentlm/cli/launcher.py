@@ -44,7 +44,6 @@ _ROTARY = "rotary scaling is read from the checkpoint's config.json; set it ther
 FLAGS = (
     Flag("sharded", click.BOOL, _ONE_DEVICE, silent=(False,), allowed="false"),
     Flag("num-shard", click.INT, _ONE_DEVICE, silent=(1,), allowed="1"),
-    Flag("quantize", click.STRING, "weights are computed as --dtype stores them", allowed="left out"),
     Flag("rope-scaling", click.STRING, _ROTARY, allowed="left out"),
     Flag("rope-factor", click.FLOAT, _ROTARY, allowed="left out"),
     Flag("lora-adapters", click.STRING, "adapters are loaded by POST /adapters while serving", allowed="left out"),
@@ -56,7 +55,6 @@ FLAGS = (
     Flag("max-waiting-tokens", click.INT, _EVERY_STEP),
     Flag("max-batch-total-tokens", click.INT, _KV_MEMORY),
     Flag("cuda-memory-fraction", click.FLOAT, _KV_MEMORY, silent=(1.0,)),
-    Flag("cuda-graphs", click.STRING, "no CUDA graph is captured", silent=("0",)),
     Flag("disable-custom-kernels", None, "there is one set of kernels"),
     Flag("shard-uds-path", click.STRING, _ONE_DEVICE),
     Flag("master-addr", click.STRING, _ONE_DEVICE),

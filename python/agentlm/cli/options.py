@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agentlm.config import BACKENDS, CPU_ISAS, DTYPES, KV_CACHE_DTYPES
+from agentlm.config import BACKENDS, CPU_ISAS, DTYPES, KV_CACHE_DTYPES, QUANTIZE
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -29,6 +29,23 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg]  # generic since clic
             return self.fail(f"{value!r} is not a size such as 2G, 512M or 1000000", param, ctx)
 
 
+class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """Batch sizes, separated by commas; 0 is none."""
+
+    name = "sizes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Reads the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(size for part in str(value).split(",") if (size := int(part)) != 0)
+        except ValueError:
+            return self.fail(f"{value!r} is not a list of batch sizes such as 1,2,4,8, or 0", param, ctx)
+
+
 _SOURCE_OPTIONS: tuple[Decorator, ...] = (
     click.option("--revision", envvar="REVISION", help="Branch, tag or commit on the hub."),
     click.option("--huggingface-hub-cache", "cache_dir", envvar="HUGGINGFACE_HUB_CACHE", type=click.Path(file_okay=False), help="Where hub files are kept."),
@@ -41,14 +58,17 @@ _DTYPE_OPTION: Decorator = click.option("--dtype", envvar="DTYPE", type=click.Ch
 _MODEL_OPTIONS: tuple[Decorator, ...] = (
     click.option("--model-id", "--model", envvar="MODEL_ID", help="Checkpoint directory or hub name [default: a small random model]"),
     *_SOURCE_OPTIONS,
-    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes; mock gives deterministic tokens without a model."),
+    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes; auto takes a GPU if there is one; mock gives deterministic tokens without a model."),
     _DTYPE_OPTION,
     click.option("--kv-cache-dtype", envvar="KV_CACHE_DTYPE", type=click.Choice(KV_CACHE_DTYPES), default="auto", show_default=True, help="Storage of keys and values."),
     click.option("--kv-cache-memory", envvar="KV_CACHE_MEMORY", type=ByteSize(), help="Memory for keys and values, such as 2G [default: a share of what is free]"),
+    click.option("--quantize", envvar="QUANTIZE", type=click.Choice(QUANTIZE), help="Narrow the weights while they are loaded (GPU)."),
+    click.option("--cuda-graphs", envvar="CUDA_GRAPHS", type=BatchSizes(), help="Batch sizes whose decodes are captured as CUDA graphs, such as 1,2,4,8; 0 captures none (GPU) [default: 1 to max-batch-size in steps]"),
+    click.option("--batch-invariant", is_flag=True, help="Bitwise equal logits whatever shares the batch (GPU; a CPU always does)."),
     click.option("--threads", envvar="THREADS", type=click.IntRange(min=1), help="Compute threads [default: one a core]"),
     click.option("--cpu-isa", type=click.Choice(CPU_ISAS), default="auto", show_default=True, help="Instruction set of the CPU kernels."),
     click.option("--max-total-tokens", envvar="MAX_TOTAL_TOKENS", type=int, help="Longest prompt and output together [default: what model and memory allow]"),
-    click.option("--max-batch-prefill-tokens", envvar="MAX_BATCH_PREFILL_TOKENS", type=int, default=512, show_default=True, help="Most tokens in one step."),
+    click.option("--max-batch-prefill-tokens", envvar="MAX_BATCH_PREFILL_TOKENS", type=int, help="Most tokens in one step [default: 4096 on a GPU, 512 elsewhere]"),
     click.option("--max-batch-size", envvar="MAX_BATCH_SIZE", type=int, default=256, show_default=True, help="Most requests in one step."),
     click.option("--prefix-cache/--no-prefix-cache", envvar="PREFIX_CACHING", default=True, show_default=True, help="Share the KV of equal beginnings."),
     click.option("--step-timeout", type=float, default=600.0, show_default=True, help="Seconds after which a step counts as hung."),
@@ -103,7 +123,7 @@ def engine_settings(options: dict[str, Any]) -> dict[str, Any]:
     names = (
         "revision", "token", "offline", "backend", "dtype", "kv_cache_dtype", "kv_cache_memory", "threads",
         "cpu_isa", "max_total_tokens", "max_batch_prefill_tokens", "max_batch_size", "prefix_cache",
-        "step_timeout", "mock_step_time",
+        "step_timeout", "mock_step_time", "quantize", "cuda_graphs", "batch_invariant",
     )  # fmt: skip
     settings = {name: options.pop(name) for name in names}
     settings["model"] = options.pop("model_id")

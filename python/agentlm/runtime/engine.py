@@ -3,11 +3,12 @@
 Refuses to know prompts and HTTP; `LLM` and the server stand on it.
 """
 
+import ctypes
 import os
 import secrets
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ from agentlm.runtime.loop import Runner, run_engine
 from agentlm.runtime.mock import MockStepRunner
 
 if TYPE_CHECKING:
-    from agentlm.model.weights import Progress
+    from agentlm.model.config import ModelConfig
+    from agentlm.model.weights import Checkpoint, Progress
+    from agentlm.runtime.device import Device
 
 CLOSE_SECONDS = 10.0
 """How long closing waits for the engine thread; a step that hangs is left behind."""
@@ -112,32 +115,94 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
     `progress(bytes done, bytes in all, tensor name)` is called while weights are bound; with it a download shows its own.
     Raises the classes of `agentlm.errors`: the model cannot be had or computed, memory lacks, a setting is wrong.
     """
+    if config.backend == "auto":
+        config = replace(config, backend="cuda" if has_nvidia_gpu() else "cpu")
     directory = _resolve(config, progress=progress is not None)
     if config.backend == "mock":
         return _open_mock(config, directory, _tokenizer(config, directory))
     # Only a model that is computed needs numpy; the mock backend starts without it.
     from agentlm.model.config import ModelConfig
     from agentlm.model.weights import Checkpoint
-    from agentlm.runtime.cpu import CpuModel, CpuRunner
 
     # Weights first: a directory of another format is told as such, not by the tokenizer that it lacks as well.
     checkpoint = Checkpoint.open(directory)
-    model_config = ModelConfig.load(directory)
-    tokenizer = _tokenizer(config, directory)
-    model = CpuModel(model_config, checkpoint, config, progress)
+    opened = _Opened(config, directory, checkpoint, ModelConfig.load(directory), _tokenizer(config, directory))
+    return _open_cuda(opened, progress) if config.backend == "cuda" else _open_cpu(opened, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What every backend that computes is opened from."""
+
+    config: EngineConfig
+    directory: Path
+    checkpoint: "Checkpoint"
+    model: "ModelConfig"
+    tokenizer: Tokenizer
+
+    @property
+    def eos(self) -> list[int]:
+        return list(self.model.eos_token_ids) or self.tokenizer.eos_token_ids
+
+
+def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
+    from agentlm.runtime.cpu import CpuModel, CpuRunner
+
+    config = opened.config
+    if config.quantize is not None:
+        raise ConfigError(
+            f"`quantize` is for GPUs; the cpu backend stores weights as `dtype` says. Given: {config.quantize!r}"
+        )
+    if config.kv_cache_dtype in ("bfloat16", "fp8"):
+        raise ConfigError(
+            f"`kv_cache_dtype` must be auto, float32 or float16 on a CPU. Given: {config.kv_cache_dtype!r}"
+        )
+    model = CpuModel(opened.model, opened.checkpoint, config, progress)
     plan = memory.plan_kv_cache(
         model.bytes_per_block,
-        model_config.context_length,
+        opened.model.context_length,
         config.max_batch_size,
         config.kv_cache_memory,
         config.max_total_tokens,
         memory.available(),
     )
-    eos = list(model_config.eos_token_ids) or tokenizer.eos_token_ids
-    engine = _engine(config, tokenizer, plan, eos, model_config.vocab)
-    runner = CpuRunner(engine, model, directory, config, plan)
-    info = _info(config, directory, plan, model.dtype, model.kv_dtype, "cpu")
-    return RunningEngine(engine, runner, tokenizer, info)
+    engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
+    runner = CpuRunner(engine, model, opened.directory, config, plan)
+    info = _info(config, opened.directory, plan, model.dtype, model.kv_dtype, "cpu")
+    return RunningEngine(engine, runner, opened.tokenizer, info)
+
+
+def _open_cuda(
+    opened: _Opened, progress: "Progress | None", device: "Device | None" = None
+) -> RunningEngine:
+    from agentlm.runtime.cuda import CudaModel, CudaRunner, kv_budget
+    from agentlm.runtime.device import Cuda
+
+    config = opened.config
+    model = CudaModel(opened.model, opened.checkpoint, config, device or Cuda(), progress)
+    plan = memory.plan_kv_cache(
+        model.bytes_per_block,
+        opened.model.context_length,
+        config.max_batch_size,
+        config.kv_cache_memory or kv_budget(model, config, config.max_batch_size),
+        config.max_total_tokens,
+        0,
+    )
+    engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
+    runner = CudaRunner(engine, model, config, plan, opened.eos)
+    storage = config.quantize or model.dtype
+    info = _info(config, opened.directory, plan, storage, model.kv_dtype, "cuda")
+    return RunningEngine(engine, runner, opened.tokenizer, info)
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the NVIDIA driver is there and finds a GPU; asked without torch, whose import takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value)
 
 
 def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> RunningEngine:
@@ -195,7 +260,7 @@ def _engine(
         max_stop_sequences=config.max_stop_sequences,
         max_top_n_tokens=config.max_top_n_tokens,
         max_best_of=config.max_best_of,
-        steps_in_flight=config.steps_in_flight,
+        steps_in_flight=config.steps_in_flight or (2 if config.backend == "cuda" else 1),
         prefix_cache=config.prefix_cache,
         eos_token_ids=eos,
         vocab_size=vocab_size,

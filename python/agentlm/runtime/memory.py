@@ -10,6 +10,8 @@ from agentlm.runtime import control_group
 
 BLOCK_SIZE = 16
 """KV positions in one block; the engine's own constant."""
+DEFAULT_PREFILL_TOKENS = {"cpu": 512, "cuda": 4096, "mock": 512}
+"""Most tokens in one step, by backend: enough for its large products, few enough that decodes beside them do not wait long."""
 SHARE = 0.4
 """Share of the free memory that keys and values may take by default; pages are touched only as they fill."""
 
@@ -110,4 +112,5 @@ def plan_kv_cache(
 
 def step_tokens(config: EngineConfig) -> int:
     """Most tokens in one step: every running request must be able to decode, and one block of prefill beside them."""
-    return max(config.max_batch_prefill_tokens, config.max_batch_size + BLOCK_SIZE)
+    prefill = config.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS[config.backend]
+    return max(prefill, config.max_batch_size + BLOCK_SIZE)

@@ -1,0 +1,139 @@
+"""Where sampling reads and writes: records of rows, the results slot, workspaces. Refuses to compute.
+
+The offsets are those of `engine/core/src/arena.rs` (an init's words and flags) and `results.rs`; a test holds them together.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Words of a record.
+RECORD_WORDS = tl.constexpr(24)
+N_PROMPT = tl.constexpr(3)
+FLAGS = tl.constexpr(4)
+TEMPERATURE = tl.constexpr(5)
+TOP_K = tl.constexpr(6)
+TOP_P = tl.constexpr(7)
+MIN_P = tl.constexpr(8)
+TYPICAL_P = tl.constexpr(9)
+REPETITION_PENALTY = tl.constexpr(10)
+FREQUENCY_PENALTY = tl.constexpr(11)
+PRESENCE_PENALTY = tl.constexpr(12)
+SEED_LO = tl.constexpr(13)
+SEED_HI = tl.constexpr(14)
+PARALLEL_SAMPLE = tl.constexpr(15)
+TOP_N = tl.constexpr(16)
+MIN_NEW_TOKENS = tl.constexpr(17)
+N_BIAS = tl.constexpr(18)
+# Bits of the flags.
+GREEDY = tl.constexpr(1)
+LOGPROBS = tl.constexpr(2)
+RAW_LOGPROBS = tl.constexpr(4)
+OPENAI_PENALTIES = tl.constexpr(8)
+BAN_EOS = tl.constexpr(16)
+CONSTRAINED = tl.constexpr(32)
+WATERMARK = tl.constexpr(64)
+
+FAILED = tl.constexpr(-1)
+"""In place of a sampled id: the row has no finite logit."""
+SUBTILE = 1024
+"""Logits whose largest value and sum are kept: what is far below all that can matter is then never read again."""
+PER_PROGRAM = 4
+"""Subtiles of one program."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsLayout:
+    """Sizes of a results slot, int32 words: ids, log-probabilities, top-n ids and log-probabilities, then the scores'."""
+
+    max_rows: int
+    top_cap: int
+    max_scores: int
+
+    @property
+    def score_start(self) -> int:
+        """Offset of the scores' log-probabilities."""
+        return 2 * self.max_rows * (1 + self.top_cap)
+
+    @property
+    def words(self) -> int:
+        """Words of a slot."""
+        return self.score_start + self.max_scores * (1 + 2 * self.top_cap)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """What a sampler knows of the model."""
+
+    eos_ids: Tensor
+    """int32 `[n]`: ids that end a sequence; none is a tensor of no elements."""
+    vocab: int
+    """Ids that can be sampled; logits past them are ignored."""
+    watermark_gamma: float = 0.5
+    """Share of the ids that a watermark favours."""
+    watermark_delta: float = 2.0
+    """What it adds to their logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerBuffers:
+    """Workspaces for so many rows of logits."""
+
+    work: Tensor
+    """float32 `[samples, vocab]`: logits as they are sampled from."""
+    counts: Tensor
+    """int32 `[samples, vocab]`: how often each id occurs; all zero between launches."""
+    stats: Tensor
+    """float32 `[samples + scores, subtiles, 2]`: largest value, and sum of exponentials below it."""
+    raw_stats: Tensor
+    """The same of logits that were not changed."""
+    drawn: Tensor
+    """float32 `[samples, subtiles]`: largest noisy value."""
+    drawn_id: Tensor
+    """int32 `[samples, subtiles]`: its id."""
+    candidate: Tensor
+    """float32 `[samples + scores, vocab]`: values that may matter, in the order of their ids."""
+    candidate_id: Tensor
+    """int32, the same shape."""
+
+    @classmethod
+    def allocate(
+        cls, max_samples: int, max_scores: int, vocab: int, top_cap: int, device: torch.device | str
+    ) -> "SamplerBuffers":
+        """Workspaces on `device`; `top_cap` is not asked for today."""
+        del top_cap
+        rows, subtiles = max_samples + max_scores, subtiles_of(vocab)
+
+        def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        return cls(
+            work=make(max_samples, vocab),
+            counts=make(max_samples, vocab, dtype=torch.int32),
+            stats=make(rows, subtiles, 2),
+            raw_stats=make(rows, subtiles, 2),
+            drawn=make(max_samples, subtiles),
+            drawn_id=make(max_samples, subtiles, dtype=torch.int32),
+            candidate=make(rows, vocab),
+            candidate_id=make(rows, vocab, dtype=torch.int32),
+        )
+
+
+def subtiles_of(vocab: int) -> int:
+    """Subtiles of a row, a whole number of programs' worth."""
+    return int(triton.cdiv(vocab, SUBTILE * PER_PROGRAM)) * PER_PROGRAM
+
+
+@triton.jit
+def word(record, at: tl.constexpr):
+    """An integer of a record."""
+    return tl.load(record + at)
+
+
+@triton.jit
+def real(record, at: tl.constexpr):
+    """A float32 of a record, stored by its bits."""
+    return tl.load(record + at).to(tl.float32, bitcast=True)

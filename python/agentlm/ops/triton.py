@@ -1,0 +1,276 @@
+"""The operations on an NVIDIA GPU: Triton kernels, and torch's cuBLAS for the large products.
+
+What a step computes lies in device memory at fixed places (`Expansion`), so that one pass of the decoder can be captured
+and replayed. Products and norms are not computed when the decoder names them but when their values are needed: with
+few rows a norm then becomes the beginning of the product behind it, and an addition or a SwiGLU the end of the product
+before it. Refuses to know requests and graphs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from agentlm_kernels.arena import Expansion
+from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy, paged_decode, paged_prefill
+from agentlm_kernels.embedding import embed, gather_rows
+from agentlm_kernels.invariant_linear import invariant_linear
+from agentlm_kernels.norm import add_rms_norm, rms_norm
+from agentlm_kernels.rope_cache import rope_cache
+from agentlm_kernels.skinny_linear import is_faster, skinny_linear
+from agentlm_kernels.swiglu import swiglu
+from torch import Tensor
+
+from agentlm.model.weights import TensorRef
+from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
+from agentlm.ops.upload import Upload
+
+SKINNY_ROWS = 16
+"""Most rows of a skinny product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A matrix `[out, in]` on the device, and its bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return int(self.weight.shape[0])
+
+
+@dataclass(slots=True)
+class Norm:
+    """The norm of `x` times `weight`, not yet computed."""
+
+    x: Tensor
+    weight: Tensor
+    eps: float
+    value: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Product:
+    """`x @ weightᵀ + bias`, not yet computed."""
+
+    x: "Value"
+    linear: Bound
+
+
+Value = Tensor | Norm | Product
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What a launch must know of a step on the host."""
+
+    entries: int
+    tokens: int
+    rows: int
+    """Rows of logits."""
+    has_decodes: bool
+    has_prefills: bool
+    policy: SplitPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's keys and values, `[blocks, kv_heads, 16, head_dim]`, and their scales where they are float8."""
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+
+
+class TritonOps:
+    """`Ops[Value]` on one device. Weights are bound first, then memory is given by `attach`; a step is set by `begin`."""
+
+    def __init__(
+        self,
+        attention: Sequence[AttentionSpec],
+        upload: Upload,
+        dtype: torch.dtype,
+        quantize_to: str | None = None,
+        batch_invariant: bool = False,
+    ) -> None:
+        self.attention_specs = tuple(attention)
+        self.dtype = dtype
+        self.device = upload.device
+        self._upload = upload
+        self._quantize_to = quantize_to
+        self._invariant = batch_invariant
+        self._linears: list[Bound] = []
+        self._vectors: list[Tensor] = []
+        self._tables: list[Tensor] = []
+        self._by_name: dict[str, Tensor] = {}
+
+    def bind_linear(self, weights: Sequence[TensorRef], biases: Sequence[TensorRef] | None) -> Linear:
+        """See `Ops`."""
+        weight = self._matrix(weights)
+        bias = self._upload.rows(biases, self.dtype) if biases else None
+        self._linears.append(Bound(weight, bias))
+        return Linear(len(self._linears) - 1)
+
+    def bind_vector(self, weight: TensorRef) -> Vector:
+        """See `Ops`."""
+        self._vectors.append(self._upload.rows([weight], self.dtype))
+        return Vector(len(self._vectors) - 1)
+
+    def bind_table(self, weight: TensorRef) -> Table:
+        """See `Ops`."""
+        self._tables.append(self._matrix([weight]))
+        return Table(len(self._tables) - 1)
+
+    def _matrix(self, weights: Sequence[TensorRef]) -> Tensor:
+        """A tied head is the table itself: it is in memory once."""
+        if len(weights) > 1:
+            return self._upload.rows(weights, self.dtype)
+        name = weights[0].name
+        if name not in self._by_name:
+            self._by_name[name] = self._upload.rows(weights, self.dtype)
+        return self._by_name[name]
+
+    def attach(
+        self,
+        expansion: Expansion,
+        block_tables: Tensor,
+        cache: Sequence[LayerCache],
+        cos: Tensor,
+        sin: Tensor,
+        workspace: DecodeWorkspace,
+    ) -> None:
+        """Gives the memory that steps are computed in. `cos` and `sin` are float32 `[positions, head_dim / 2]`."""
+        self._expansion = expansion
+        self._block_tables = block_tables
+        self._cache = tuple(cache)
+        self._cos, self._sin = cos, sin
+        self._workspace = workspace
+
+    def begin(self, shape: StepShape) -> None:
+        """Sets the step; what it computes lies in the expansion."""
+        self._shape = shape
+        self._step = self._expansion.attention(shape.entries, self._block_tables)
+
+    def embed(self, table: Table) -> Value:
+        """See `Ops`."""
+        return embed(self._tables[table], self._expansion.token_ids[: self._shape.tokens])
+
+    def rms_norm(self, x: Value, weight: Vector, eps: float) -> Value:
+        """See `Ops`."""
+        return Norm(self.value(x), self._vectors[weight], eps)
+
+    def add_rms_norm(self, residual: Value, x: Value, weight: Vector, eps: float) -> Value:
+        """See `Ops`."""
+        total = self.value(residual)
+        if isinstance(x, Product) and self._is_skinny(x):
+            self._skinny(x, residual=total)
+            return Norm(total, self._vectors[weight], eps)
+        return add_rms_norm(total, self.value(x), self._vectors[weight], eps)
+
+    def linear(self, x: Value, linear: Linear) -> Value:
+        """See `Ops`."""
+        return Product(x, self._linears[linear])
+
+    def attention(
+        self, qkv: Value, layer: int, q_norm: Vector | None, k_norm: Vector | None, eps: float
+    ) -> Value:
+        """See `Ops`."""
+        spec, cache, at, shape = self.attention_specs[layer], self._cache[layer], self._expansion, self._shape
+        rows = self.value(qkv)
+        rope_cache(
+            rows, at.positions[: shape.tokens], at.slots[: shape.tokens], self._cos, self._sin,
+            cache.keys, cache.values, spec.heads, spec.kv_heads, spec.head_dim,
+            q_norm=None if q_norm is None else self._vectors[q_norm],
+            k_norm=None if k_norm is None else self._vectors[k_norm],
+            eps=eps, k_scale=cache.key_scales, v_scale=cache.value_scales,
+        )  # fmt: skip
+        out = torch.empty(shape.tokens, spec.heads * spec.head_dim, dtype=rows.dtype, device=rows.device)
+        given = {
+            "heads": spec.heads,
+            "scale": spec.scale,
+            "window": spec.window,
+            "k_scale": cache.key_scales,
+            "v_scale": cache.value_scales,
+            "out": out,
+        }
+        if self._invariant:
+            paged_prefill(rows, cache.keys, cache.values, self._step, min_q=1, **given)
+            return out
+        if shape.has_decodes:
+            paged_decode(
+                rows, cache.keys, cache.values, self._step, shape.policy, self._workspace, **given
+            )
+        if shape.has_prefills:
+            paged_prefill(rows, cache.keys, cache.values, self._step, **given)
+        return out
+
+    def swiglu(self, gate_up: Value) -> Value:
+        """See `Ops`."""
+        if isinstance(gate_up, Product) and self._is_skinny(gate_up):
+            return self._skinny(gate_up, swiglu=True)
+        return swiglu(self.value(gate_up))
+
+    def sample_rows(self, x: Value) -> Value:
+        """See `Ops`."""
+        index = self._expansion.logits_token[: self._shape.rows]
+        if isinstance(x, Norm) and x.value is None:
+            return Norm(gather_rows(x.x, index), x.weight, x.eps)
+        return gather_rows(self.value(x), index)
+
+    def logits(self, head: Value, out: Tensor) -> None:
+        """Computes what `Decoder.forward` gave into `out`, float32 `[rows, vocab]`."""
+        if not isinstance(head, Product):
+            raise TypeError(f"logits are the product of the head, not {type(head).__name__}")
+        self._multiply(head, out)
+
+    def value(self, x: Value) -> Tensor:
+        """The values of `x`, computed now if they were not yet."""
+        if isinstance(x, Tensor):
+            return x
+        if isinstance(x, Norm):
+            if x.value is None:
+                x.value = rms_norm(x.x, x.weight, x.eps)
+            return x.value
+        return self._multiply(x, None)
+
+    def _is_skinny(self, product: Product) -> bool:
+        x, weight = product.x, product.linear.weight
+        if self._invariant or isinstance(x, Product):
+            return False
+        rows = x.x.shape[0] if isinstance(x, Norm) else x.shape[0]
+        return rows <= SKINNY_ROWS and is_faster(rows, *weight.shape)
+
+    def _skinny(
+        self, product: Product, residual: Tensor | None = None, swiglu: bool = False, out: Tensor | None = None
+    ) -> Tensor:
+        x, linear = product.x, product.linear
+        norm = x if isinstance(x, Norm) and x.value is None else None
+        return skinny_linear(
+            norm.x if norm is not None else self.value(x),
+            linear.weight,
+            linear.bias,
+            norm_weight=None if norm is None else norm.weight,
+            eps=0.0 if norm is None else norm.eps,
+            residual=residual,
+            swiglu=swiglu,
+            out=out,
+        )
+
+    def _multiply(self, product: Product, out: Tensor | None) -> Tensor:
+        weight, bias = product.linear.weight, product.linear.bias
+        if self._is_skinny(product):
+            return self._skinny(product, out=out)
+        x = self.value(product.x)
+        if self._invariant:
+            return invariant_linear(x, weight, bias, out=out)
+        if out is None:
+            return torch.nn.functional.linear(x, weight, bias)
+        if x.is_cuda and x.dtype != torch.float32:
+            # cuBLAS writes its float32 accumulators as they are.
+            torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
+        else:
+            torch.mm(x, weight.t(), out=out)
+        return out

@@ -1,0 +1,63 @@
+"""The skinny product, its beginnings and its ends, against float64 torch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agentlm_kernels.skinny_linear import SkinnyConfig, choose, reference_skinny_linear, skinny_linear
+
+DOT = SkinnyConfig(16, 32, 4, 2, True)
+ONE = SkinnyConfig(8, 32, 4, 2, False)
+CLOSE = {torch.float32: {"atol": 1e-4, "rtol": 1e-4}, torch.bfloat16: {"atol": 6e-2, "rtol": 3e-2}}
+
+
+def random(device, *shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize(("m", "config"), [(1, ONE), (1, DOT), (3, DOT), (16, DOT)])
+@pytest.mark.parametrize("end", ["out", "residual", "swiglu"])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("n", "k"), [(50, 64), (16, 40)])
+def test_products(device, guarded, dtype, m, config, end, normed, n, k):
+    x = guarded((m, k), dtype)
+    x.tensor.copy_(random(device, m, k, dtype=dtype))
+    weight, bias = random(device, n, k, seed=1).div(k**0.5).to(dtype), random(device, n, dtype=dtype, seed=2)
+    given = {"norm_weight": random(device, k, dtype=dtype, seed=3), "eps": 1e-5} if normed else {}
+    swiglu = end == "swiglu"
+    out = guarded((m, n // 2 if swiglu else n), dtype)
+    if end == "residual":
+        out.tensor.copy_(random(device, m, n, dtype=dtype, seed=4))
+        given["residual"] = out.tensor
+    expected = reference_skinny_linear(x.tensor, weight, bias, swiglu=swiglu, **given)
+    if end != "residual":
+        given["out"] = out.tensor
+    skinny_linear(x.tensor, weight, bias, swiglu=swiglu, config=config, **given)
+    out.check()
+    torch.testing.assert_close(out.tensor.double(), expected, **CLOSE[dtype])
+
+
+def test_a_row_has_the_same_bits_in_any_company(device):
+    x, weight = random(device, 9, 64), random(device, 48, 64, seed=1)
+    together = skinny_linear(x, weight, config=DOT)
+    for m in (1, 2, 5):
+        assert torch.equal(skinny_linear(x[:m], weight, config=DOT), together[:m])
+
+
+def test_logits_may_be_wider_than_their_operands(device):
+    x, weight = random(device, 2, 64, dtype=torch.bfloat16), random(device, 32, 64, dtype=torch.bfloat16)
+    logits = skinny_linear(x, weight, out_dtype=torch.float32, config=DOT)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, x.float() @ weight.float().t(), atol=1e-3, rtol=1e-3)
+
+
+def test_more_rows_than_it_is_for_are_refused(device):
+    with pytest.raises(ValueError, match="1 to 16 rows. Given: 17"):
+        skinny_linear(random(device, 17, 16), random(device, 16, 16))
+
+
+def test_every_shape_has_a_configuration():
+    assert choose(1, 4096, 4096).rows == 16
+    assert replace(choose(1, 8, 8)).columns == 16
