@@ -293,10 +293,8 @@ class DecodeWorkspace:
     ) -> "DecodeWorkspace":
         """Memory for steps of up to `max_entries` decodes."""
         group = _power_of_2(heads // kv_heads)
-        most = max(
-            n * SplitPolicy.for_step(n, kv_heads).max_splits for n in {min(2**i, max_entries) for i in range(13)}
-        )
-        rows = max(most, max_entries) * kv_heads * group
+        most = max(n * SplitPolicy.for_step(n, kv_heads).max_splits for n in range(1, max_entries + 1))
+        rows = most * kv_heads * group
         return cls(
             torch.empty(rows, head_dim, dtype=torch.float32, device=device),
             torch.empty(rows, 2, dtype=torch.float32, device=device),

@@ -304,10 +304,10 @@ def kv_budget(model: CudaModel, config: EngineConfig, max_rows: int) -> int:
 
     def largest_step() -> None:
         expansion = Expansion.allocate(max_rows, tokens, max_rows, place)
-        rows = Rows.allocate(1, 32, place)
+        rows = Rows.allocate(1, tokens, place)
         attach(model, expansion, rows, 1, tokens)
         expansion.slots.fill_(-1)
-        expansion.q_start[1] = tokens
+        expansion.q_start[1] = expansion.context_len[0] = tokens
         logits = torch.empty(max_rows, vocab, dtype=torch.float32, device=place)
         policy = SplitPolicy.for_step(1, model.config.kv_heads)
         model.forward(StepShape(1, tokens, max_rows, False, True, policy), logits)

@@ -1,0 +1,312 @@
+"""Launches that the compile gate compiles: production launchers at the shapes of 7B and 8B models, on meta tensors.
+
+A case names what each of its kernels must contain: `matrix` (any matrix product), `wgmma` (the widest of the target),
+`async16` (asynchronous copies of 16 bytes), `load16`, `store16` (16 bytes a thread). Kernels are imported inside cases, so
+that one that does not import is one fault.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Case:
+    """A launch, or several that belong together."""
+
+    run: Callable[[], Any]
+    needs: tuple[str, ...]
+    skip: tuple[str, ...]
+    """Targets that cannot do what it does."""
+
+
+CASES: dict[str, Case] = {}
+BF16, FP32, INT32, FP8 = torch.bfloat16, torch.float32, torch.int32, torch.float8_e4m3fn
+NO_FP8 = ("sm_80", "gfx942")
+
+
+def case(
+    name: str, *needs: str, skip: tuple[str, ...] = ()
+) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Registers a launch under a name."""
+
+    def register(run: Callable[[], Any]) -> Callable[[], Any]:
+        if name in CASES:
+            raise ValueError(f"two cases are called {name}")
+        CASES[name] = Case(run, needs, skip)
+        return run
+
+    return register
+
+
+def meta(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    """A tensor without memory."""
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int) -> torch.Tensor:
+    """The same of int32."""
+    return meta(*shape, dtype=INT32)
+
+
+# --- small kernels of a layer -----------------------------------------------------------------------------------------
+
+
+@case("norm", "load16", "store16")
+def _norm() -> None:
+    from agentlm_kernels.norm import add_rms_norm, rms_norm
+
+    rms_norm(meta(64, 4096), meta(4096), 1e-5)
+    add_rms_norm(meta(64, 4096), meta(64, 4096), meta(4096), 1e-5)
+
+
+@case("swiglu/7b", "load16", "store16")
+def _swiglu() -> None:
+    from agentlm_kernels.swiglu import swiglu
+
+    swiglu(meta(64, 2 * 11008))
+
+
+@case("embedding", "load16", "store16")
+def _embedding() -> None:
+    from agentlm_kernels.embedding import embed
+
+    embed(meta(128256, 4096), ints(64))
+
+
+def rope_cache(heads: int, kv_heads: int, *, normed: bool = False, cache: torch.dtype = BF16) -> None:
+    """One launch at head dimension 128."""
+    from agentlm_kernels.rope_cache import rope_cache as launch
+
+    tokens, d, blocks = 64, 128, 4096
+    scales = [meta(blocks, kv_heads, 16, dtype=FP32) if cache == FP8 else None for _ in range(2)]
+    norms = [meta(d) if normed else None for _ in range(2)]
+    launch(
+        meta(tokens, (heads + 2 * kv_heads) * d), ints(tokens), ints(tokens),
+        meta(8192, d // 2, dtype=FP32), meta(8192, d // 2, dtype=FP32),
+        meta(blocks, kv_heads, 16, d, dtype=cache), meta(blocks, kv_heads, 16, d, dtype=cache),
+        heads, kv_heads, d, *norms, 1e-6, *scales,
+    )  # fmt: skip
+
+
+@case("rope_cache/llama")
+def _rope_cache_llama() -> None:
+    rope_cache(32, 8)
+
+
+@case("rope_cache/qwen3")
+def _rope_cache_qwen3() -> None:
+    rope_cache(32, 8, normed=True)
+
+
+@case("rope_cache/fp8", skip=NO_FP8)
+def _rope_cache_fp8() -> None:
+    rope_cache(32, 8, cache=FP8)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def attention(
+    what: str,
+    heads: int,
+    kv_heads: int,
+    head_dim: int = 128,
+    *,
+    window: int | None = None,
+    cache: torch.dtype = BF16,
+) -> None:
+    """One launch of `paged_decode` or `paged_prefill`."""
+    from agentlm_kernels.attention import (
+        AttentionStep,
+        DecodeWorkspace,
+        SplitPolicy,
+        paged_decode,
+        paged_prefill,
+    )
+
+    entries, blocks = 8, 4096
+    policy = SplitPolicy.for_step(entries, kv_heads)
+    step = AttentionStep(
+        ints(entries + 1),
+        ints(entries),
+        ints(entries),
+        ints(257, 512),
+        ints(entries * policy.max_splits),
+        ints(1),
+    )
+    caches = [meta(blocks, kv_heads, 16, head_dim, dtype=cache) for _ in range(2)]
+    given: dict[str, Any] = {"heads": heads, "scale": head_dim**-0.5, "window": window}
+    if cache == FP8:
+        given |= {name: meta(blocks, kv_heads, 16, dtype=FP32) for name in ("k_scale", "v_scale")}
+    tokens = entries if what == "decode" else 2048
+    q = meta(tokens, (heads + 2 * kv_heads) * head_dim)
+    out = meta(tokens, heads * head_dim)
+    if what == "decode":
+        workspace = DecodeWorkspace.allocate(entries, heads, kv_heads, head_dim, "meta")
+        paged_decode(q, *caches, step, policy, workspace, out=out, **given)
+    else:
+        paged_prefill(q, *caches, step, out=out, **given)
+
+
+@case("decode/gqa4", "matrix", "async16")
+def _decode_gqa() -> None:
+    attention("decode", 32, 8)
+
+
+@case("decode/mha", "matrix", "async16")
+def _decode_mha() -> None:
+    attention("decode", 32, 32)
+
+
+@case("decode/window", "matrix")
+def _decode_window() -> None:
+    attention("decode", 32, 8, window=4096)
+
+
+@case("decode/fp8", "matrix", skip=NO_FP8)
+def _decode_fp8() -> None:
+    attention("decode", 32, 8, cache=FP8)
+
+
+@case("decode/head256", "matrix")
+def _decode_wide() -> None:
+    attention("decode", 16, 8, 256)
+
+
+@case("prefill/gqa4", "wgmma", "async16")
+def _prefill_gqa() -> None:
+    attention("prefill", 32, 8)
+
+
+@case("prefill/mha", "wgmma", "async16")
+def _prefill_mha() -> None:
+    attention("prefill", 32, 32)
+
+
+@case("prefill/window", "matrix")
+def _prefill_window() -> None:
+    attention("prefill", 32, 8, window=4096)
+
+
+@case("prefill/fp8", "matrix", skip=NO_FP8)
+def _prefill_fp8() -> None:
+    attention("prefill", 32, 8, cache=FP8)
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def skinny(m: int, n: int, k: int, **given: Any) -> None:
+    """One skinny product in bfloat16."""
+    from agentlm_kernels.skinny_linear import skinny_linear
+
+    skinny_linear(meta(m, k), meta(n, k), **given)
+
+
+@case("skinny/qkv", "matrix", "load16")
+def _skinny_qkv() -> None:
+    skinny(1, 6144, 4096, norm_weight=meta(4096), eps=1e-5)
+    skinny(8, 6144, 4096, norm_weight=meta(4096), eps=1e-5)
+
+
+@case("skinny/out", "matrix", "load16")
+def _skinny_out() -> None:
+    skinny(1, 4096, 4096, residual=meta(1, 4096))
+    skinny(8, 4096, 4096, residual=meta(8, 4096))
+
+
+@case("skinny/gate_up", "matrix", "load16")
+def _skinny_gate_up() -> None:
+    skinny(1, 2 * 14336, 4096, norm_weight=meta(4096), eps=1e-5, swiglu=True)
+    skinny(8, 2 * 14336, 4096, norm_weight=meta(4096), eps=1e-5, swiglu=True)
+
+
+@case("skinny/down", "matrix", "load16")
+def _skinny_down() -> None:
+    skinny(1, 4096, 11008, residual=meta(1, 4096))
+
+
+@case("skinny/logits", "matrix", "load16")
+def _skinny_logits() -> None:
+    skinny(1, 128256, 4096, out_dtype=FP32)
+
+
+@case("invariant/qkv", "wgmma", "async16")
+def _invariant_qkv() -> None:
+    from agentlm_kernels.invariant_linear import invariant_linear
+
+    invariant_linear(meta(64, 4096), meta(6144, 4096))
+
+
+@case("invariant/logits", "wgmma", "async16")
+def _invariant_logits() -> None:
+    from agentlm_kernels.invariant_linear import invariant_linear
+
+    invariant_linear(meta(8, 4096), meta(128256, 4096), out_dtype=FP32)
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@case("arena")
+def _arena() -> None:
+    from agentlm_kernels.arena import Expansion, Rows, apply_changes, expand
+    from agentlm_kernels.attention import SplitPolicy
+
+    rows = Rows.allocate(256, 8192, "meta")
+    arena = ints(65536)
+    apply_changes(arena, rows, 4)
+    expand(arena, rows, Expansion.allocate(256, 4096, 64, "meta"), 64, SplitPolicy.for_step(64, 8))
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def sampling(what: str, vocab: int, rows: int = 64) -> None:
+    """`sample_fast`, `sample_full` or `score_rows` of float32 logits, with settings as a server has them."""
+    from agentlm_kernels.sampling import (
+        ResultsLayout,
+        SamplerBuffers,
+        SamplerSettings,
+        sample_fast,
+        sample_full,
+        score_rows,
+    )
+    from agentlm_kernels.sampling.layout import RECORD_WORDS
+
+    layout = ResultsLayout(256, 20, 64)
+    buffers = SamplerBuffers.allocate(256, 64, vocab, layout.top_cap, "meta")
+    settings = SamplerSettings(ints(2), vocab)
+    logits, results, records = (
+        meta(rows, vocab, dtype=FP32),
+        ints(layout.words),
+        ints(257, RECORD_WORDS.value),
+    )
+    row_tokens = ints(257, 8192)
+    if what == "fast":
+        sample_fast(logits, ints(rows), ints(rows), records, row_tokens, buffers, settings, results, layout)
+    elif what == "full":
+        biases, masks = ints(257, 2048), ints(rows, 4096)
+        sample_full(
+            logits, ints(rows), ints(rows), records, row_tokens, biases, masks, buffers, settings, results, layout
+        )  # fmt: skip
+    else:
+        score_rows(logits, ints(rows), ints(rows), records, buffers, settings, results, layout)
+
+
+@case("sampling/fast")
+def _sampling_fast() -> None:
+    sampling("fast", 128256)
+
+
+@case("sampling/full")
+def _sampling_full() -> None:
+    sampling("full", 128256)
+
+
+@case("sampling/score")
+def _sampling_score() -> None:
+    sampling("score", 128256)
