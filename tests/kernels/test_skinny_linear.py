@@ -1,14 +1,12 @@
 """The skinny product, its beginnings and its ends, against float64 torch."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from agentlm_kernels.skinny_linear import SkinnyConfig, choose, reference_skinny_linear, skinny_linear
+from agentlm_kernels.skinny_linear import SkinnyConfig, candidates, choose, reference_skinny_linear, skinny_linear
 
 DOT = SkinnyConfig(16, 32, 4, 2, True)
-ONE = SkinnyConfig(8, 32, 4, 2, False)
+FEW = SkinnyConfig(8, 32, 4, 2, False)
 CLOSE = {torch.float32: {"atol": 1e-4, "rtol": 1e-4}, torch.bfloat16: {"atol": 6e-2, "rtol": 3e-2}}
 
 
@@ -17,7 +15,7 @@ def random(device, *shape, dtype=torch.float32, seed=0):
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-@pytest.mark.parametrize(("m", "config"), [(1, ONE), (1, DOT), (3, DOT), (16, DOT)])
+@pytest.mark.parametrize(("m", "config"), [(1, FEW), (2, FEW), (7, FEW), (1, DOT), (3, DOT), (16, DOT)])
 @pytest.mark.parametrize("end", ["out", "residual", "swiglu"])
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(("n", "k"), [(50, 64), (16, 40)])
@@ -58,6 +56,7 @@ def test_more_rows_than_it_is_for_are_refused(device):
         skinny_linear(random(device, 17, 16), random(device, 16, 16))
 
 
-def test_every_shape_has_a_configuration():
-    assert choose(1, 4096, 4096).rows == 16
-    assert replace(choose(1, 8, 8)).columns == 16
+@pytest.mark.parametrize("m", [1, 4, 16])
+def test_every_shape_has_a_configuration(m):
+    assert choose(m, 4096, 4096).columns >= choose(m, 8, 8).columns == 16
+    assert all(config.rows * config.columns * m <= 4096 * config.warps or config.dot for config in candidates(m))

@@ -330,8 +330,7 @@ def reference_expand(
         scores += [start + s for s in range(n_scores)]
         if n == 1:
             context = computed + n
-            even = -(-context // policy.max_splits)
-            chunk = max(-(-even // 64) * 64, policy.min_chunk)
+            chunk = policy.chunk(context)
             out["work"] += [i * policy.max_splits + s for s in range(-(-context // chunk))]
     out["logits_token"] += scores
     out["n_work"] = [len(out["work"])]

@@ -28,10 +28,15 @@ LOG2E = 1.4426950408889634
 
 @dataclass(frozen=True, slots=True)
 class SplitPolicy:
-    """How a decode's keys are cut: pieces of `min_chunk` keys, longer ones where there would be more than `max_splits`."""
+    """How a decode's keys are cut: equal pieces of at least `min_chunk` keys, but no more than `max_splits`."""
 
     min_chunk: int
     max_splits: int
+
+    def chunk(self, context: int) -> int:
+        """Keys of one piece of so many: a multiple of 64."""
+        pieces = min(max(context // self.min_chunk, 1), self.max_splits)
+        return -(-(-(-context // pieces)) // 64) * 64
 
     @staticmethod
     def for_step(entries: int, kv_heads: int) -> "SplitPolicy":
@@ -47,9 +52,9 @@ def _power_of_2(n: int) -> int:
 
 @triton.jit
 def split_chunk(context, min_chunk, max_splits):
-    """Keys of one piece: a multiple of 64 that depends on the request's own length only."""
-    even = (context + max_splits - 1) // max_splits
-    return tl.maximum((even + 63) // 64 * 64, min_chunk)
+    """Keys of one piece: a multiple of 64 that depends on the request's own length only; pieces are about equal."""
+    pieces = tl.minimum(tl.maximum(context // min_chunk, 1), max_splits)
+    return ((context + pieces - 1) // pieces + 63) // 64 * 64
 
 
 @triton.jit
@@ -215,16 +220,7 @@ def _decode(
         m = tl.full([BLOCK_M], MASKED, tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, D], tl.float32)
-        whole = start + (end - start) // TILE * TILE
-        if window > 0:
-            whole = start
-        for tile in tl.range(start, whole, TILE, num_stages=STAGES):
-            m, total, acc = _attend_tile(
-                q_tile, m, total, acc, table, k_cache, v_cache, k_scale, v_scale,
-                tile, end, q_positions, kv_head, scale,
-                kv_heads, head_dim, window, TILE, D, BLOCK, False, SCALED, PRECISION,
-            )  # fmt: skip
-        for tile in tl.range(whole, end, TILE, num_stages=1):
+        for tile in tl.range(start, end, TILE, num_stages=STAGES):
             m, total, acc = _attend_tile(
                 q_tile, m, total, acc, table, k_cache, v_cache, k_scale, v_scale,
                 tile, end, q_positions, kv_head, scale,
@@ -385,7 +381,7 @@ def _decode_config(head_dim: int, group: int, dtype: torch.dtype, kv_dtype: torc
         return found["tile"], found["warps"], found["stages"], found["per_sm"]
     if dtype == torch.float32 or head_dim > 128:
         return 32, 4, 2, 2
-    return 64, 4, 3, 3
+    return 64, 4, 2, 4
 
 
 def _prefill_config(head_dim: int, group: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
@@ -416,8 +412,7 @@ def decode_work(q_start: Tensor, context_len: Tensor, policy: SplitPolicy) -> tu
     lengths = (q_start[1:] - q_start[:-1]).tolist()
     for entry, (q_len, context) in enumerate(zip(lengths, context_len.tolist(), strict=True)):
         if q_len == 1 and context > 0:
-            even = -(-context // policy.max_splits)
-            chunk = max(-(-even // 64) * 64, policy.min_chunk)
+            chunk = policy.chunk(context)
             pieces += [entry * policy.max_splits + split for split in range(-(-context // chunk))]
     work = torch.zeros(max(len(lengths), 1) * policy.max_splits, dtype=torch.int32)
     work[: len(pieces)] = torch.tensor(pieces, dtype=torch.int32)

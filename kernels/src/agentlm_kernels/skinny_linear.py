@@ -1,8 +1,8 @@
 """`x @ weightᵀ` for few rows of x: the weights are read once, as fast as the memory gives them. Refuses to know layers.
 
 A program owns `rows` rows of the weight and walks along them, so that nothing is reduced across programs and every output
-is summed in one order, whatever the number of x's rows. Up to 16 rows of x are the narrow side of a tensor-core product; a
-single one is multiplied in registers. What comes before and after is done on the way, for at batch 1 a launch of its own costs
+is summed in one order, whatever the number of x's rows. A few rows of x are multiplied in registers; up to 16 are the narrow
+side of a tensor-core product. What comes before and after is done on the way, for at batch 1 a launch of its own costs
 as much as reading ten megabytes: the RMS norm of x (its scale is applied at the end, since it commutes with the
 product), the bias, SwiGLU over [gate; up], and the addition to the residual.
 """
@@ -32,7 +32,7 @@ class SkinnyConfig:
     stages: int
     """Steps in flight."""
     dot: bool
-    """On tensor cores; else multiplied in registers, for a single row of x."""
+    """On tensor cores; else multiplied in registers."""
 
 
 @triton.jit
@@ -95,49 +95,54 @@ def _skinny_dot(
         tl.store(out + at, y.to(out.dtype.element_ty), mask=is_cell)
 
 
-@triton.jit
-def _skinny_one(
-    x, weight, bias, norm_weight, residual, out, eps,
-    n_out: tl.constexpr, width: tl.constexpr,
+@triton.jit(do_not_specialize=["m"])
+def _skinny_few(
+    x, weight, bias, norm_weight, residual, out, m, x_stride, out_stride, eps,
+    n_out: tl.constexpr, width: tl.constexpr, M: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr,
     NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     own = n % n_out
+    tokens = tl.arange(0, M)
+    is_token = tokens < m
     columns = tl.arange(0, COLUMNS)
-    acc = tl.zeros([ROWS, COLUMNS], tl.float32)
-    acc_up = tl.zeros([ROWS, COLUMNS], tl.float32)
-    square = tl.zeros([COLUMNS], tl.float32)
+    acc = tl.zeros([M, ROWS, COLUMNS], tl.float32)
+    acc_up = tl.zeros([M, ROWS, COLUMNS], tl.float32)
+    square = tl.zeros([M, COLUMNS], tl.float32)
     for start in tl.range(0, width, COLUMNS, num_stages=STAGES):
         k = start + columns
         tile = _tile(weight, own, k, width, EVEN)
-        values = tl.load(x + k, mask=k < width, other=0.0)
+        inside = is_token[:, None] & (k < width)[None, :]
+        values = tl.load(x + tokens[:, None] * x_stride + k[None, :], mask=inside, other=0.0)
         wide = values.to(tl.float32)
         if NORM:
             square += wide * wide
-            wide *= tl.load(norm_weight + k, mask=k < width, other=0.0).to(tl.float32)
-            wide = wide.to(values.dtype).to(tl.float32)
-        acc += tile.to(tl.float32) * wide[None, :]
+            factor = tl.load(norm_weight + k, mask=k < width, other=0.0).to(tl.float32)
+            wide = (wide * factor[None, :]).to(values.dtype).to(tl.float32)
+        acc += tile.to(tl.float32)[None, :, :] * wide[:, None, :]
         if SWIGLU:
-            acc_up += _tile(weight, own + n_out, k, width, EVEN).to(tl.float32) * wide[None, :]
-    y = tl.sum(acc, 1)
-    scale = 1.0
+            acc_up += _tile(weight, own + n_out, k, width, EVEN).to(tl.float32)[None, :, :] * wide[:, None, :]
+    y = tl.sum(acc, 2)
+    scale = tl.full([M], 1.0, tl.float32)
     if NORM:
-        scale = tl.rsqrt(tl.sum(square) / width + eps)
-        y *= scale
+        scale = tl.rsqrt(tl.sum(square, 1) / width + eps)
+        y *= scale[:, None]
     if BIAS:
-        y += tl.load(bias + own).to(tl.float32)
+        y += tl.load(bias + own).to(tl.float32)[None, :]
     if SWIGLU:
-        up = tl.sum(acc_up, 1) * scale
+        up = tl.sum(acc_up, 2) * scale[:, None]
         if BIAS:
-            up += tl.load(bias + n_out + own).to(tl.float32)
+            up += tl.load(bias + n_out + own).to(tl.float32)[None, :]
         y = y / (1.0 + tl.exp(-y)) * up
+    is_cell = is_token[:, None] & (n < n_out)[None, :]
+    at = tokens[:, None] * out_stride + n[None, :]
     if RESIDUAL:
         y = y.to(residual.dtype.element_ty).to(tl.float32)
-        y += tl.load(residual + n, mask=n < n_out, other=0.0).to(tl.float32)
-        tl.store(residual + n, y.to(residual.dtype.element_ty), mask=n < n_out)
+        y += tl.load(residual + at, mask=is_cell, other=0.0).to(tl.float32)
+        tl.store(residual + at, y.to(residual.dtype.element_ty), mask=is_cell)
     else:
-        tl.store(out + n, y.to(out.dtype.element_ty), mask=n < n_out)
+        tl.store(out + at, y.to(out.dtype.element_ty), mask=is_cell)
 
 
 def skinny_linear(
@@ -179,7 +184,10 @@ def skinny_linear(
             PRECISION="ieee" if weight.dtype == torch.float32 else "tf32", **switches,
         )  # fmt: skip
     else:
-        _skinny_one[grid](x, weight, bias, norm_weight, residual, target, eps, n_out, width, **switches)
+        _skinny_few[grid](
+            x, weight, bias, norm_weight, residual, target, m, x.stride(0), target.stride(0), eps, n_out, width,
+            M=int(triton.next_power_of_2(m)), **switches,
+        )  # fmt: skip
     return target
 
 
@@ -193,15 +201,16 @@ def choose(m: int, n: int, k: int, swiglu: bool = False) -> SkinnyConfig:
     """The configuration measured on this GPU, else one by rule."""
     if found := tuned("skinny_linear", key(m, n, k, swiglu)):
         return SkinnyConfig(**{**found, "dot": bool(found["dot"])})
-    rows = 16 if n <= 8192 else 32
-    columns = min(256, max(16, int(triton.next_power_of_2(k))))
-    return SkinnyConfig(16 if swiglu else rows, columns, 4, 4, True)
+    columns = max(16, int(triton.next_power_of_2(k)))
+    if m <= 4:
+        return SkinnyConfig(4, min(1024 if m <= 2 else 512, columns), 8, 3, False)
+    return SkinnyConfig(16 if swiglu or n <= 8192 else 32, min(256, columns), 4, 4, True)
 
 
 def is_faster(m: int, n: int, k: int) -> bool:
     """Whether this kernel beats a general product for `m` rows."""
     found = tuned("skinny_linear", f"most_rows/{n}/{k}") or tuned("skinny_linear", "most_rows")
-    return m <= (found["rows"] if found else 8)
+    return m <= (found["rows"] if found else 4)
 
 
 def candidates(m: int, swiglu: bool = False) -> list[SkinnyConfig]:
@@ -213,16 +222,18 @@ def candidates(m: int, swiglu: bool = False) -> list[SkinnyConfig]:
             (32, 128, 4, 5), (32, 256, 4, 3), (32, 256, 8, 4), (64, 128, 4, 4), (64, 64, 4, 6),
         )
     ]  # fmt: skip
-    ones = [
+    few = [
         SkinnyConfig(rows, columns, warps, stages, False)
         for rows, columns, warps, stages in (
-            (4, 1024, 4, 3), (8, 512, 4, 3), (16, 256, 4, 4), (2, 2048, 4, 3), (4, 512, 2, 4), (4, 1024, 8, 2),
-            (8, 1024, 8, 2), (1, 4096, 8, 2),
+            (4, 512, 4, 3), (4, 1024, 4, 2), (8, 512, 4, 2), (2, 1024, 4, 3), (2, 2048, 4, 2), (1, 2048, 4, 2),
+            (4, 512, 2, 4), (4, 1024, 8, 3), (8, 512, 8, 3), (16, 256, 4, 3), (8, 256, 4, 4), (4, 256, 2, 5), (4, 1024, 8, 1),
+            (8, 512, 8, 1), (2, 2048, 8, 1),
         )
+        if rows * columns * m <= 4096 * warps and (m <= 4 or rows * columns <= 1024)
     ]  # fmt: skip
     if swiglu:
         dots = [c for c in dots if c.rows <= 32]
-    return dots + (ones if m == 1 else [])
+    return dots + (few if m <= 8 else [])
 
 
 def as_entry(config: SkinnyConfig) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Weights on their way to a device: from the file's memory map through page-locked memory. Refuses to know what they mean."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -34,7 +35,10 @@ class Upload:
 
     def _copy(self, tensor: TensorRef, part: Tensor) -> None:
         kind = _TORCH_DTYPES[tensor.dtype]
-        raw = torch.from_numpy(tensor.bytes())
+        with warnings.catch_warnings():
+            # torch has no read-only tensors and says so; nobody writes to this one.
+            warnings.simplefilter("ignore", UserWarning)
+            raw = torch.from_numpy(tensor.bytes())
         if self.device.type != "cuda":
             # The map need not be aligned; a copy is.
             part.copy_(raw.clone().view(kind).view(tensor.shape))

@@ -153,6 +153,9 @@ class CpuRunner:
     def wait(self) -> None:
         """Nothing is ever in flight."""
 
+    def close(self) -> None:
+        """Memory goes with the object."""
+
     def control(self, kind: str, path: str, number: int) -> None:
         """See `Runner`."""
         if kind == "load_adapter":

@@ -190,6 +190,14 @@ class CudaRunner:
         """See `Runner`."""
         raise ControlError(f"the cuda backend cannot {kind.replace('_', ' ')} yet; start a server with what you want")
 
+    def close(self) -> None:
+        """See `Runner`."""
+        self._device.synchronize()
+        self._device.release()
+        # The memory of graphs is a pool's: it is free when the last of them is forgotten.
+        self._model_graphs.clear()
+        self._sampler_graphs.clear()
+
     # --- a step ---
 
     def _policy(self, entries: int) -> SplitPolicy:

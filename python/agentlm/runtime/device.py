@@ -5,7 +5,6 @@ step, slowly, and is what tests run. Refuses to know models and plans.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -51,6 +50,10 @@ class Device(Protocol):
 
     def release(self) -> None:
         """Unlocks what was pinned."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits for everything launched."""
         ...
 
     def event(self) -> Event:
@@ -113,6 +116,10 @@ class Cuda:
         for tensor in self._pinned:
             torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
         self._pinned = []
+
+    def synchronize(self) -> None:
+        """See `Device`."""
+        torch.cuda.synchronize(self.place)
 
     def event(self) -> Event:
         """See `Device`."""
@@ -183,6 +190,9 @@ class Interpreted:
     def release(self) -> None:
         """Nothing was locked."""
 
+    def synchronize(self) -> None:
+        """Nothing is in flight."""
+
     def event(self) -> Event:
         """See `Device`."""
         return _Done()
@@ -200,7 +210,3 @@ class Interpreted:
         run()
         return 0
 
-
-def nvtx(name: str) -> AbstractContextManager[None]:
-    """A named range for profilers, on a GPU."""
-    return torch.cuda.nvtx.range(name) if torch.cuda.is_available() else nullcontext()

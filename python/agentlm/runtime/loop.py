@@ -30,6 +30,10 @@ class Runner(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Gives back what it holds; called once, by the thread that launched. The engine's memory still lies where it did."""
+        ...
+
 
 def run_engine(engine: Engine, runner: Runner) -> None:
     """Drives `engine` until it is closed. Any error ends every request with it and turns the engine's health off."""
@@ -50,7 +54,10 @@ def run_engine(engine: Engine, runner: Runner) -> None:
         engine.fail(f"{type(error).__name__}: {error}")
         raise
     finally:
-        engine.abandon()
+        try:
+            runner.close()
+        finally:
+            engine.abandon()
 
 
 def _carry_out(engine: Engine, runner: Runner) -> str | None:

@@ -20,3 +20,6 @@ class MockStepRunner:
 
     def control(self, kind: str, path: str, number: int) -> None:
         """There are no weights, no adapters and no memory to speak of: everything is done at once."""
+
+    def close(self) -> None:
+        """It holds nothing."""
