@@ -4,10 +4,16 @@ Requests' blocks lie scattered, as in a cache that has been in use. Decodes rota
 come from memory as they do when layers follow each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from agentlm_kernels import attention as ours
 from agentlm_kernels.attention import (
     BLOCK_SIZE,
     AttentionStep,
@@ -17,10 +23,6 @@ from agentlm_kernels.attention import (
     paged_decode,
     paged_prefill,
 )
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
-
 from bench.gpu.child import Say, Setup
 from bench.gpu.timing import seconds_of, sets_for
 
@@ -55,22 +57,23 @@ class Paged:
         blocks = -(-positions // BLOCK_SIZE)
         total = requests * blocks * sets
         shape = (total, kv_heads, BLOCK_SIZE, HEAD_DIM)
-        place = {"device": setup.device}
-        keys, values = (torch.empty(shape, dtype=setup.dtype, **place).normal_() for _ in range(2))
+        keys, values = (
+            torch.empty(shape, dtype=setup.dtype, device=setup.device).normal_() for _ in range(2)
+        )
         scales: list[Tensor | None] = [None, None]
         if fp8:
             keys, values = (x.clamp(-4, 4).mul(100).to(torch.float8_e4m3fn) for x in (keys, values))
-            scales = [torch.full(shape[:3], 0.01, dtype=torch.float32, **place) for _ in range(2)]
+            scales = [torch.full(shape[:3], 0.01, dtype=torch.float32, device=setup.device) for _ in range(2)]
         order = torch.randperm(total, device=setup.device).to(torch.int32)
         return cls(keys, values, list(order.view(sets, requests, blocks)), *scales)
 
     def steps(self, positions: int, q_len: int, policy: SplitPolicy) -> list[AttentionStep]:
         """A step for each set: every request computes its last `q_len` of `positions`."""
         requests = self.tables[0].shape[0]
-        whole = {"dtype": torch.int32, "device": self.keys.device}
-        q_start = torch.arange(0, (requests + 1) * q_len, q_len, **whole)
-        context = torch.full((requests,), positions, **whole)
-        row = torch.arange(requests, **whole)
+        place = self.keys.device
+        q_start = torch.arange(0, (requests + 1) * q_len, q_len, dtype=torch.int32, device=place)
+        context = torch.full((requests,), positions, dtype=torch.int32, device=place)
+        row = torch.arange(requests, dtype=torch.int32, device=place)
         work, n_work = decode_work(q_start, context, policy)
         return [AttentionStep(q_start, context, row, table, work, n_work) for table in self.tables]
 
@@ -92,6 +95,71 @@ def run(setup: Setup, say: Say) -> None:
                 _prefill(f"prefill {kind} {requests}x{positions}", requests, positions, kv_heads, setup, say)
 
 
+def decode(configs: Sequence[tuple[int, int, int, int]]) -> dict[str, Any]:
+    """Every decode by the rule's configuration and by others (keys a tile, warps, stages, programs a multiprocessor)."""
+    found: dict[str, Any] = {}
+    setup = Setup(rows="", work="", deadline=0.0)
+    for kind, kv_heads in KINDS:
+        for requests, positions in DECODES:
+            try:
+                case = decode_case(requests, positions, kv_heads, setup)
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                found[f"{kind} {requests}x{positions}"] = {"error": str(error)}
+                continue
+            found[f"{kind} {requests}x{positions}"] = _best(case, configs, "_decode_config", "gb_s", 1e9)
+            del case
+            torch.cuda.empty_cache()
+    return found
+
+
+def prefill(configs: Sequence[tuple[int, int, int, int]]) -> dict[str, Any]:
+    """Every prefill by the rule's configuration and by others (rows, keys a tile, warps, stages), torch's beside it."""
+    found: dict[str, Any] = {}
+    setup = Setup(rows="", work="", deadline=0.0)
+    for kind, kv_heads in KINDS:
+        for requests, positions in PREFILLS:
+            case = prefill_case(requests, positions, kv_heads, setup)
+            entry = _best(case, configs, "_prefill_config", "tflop_s", 1e12)
+            entry |= {
+                f"{peer}_tflop_s": round(rate / 1e12, 1) if isinstance(rate, float) else rate
+                for peer, rate in torch_rates(requests, positions, kv_heads, setup).items()
+            }
+            found[f"{kind} {requests}x{positions}"] = entry
+            del case
+            torch.cuda.empty_cache()
+    return found
+
+
+def _best(
+    case: "Case", configs: Sequence[tuple[int, int, int, int]], chooser: str, unit_name: str, unit: float
+) -> dict[str, Any]:
+    """A case by the rule and by each configuration; those that do not compile or fit are told as text."""
+    rule = seconds_of(case.launch, case.sets)
+    own = getattr(ours, chooser)
+    tried: dict[str, Any] = {}
+    try:
+        for config in configs:
+            setattr(ours, chooser, lambda *_, config=config: config)
+            try:
+                tried["/".join(map(str, config))] = round(
+                    1e6 * seconds_of(case.launch, case.sets, replays=5), 2
+                )
+            except Exception as error:
+                tried["/".join(map(str, config))] = f"{type(error).__name__}: {error}"[:120]
+                torch.cuda.synchronize()
+    finally:
+        setattr(ours, chooser, own)
+    timed = {name: us for name, us in tried.items() if isinstance(us, float)}
+    best = min(timed, key=lambda name: timed[name], default=None)
+    return {
+        "us": round(1e6 * rule, 2),
+        unit_name: round(case.work / rule / unit, 1),
+        "best": best,
+        f"best_{unit_name}": None if best is None else round(case.work / timed[best] * 1e6 / unit, 1),
+        "all": tried,
+    }
+
+
 def _sizes(sizes: tuple[tuple[int, int], ...], setup: Setup) -> Iterator[tuple[int, int]]:
     if setup.rehearse:
         yield 2, 40
@@ -99,14 +167,32 @@ def _sizes(sizes: tuple[tuple[int, int], ...], setup: Setup) -> Iterator[tuple[i
         yield from sizes
 
 
-def _decode(
-    name: str, requests: int, positions: int, kv_heads: int, setup: Setup, say: Say, fp8: bool = False
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Something to be timed."""
+
+    launch: Callable[[int], object]
+    sets: int
+    work: float
+    """Bytes, or operations, of one launch."""
+    out: Tensor
+
+    def check(self) -> None:
+        """Raises `ArithmeticError` where the last launch left or wrote what is no number."""
+        if not bool(self.out.isfinite().all()):
+            raise ArithmeticError("its result is not finite")
+
+
+def decode_case(requests: int, positions: int, kv_heads: int, setup: Setup, fp8: bool = False) -> Case:
+    """Decodes of equally long requests; their work is the bytes of keys and values. Raises `MemoryError`."""
     element = 1 if fp8 else setup.dtype.itemsize
     scale_bytes = 2 * requests * positions * kv_heads * 4 if fp8 else 0
     read = 2 * requests * positions * kv_heads * HEAD_DIM * element + scale_bytes
     sets = sets_for(read, setup.rehearse)
-    if setup.device.type == "cuda" and 3 * read * sets > torch.cuda.mem_get_info()[0] * MEMORY_SHARE:
+    if (
+        setup.device.type == "cuda"
+        and (4 if fp8 else 1) * read * sets > torch.cuda.mem_get_info()[0] * MEMORY_SHARE
+    ):
         raise MemoryError(f"{read * sets / 1e9:.0f} GB of keys and values do not fit")
     paged = Paged.make(requests, positions, kv_heads, sets, setup, fp8)
     policy = SplitPolicy.for_step(requests, kv_heads)
@@ -121,42 +207,66 @@ def _decode(
             k_scale=paged.key_scales, v_scale=paged.value_scales, out=out,
         )  # fmt: skip
 
-    seconds = seconds_of(attend, sets)
-    if not bool(out.isfinite().all()):
-        raise ArithmeticError("its result is not finite")
-    say(name, us=seconds * 1e6, gb_per_s=read / seconds / 1e9, of_read=setup.of_read(read / seconds))
+    return Case(attend, sets, read, out)
 
 
-def _prefill(name: str, requests: int, positions: int, kv_heads: int, setup: Setup, say: Say) -> None:
+def prefill_case(requests: int, positions: int, kv_heads: int, setup: Setup) -> Case:
+    """Prefills of equally long requests; their work is operations."""
     paged = Paged.make(requests, positions, kv_heads, 1, setup)
     step = paged.steps(positions, positions, SplitPolicy.for_step(requests, kv_heads))[0]
     tokens = requests * positions
     width = (HEADS + 2 * kv_heads) * HEAD_DIM
     qkv = torch.randn(tokens, width, dtype=setup.dtype, device=setup.device)
     out = torch.full((tokens, HEADS * HEAD_DIM), float("nan"), dtype=setup.dtype, device=setup.device)
-    seconds = seconds_of(
-        lambda _: paged_prefill(qkv, paged.keys, paged.values, step, heads=HEADS, scale=HEAD_DIM**-0.5, out=out)
-    )
-    if not bool(out.isfinite().all()):
-        raise ArithmeticError("its result is not finite")
-    flops = prefill_flops(requests, positions)
-    figures = {"us": seconds * 1e6, "tflop_per_s": flops / seconds / 1e12}
-    # The queries in the order that torch has them: heads before tokens, keys and values repeated for it where it must.
+
+    def attend(_: int) -> None:
+        paged_prefill(qkv, paged.keys, paged.values, step, heads=HEADS, scale=HEAD_DIM**-0.5, out=out)
+
+    return Case(attend, 1, prefill_flops(requests, positions), out)
+
+
+def torch_rates(requests: int, positions: int, kv_heads: int, setup: Setup) -> dict[str, float | str]:
+    """Operations a second of torch's attentions on contiguous heads; why not, where one does not run."""
     q, k, v = (
         torch.randn(requests, heads, positions, HEAD_DIM, dtype=setup.dtype, device=setup.device)
         for heads in (HEADS, kv_heads, kv_heads)
     )
+    found: dict[str, float | str] = {}
     for peer, backend in PEERS:
         try:
             with sdpa_kernel([backend]):
-                beside = seconds_of(
-                    lambda _: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=kv_heads != HEADS)
+                seconds = seconds_of(
+                    lambda _: scaled_dot_product_attention(
+                        q, k, v, is_causal=True, enable_gqa=kv_heads != HEADS
+                    )
                 )
-            figures[f"{peer}_tflop_per_s"] = flops / beside / 1e12
+            found[peer] = prefill_flops(requests, positions) / seconds
         except RuntimeError as error:
-            print(f"{name}: torch's {peer}: {error}")
-            figures[f"{peer}_tflop_per_s"] = float("nan")
-    say(name, **figures, of_matmul=setup.of_peak(flops / seconds))
+            found[peer] = "none"
+            print(f"torch's {peer}: {error}")
+    return found
+
+
+def _decode(
+    name: str, requests: int, positions: int, kv_heads: int, setup: Setup, say: Say, fp8: bool = False
+) -> None:
+    case = decode_case(requests, positions, kv_heads, setup, fp8)
+    seconds = seconds_of(case.launch, case.sets)
+    case.check()
+    rate = case.work / seconds
+    say(name, us=seconds * 1e6, gb_per_s=rate / 1e9, of_read=setup.of_read(rate))
+
+
+def _prefill(name: str, requests: int, positions: int, kv_heads: int, setup: Setup, say: Say) -> None:
+    case = prefill_case(requests, positions, kv_heads, setup)
+    seconds = seconds_of(case.launch)
+    case.check()
+    rate = case.work / seconds
+    beside = {
+        f"{peer}_tflop_per_s": peer_rate / 1e12 if isinstance(peer_rate, float) else peer_rate
+        for peer, peer_rate in torch_rates(requests, positions, kv_heads, setup).items()
+    }
+    say(name, us=seconds * 1e6, tflop_per_s=rate / 1e12, of_matmul=setup.of_peak(rate), **beside)
 
 
 def prefill_flops(requests: int, positions: int) -> int:

@@ -97,7 +97,7 @@ class Say:
             yield
         except Exception as error:
             traceback.print_exc()
-            self(name, error=f"{type(error).__name__}: {error}".strip()[:600])
+            self(name, error=" ".join(f"{type(error).__name__}: {error}".split())[:500])
             _still_computes()
 
 

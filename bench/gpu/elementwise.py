@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
 from agentlm_kernels.embedding import embed
 from agentlm_kernels.norm import add_rms_norm, rms_norm
 from agentlm_kernels.rope_cache import rope_cache
 from agentlm_kernels.swiglu import swiglu
-
 from bench.gpu.child import Say, Setup
-from bench.gpu.timing import seconds_of, sets_for
+from bench.gpu.timing import microseconds, sets_for
 
 TOKENS = (1, 256, 4096, 8192)
 EPS = 1e-5
@@ -41,7 +41,7 @@ def run(setup: Setup, say: Say) -> None:
             with say.case(f"{name} {tokens}"):
                 moved = tokens * bytes_a_token
                 launches = [make(tokens, sizes, setup) for _ in range(sets_for(moved, setup.rehearse))]
-                seconds = seconds_of(lambda i, launches=launches: launches[i](), len(launches))
+                seconds = microseconds(launches) / 1e6
                 say(
                     f"{name} {tokens}",
                     us=seconds * 1e6,

@@ -70,7 +70,9 @@ def junit_rows(text: str) -> list[Row]:
             counts["passed"] += 1
     totals = {key: sum(counts[key] for counts in by_file.values()) for key in ("passed", "failed", "skipped")}
     rows: list[Row] = [{"name": "tests", **totals}]
-    rows += [{"name": file, **counts, "minor": counts["failed"] == 0} for file, counts in sorted(by_file.items())]
+    rows += [
+        {"name": file, **counts, "minor": counts["failed"] == 0} for file, counts in sorted(by_file.items())
+    ]
     return rows + failures
 
 

@@ -5,7 +5,6 @@ cuBLAS on random bfloat16 (zeros run faster). Launching is an empty kernel in a 
 """
 
 import statistics
-from collections.abc import Callable
 
 import torch
 import triton
@@ -17,19 +16,19 @@ from bench.gpu.timing import seconds_of, sets_for
 SIDE = 8192
 
 
-@triton.jit
-def _sum(x, out, n, BLOCK: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr):
-    """Program i adds `STEPS` blocks that lie one behind the other; `n` is a multiple of that."""
+@triton.jit  # type: ignore[untyped-decorator]
+def _sum(x, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, N803
+    """Program i adds `STEPS` blocks that lie one behind the other."""
     start = tl.program_id(0).to(tl.int64) * BLOCK * STEPS
     cells = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.int32)
-    for step in tl.range(0, STEPS, num_stages=STAGES):
+    for step in tl.static_range(STEPS):
         total += tl.load(x + start + step * BLOCK + cells, eviction_policy="evict_first")
     tl.store(out + tl.program_id(0), tl.sum(total))
 
 
 @triton.jit
-def _nothing(out):
+def _nothing(out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     tl.store(out, 1)
 
 
@@ -43,50 +42,58 @@ def read_seconds(x: torch.Tensor, sets: int, block: int, steps: int, warps: int)
     slices = [x[i * n : (i + 1) * n] for i in range(sets)]
     out = torch.empty(n // (block * steps), dtype=torch.int32, device=x.device)
     grid = (n // (block * steps),)
-    seconds = seconds_of(
-        lambda i: _sum[grid](slices[i], out, n, block, steps, 1, num_warps=warps), sets
-    )
+    seconds = seconds_of(lambda i: _sum[grid](slices[i], out, block, steps, num_warps=warps), sets)
     return seconds * (x.numel() // sets) / n
 
 
 def run(setup: Setup, say: Say) -> None:
     """Measures reading, copying, multiplying and launching."""
-    device = setup.device
     total = 1 << 18 if setup.rehearse else (8 << 30 if setup.long else 4 << 30)
-    # Random: a GPU may move zeros faster.
-    x = torch.randint(-(2**31), 2**31 - 1, (total // 4,), dtype=torch.int32, device=device)
-    configs = CONFIGS[-2:-1] if setup.rehearse else CONFIGS
-    best_config = configs[0]
     with say.case("read"):
-        by_config = {config: total / read_seconds(x, 1, *config) for config in configs}
-        best_config = max(by_config, key=lambda config: by_config[config])
-        best = by_config[best_config]
-        floats = x.view(torch.float32)
-        for name, reduce in (("sum", torch.sum), ("amax", torch.amax)):
-            by_torch = total / seconds_of(lambda _, reduce=reduce: reduce(floats))
-            say(f"read by torch.{name}", gb_per_s=by_torch / 1e9, minor=True)
-            best = max(best, by_torch)
-        say("read", gb_per_s=best / 1e9)
-    with say.case("read of one matrix"):
-        for megabytes in () if setup.rehearse else (32, 96, 224, 1024):
-            bytes_read = megabytes << 20
-            sets = min(sets_for(bytes_read), total // bytes_read)
-            seconds = read_seconds(x[: sets * bytes_read // 4], sets, *best_config)
-            say(f"read of {megabytes} MiB", us=seconds * 1e6, gb_per_s=bytes_read / seconds / 1e9)
-    with say.case("copy"):
-        half = x.numel() // 2
-        seconds = seconds_of(lambda _: x[half:].copy_(x[:half]))
-        say("copy", gb_per_s=total / seconds / 1e9)
-    del x
+        # Random: a GPU may move zeros faster.
+        _read_and_copy(
+            torch.randint(-(2**31), 2**31 - 1, (total // 4,), dtype=torch.int32, device=setup.device),
+            setup,
+            say,
+        )
     with say.case("matmul"):
-        side = 64 if setup.rehearse else SIDE
-        a, b = (torch.randn(side, side, dtype=setup.dtype, device=device) for _ in range(2))
-        out = torch.empty(side, side, dtype=setup.dtype, device=device)
-        multiply: Callable[[int], object] = lambda _: torch.mm(a, b.t(), out=out)  # noqa: E731 (measured twice)
-        seconds = statistics.median(seconds_of(multiply) for _ in range(3))
-        say("matmul", tflop_per_s=2 * side**3 / seconds / 1e12)
+        _multiply(setup, say)
     with say.case("launch"):
-        one = torch.zeros(1, dtype=torch.int32, device=device)
-        say("empty kernel in a graph", us=1e6 * seconds_of(lambda _: _nothing[(1,)](one)))
-        seconds = seconds_of(lambda _: _nothing[(1,)](one), captured=False)
-        say("empty kernel launched by Python", us=1e6 * seconds)
+        _launch(setup, say)
+
+
+def _read_and_copy(x: torch.Tensor, setup: Setup, say: Say) -> None:
+    by_config = {
+        config: x.nbytes / read_seconds(x, 1, *config)
+        for config in (CONFIGS[:1] if setup.rehearse else CONFIGS)
+    }
+    best_config = max(by_config, key=lambda config: by_config[config])
+    best, floats = by_config[best_config], x.view(torch.float32)
+    for name, seconds in (
+        ("sum", seconds_of(lambda _: torch.sum(floats))),
+        ("amax", seconds_of(lambda _: torch.amax(floats))),
+    ):
+        say(f"read by torch.{name}", gb_per_s=x.nbytes / seconds / 1e9, minor=True)
+        best = max(best, x.nbytes / seconds)
+    say("read", gb_per_s=best / 1e9, config="/".join(map(str, best_config)))
+    half = x.numel() // 2
+    seconds = seconds_of(lambda _: x[half:].copy_(x[:half]))
+    say("copy", gb_per_s=x.nbytes / seconds / 1e9)
+    for megabytes in () if setup.rehearse else (32, 96, 224, 1024):
+        bytes_read = megabytes << 20
+        sets = min(sets_for(bytes_read), x.nbytes // bytes_read)
+        seconds = read_seconds(x[: sets * bytes_read // 4], sets, *best_config)
+        say(f"read of {megabytes} MiB", us=seconds * 1e6, gb_per_s=bytes_read / seconds / 1e9)
+
+
+def _multiply(setup: Setup, say: Say) -> None:
+    side = 64 if setup.rehearse else SIDE
+    a, b, out = (torch.randn(side, side, dtype=setup.dtype, device=setup.device) for _ in range(3))
+    seconds = statistics.median(seconds_of(lambda _: torch.mm(a, b.t(), out=out)) for _ in range(3))
+    say("matmul", tflop_per_s=2 * side**3 / seconds / 1e12)
+
+
+def _launch(setup: Setup, say: Say) -> None:
+    one = torch.zeros(1, dtype=torch.int32, device=setup.device)
+    say("empty kernel in a graph", us=1e6 * seconds_of(lambda _: _nothing[(1,)](one)))
+    say("empty kernel launched by Python", us=1e6 * seconds_of(lambda _: _nothing[(1,)](one), captured=False))

@@ -1,33 +1,24 @@
-"""The part `linear-sweep`: what `sweep_linear` finds, as rows; the whole of it goes to a file of its own."""
-
-import importlib
-import json
-from pathlib import Path
-from typing import Any
+"""The part `linear-sweep`: the skinny product's configurations at real models' shapes, cuBLAS beside the best of each."""
 
 from bench.gpu.child import Say, Setup
 
 
 def run(setup: Setup, say: Say) -> None:
-    """Runs the sweep."""
+    """The shapes of Llama-3-8B, all in a long run. The rows hold the configurations, for a table of tuned ones."""
     if setup.rehearse:
-        say("sweep", skipped=True)
+        say("sweep", error="needs a GPU")
         return
-    found: dict[str, Any] = importlib.import_module("bench.gpu.sweep_linear").sweep(setup.device)
-    (Path(setup.work) / "sweep_linear.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    for row in rows_of(found):
-        say(**row)
-    # Whole, so that a table of tuned configurations can be made from the record alone.
-    say("sweep", minor=True, found=found)
+    from bench.gpu.linear import SHAPES, measure
 
-
-def rows_of(found: dict[str, Any], prefix: str = "") -> list[dict[str, Any]]:
-    """Each innermost mapping that holds figures, named by the keys above it; structures inside are left out."""
-    rows: list[dict[str, Any]] = []
-    figures = {key: value for key, value in found.items() if isinstance(value, int | float | str)}
-    if figures and prefix:
-        rows.append({"name": prefix, **{key: value for key, value in figures.items() if key != "name"}})
-    for key, value in found.items():
-        if isinstance(value, dict):
-            rows += rows_of(value, f"{prefix} {key}".strip())
-    return rows
+    for shape in SHAPES if setup.long else SHAPES[:5]:
+        with say.case("x".join(map(str, shape))):
+            for key, found in measure((shape,)).items():
+                say(
+                    key,
+                    us=found["us"],
+                    gb_per_s=found["gb_s"],
+                    of_read=setup.of_read(found["gb_s"] * 1e9),
+                    times_cublas=found["cublas_us"] / found["us"],
+                    config="/".join(str(int(value)) for value in found["config"].values()),
+                )
+                say(f"{key} all", minor=True, tried=found["all"])

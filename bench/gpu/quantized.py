@@ -30,10 +30,26 @@ def run(setup: Setup, say: Say) -> None:
                 ours = importlib.import_module("agentlm_kernels.quantized_linear")
                 quantize = getattr(ours, f"quantize_{kind}")
                 _measure(
-                    f"{kind} {n}x{k}", weight, setup, say, beside, n * k * bits // 8, quantize, ours.quantized_linear
+                    f"{kind} {n}x{k}",
+                    weight,
+                    setup,
+                    say,
+                    beside,
+                    n * k * bits // 8,
+                    quantize,
+                    ours.quantized_linear,
                 )
         with say.case(f"torch int4 {n}x{k}"):
-            _measure(f"torch int4 {n}x{k}", weight, setup, say, beside, n * k // 2, _torch_int4, _torch_int4_multiply)
+            _measure(
+                f"torch int4 {n}x{k}",
+                weight,
+                setup,
+                say,
+                beside,
+                n * k // 2,
+                _torch_int4,
+                _torch_int4_multiply,
+            )
 
 
 def _multiply(x: Tensor, weight: Tensor) -> Tensor:
@@ -50,7 +66,7 @@ def _measure(
     is_first = not beside
     for m in (2,) if setup.rehearse else ROWS:
         x = torch.randn(m, weight.shape[1], dtype=setup.dtype, device=setup.device)
-        seconds = seconds_of(lambda i, x=x: multiply(x, operands[i]), sets)
+        seconds = seconds_of(_call(multiply, x, operands), sets)
         exact = x.float() @ weight.float().t()
         error = float((multiply(x, operands[0]).float() - exact).norm() / exact.norm())
         if is_first:
@@ -64,6 +80,12 @@ def _measure(
             error=None if error == error else "its result is not finite",
             relative_error=error,
         )
+
+
+def _call(
+    multiply: Callable[[Tensor, Any], Tensor], x: Tensor, operands: list[Any]
+) -> Callable[[int], object]:
+    return lambda i: multiply(x, operands[i])
 
 
 def _torch_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,4 +102,5 @@ def _torch_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _torch_int4_multiply(x: Tensor, weight: tuple[Tensor, Tensor]) -> Tensor:
-    return torch.ops.aten._weight_int4pack_mm(x, weight[0], GROUP, weight[1])
+    y: Tensor = torch.ops.aten._weight_int4pack_mm(x, weight[0], GROUP, weight[1])
+    return y

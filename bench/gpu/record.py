@@ -19,7 +19,7 @@ MEASURED = ("kernels/src/agentlm_kernels", "python/agentlm")
 SUFFIXES = (".py", ".json", ".so")
 
 Row = dict[str, Any]
-"""A name and figures, their units in the keys. `minor` rows are not in the summary; `error` says why there are no figures."""
+"""A name and figures, units in the keys. `minor` rows are not in the summary; `error` says why there are no figures."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Result:
 
     part: str
     status: str
-    """"done", "failed" (it raised, or its process died) or "timeout"."""
+    """"done", "partial" (some rows are errors), "failed" (it raised, or its process died) or "timeout"."""
     seconds: float
     gpu: str
     source: str
@@ -99,7 +99,7 @@ def source_digest(root: Path = ROOT) -> str:
 
 
 def commit() -> str:
-    """The commit, with "+" where the sources differ; the variable AGENTLM_COMMIT, or "unknown", where there is no repository."""
+    """The commit, with "+" where sources differ. Without a repository the variable AGENTLM_COMMIT, or "unknown"."""
     try:
         head, status = (
             subprocess.run(

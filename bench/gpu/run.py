@@ -63,7 +63,14 @@ def run_command(command: list[str], setup: Setup, seconds: float) -> Ended:
         return Ended("timeout", elapsed, found, f"ended after {seconds:.0f} s; it said last:\n{tail}")
     if code != 0:
         return Ended("failed", elapsed, found, f"ended with {code}; it said last:\n{tail}")
-    return Ended("done", elapsed, found, None)
+    status = "partial" if any("error" in row for row in found) else "done"
+    return Ended(status, elapsed, found, None)
+
+
+def last_words(code: int, said: str) -> str:
+    """How a process ended, in a line: a traceback ends with its reason."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return f"ended with {code}: {lines[-1].strip()[:400] if lines else 'it said nothing'}"
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
@@ -74,7 +81,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def environment(rehearse: bool) -> dict[str, str]:
-    """This process's, with the sources on the import path. Without `rehearse` kernels are compiled, whatever was set before."""
+    """This process's, with the sources on the import path. Kernels are compiled unless it is a rehearsal."""
     path = os.pathsep.join([*(str(ROOT / folder) for folder in SOURCES), os.environ.get("PYTHONPATH", "")])
     found = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONUNBUFFERED": "1"}
     found |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}

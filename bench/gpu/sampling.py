@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 
 import torch
+
 from agentlm_kernels.sampling import (
     ResultsLayout,
     SamplerBuffers,
@@ -12,7 +13,6 @@ from agentlm_kernels.sampling import (
     sample_full,
 )
 from agentlm_kernels.sampling import layout as words
-
 from bench.gpu.child import Say, Setup
 from bench.gpu.timing import seconds_of
 

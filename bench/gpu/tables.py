@@ -51,11 +51,15 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def summary(record: Record, names: Sequence[str], notes: Sequence[str] = (), most: int = SUMMARY_CHARACTERS) -> str:
+def summary(
+    record: Record, names: Sequence[str], notes: Sequence[str] = (), most: int = SUMMARY_CHARACTERS
+) -> str:
     """The parts of these names, compactly. What does not fit is cut from the longest part, failures last."""
     blocks = {name: _block(record.results[name]) for name in names if name in record.results}
     tail = [*notes]
-    while (size := sum(len(line) + 1 for block in blocks.values() for line in block) + sum(map(len, tail))) > most:
+    while (
+        size := sum(len(line) + 1 for block in blocks.values() for line in block) + sum(map(len, tail))
+    ) > most:
         longest = max(blocks, key=lambda name: sum(map(len, blocks[name])))
         block = blocks[longest]
         if len(block) <= 2:
@@ -73,9 +77,7 @@ def _block(result: Result) -> list[str]:
     lines = [f"## {result.part}: {state}, {result.seconds:.0f} s"]
     if result.error:
         lines += [line for line in result.error.splitlines() if line.strip()][-6:]
-    lines += [
-        f"! {row['name']}: {row['error'][:ERROR_CHARACTERS]}" for row in result.rows if "error" in row
-    ]
+    lines += [f"! {row['name']}: {row['error'][:ERROR_CHARACTERS]}" for row in result.rows if "error" in row]
     shown = [row for row in result.rows if "error" not in row and not row.get("minor")]
     for keys, group in groups(shown):
         if len(group) == 1:

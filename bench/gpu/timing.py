@@ -7,7 +7,8 @@ events. In a rehearsal a call is timed once by the host's clock.
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -27,7 +28,9 @@ def sets_for(bytes_a_call: float, rehearse: bool = False) -> int:
     return min(max(math.ceil(CACHE_BYTES / max(bytes_a_call, 1)), 1), MOST_SETS)
 
 
-def seconds_of(call: Callable[[int], object], sets: int = 1, *, captured: bool = True) -> float:
+def seconds_of(
+    call: Callable[[int], object], sets: int = 1, *, captured: bool = True, replays: int = REPLAYS
+) -> float:
     """Seconds of one call, the median of several replays. `call(i)` uses the i-th set of operands.
 
     What cannot be captured is launched one by one (`captured=False`, or the capture fails).
@@ -49,25 +52,41 @@ def seconds_of(call: Callable[[int], object], sets: int = 1, *, captured: bool =
         except RuntimeError:
             torch.cuda.synchronize()
     launch()
-    replays = REPLAYS if once * calls < 0.02 else 3
+    replays = replays if once * calls < 0.02 else min(replays, 3)
     return statistics.median(_between(launch) for _ in range(replays)) / calls
 
 
 def _captured(launch: Callable[[], object]) -> Callable[[], object]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        launch()
+    torch.cuda.synchronize()
+    # `torch.cuda.graph` would collect garbage and empty the cache each time: minutes in a sweep.
+    cuda: Any = torch.cuda
+    with cuda.stream(cuda.Stream()):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            launch()
+        finally:
+            graph.capture_end()
     replay: Callable[[], object] = graph.replay
     return replay
 
 
 def _between(launch: Callable[[], object]) -> float:
     """Seconds between events around a launch."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    cuda: Any = torch.cuda
+    start, end = (cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     launch()
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 1e3
+
+
+def copies(bytes_a_call: float, most: int = MOST_SETS) -> int:
+    """`sets_for`, at most `most`."""
+    return min(sets_for(bytes_a_call), most)
+
+
+def microseconds(launches: Sequence[Callable[[], object]], replays: int = REPLAYS) -> float:
+    """Microseconds of one of the launches, which are run in turn; each is one set of operands."""
+    return 1e6 * seconds_of(lambda i: launches[i](), len(launches), replays=replays)

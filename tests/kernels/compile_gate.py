@@ -378,9 +378,13 @@ def main() -> int:
                         }
                     )
         write_table(table)
-    wrong = [
-        line for outcome in outcomes for line in faults(outcome, table.get(version, {}).get(outcome.target))
-    ]
+    wrong: list[str] = []
+    for outcome in outcomes:
+        found = list(faults(outcome, table.get(version, {}).get(outcome.target)))
+        if found and (gap := CASES[outcome.case].gaps.get(outcome.target)):
+            print(f"KNOWN  {outcome.case} for {outcome.target}: {gap}")
+        else:
+            wrong += found
     for target in targets:
         launched = {f"{o.case}:{k.name}" for o in outcomes for k in o.kernels if o.target == target}
         for name in table.get(version, {}).get(target, {}):

@@ -24,6 +24,8 @@ BLOCK_SIZE = 16
 MASKED = tl.constexpr(-1.0e30)
 """Score of a key that is not seen: finite, so that a row of them is no NaN."""
 LOG2E = 1.4426950408889634
+MAX_SPLITS = 32
+"""Most pieces of one decode's keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,46 @@ def _prefill(
     )
 
 
+@triton.jit
+def _merge(
+    out, parts, stats, n_splits,
+    heads: tl.constexpr, head_dim: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr,
+    PARALLEL: tl.constexpr,
+):  # fmt: skip
+    """Adds the pieces of one entry and key-value head, in the order of the keys; `PARALLEL` of them are read at a time.
+
+    What other multiprocessors wrote is read past the first-level cache, which does not hear of it.
+    """
+    rows = tl.arange(0, GROUP)
+    dims = tl.arange(0, D)
+    splits = tl.arange(0, SPLITS)
+    cells = splits[:, None] * GROUP + rows[None, :]
+    is_split = (splits < n_splits)[:, None]
+    all_m = tl.load(stats + cells * 2, mask=is_split, other=MASKED, cache_modifier=".cg")
+    all_total = tl.load(stats + cells * 2 + 1, mask=is_split, other=0.0, cache_modifier=".cg")
+    largest = tl.max(all_m, 0)
+    sums = tl.sum(all_total * tl.exp2(all_m - largest[None, :]), 0)
+    acc = tl.zeros([GROUP, D], tl.float32)
+    some = tl.arange(0, PARALLEL)
+    for start in range(0, n_splits, PARALLEL):
+        at = (start + some)[:, None] * GROUP + rows[None, :]
+        exists = (start + some < n_splits)[:, None]
+        m = tl.load(stats + at * 2, mask=exists, other=MASKED, cache_modifier=".cg")
+        part = tl.load(
+            parts + at[:, :, None] * head_dim + dims[None, None, :],
+            mask=exists[:, :, None] & (dims < head_dim)[None, None, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        acc += tl.sum(part * tl.exp2(m - largest[None, :])[:, :, None], 0)
+    result = acc / tl.where(sums > 0, sums, 1.0)[:, None]
+    tl.store(
+        out + rows[:, None] * head_dim + dims[None, :],
+        result.to(out.dtype.element_ty),
+        mask=(rows < heads)[:, None] & (dims < head_dim)[None, :],
+    )
+
+
 @triton.jit(do_not_specialize=["min_chunk", "max_splits"])
 def _decode(
     q, out, k_cache, v_cache, k_scale, v_scale,
@@ -191,7 +233,7 @@ def _decode(
     q_stride, out_stride, table_stride, scale, min_chunk, max_splits,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, window: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_M: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, SPLITS: tl.constexpr, PARALLEL: tl.constexpr,
     SCALED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Programs walk the step's pieces; the one that ends an entry's last piece merges them, in the order of the keys."""
@@ -226,8 +268,14 @@ def _decode(
                 tile, end, q_positions, kv_head, scale,
                 kv_heads, head_dim, window, TILE, D, BLOCK, True, SCALED, PRECISION,
             )  # fmt: skip
-        is_last = n_splits == 1
-        if n_splits > 1:
+        if n_splits == 1:
+            result = acc / tl.where(total > 0, total, 1.0)[:, None]
+            tl.store(
+                out + (token * out_stride + head * head_dim)[:, None] + dims[None, :],
+                result.to(out.dtype.element_ty),
+                mask=is_cell,
+            )
+        else:
             group = (entry * kv_heads + kv_head).to(tl.int64)
             at = (group * max_splits + split) * GROUP + rows
             is_kept = rows < GROUP
@@ -241,35 +289,14 @@ def _decode(
             # All threads' parts must lie in memory before this piece is counted.
             tl.debug_barrier()
             arrived = tl.atomic_add(arrivals + group, 1, sem="acq_rel", scope="gpu")
-            is_last = arrived == n_splits - 1
-            if is_last:
-                m = tl.full([BLOCK_M], MASKED, tl.float32)
-                total = tl.zeros([BLOCK_M], tl.float32)
-                acc = tl.zeros([BLOCK_M, D], tl.float32)
-                for other in range(n_splits):
-                    at = (group * max_splits + other) * GROUP + rows
-                    m_part = tl.load(partial_stats + at * 2, mask=is_kept, other=MASKED, cache_modifier=".cg")
-                    part = tl.load(partial_stats + at * 2 + 1, mask=is_kept, other=0.0, cache_modifier=".cg")
-                    acc_part = tl.load(
-                        partial_out + at[:, None] * head_dim + dims[None, :],
-                        mask=is_kept[:, None] & (dims < head_dim)[None, :],
-                        other=0.0,
-                        cache_modifier=".cg",
-                    )
-                    new_m = tl.maximum(m, m_part)
-                    fade = tl.exp2(m - new_m)
-                    gain = tl.exp2(m_part - new_m)
-                    total = total * fade + part * gain
-                    acc = acc * fade[:, None] + acc_part * gain[:, None]
-                    m = new_m
+            if arrived == n_splits - 1:
+                _merge(
+                    out + token * out_stride + kv_head * (heads // kv_heads) * head_dim,
+                    partial_out + group * max_splits * GROUP * head_dim,
+                    partial_stats + group * max_splits * GROUP * 2,
+                    n_splits, heads // kv_heads, head_dim, GROUP, D, SPLITS, PARALLEL,
+                )  # fmt: skip
                 tl.store(arrivals + group, 0)
-        if is_last:
-            result = acc / tl.where(total > 0, total, 1.0)[:, None]
-            tl.store(
-                out + (token * out_stride + head * head_dim)[:, None] + dims[None, :],
-                result.to(out.dtype.element_ty),
-                mask=is_cell,
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +367,7 @@ def paged_decode(
         policy.min_chunk, policy.max_splits,
         heads, kv_heads, head_dim, window or 0,
         GROUP=group, BLOCK_M=max(group, 16), TILE=tile, D=max(_power_of_2(head_dim), 16), BLOCK=block,
-        STAGES=stages,
+        STAGES=stages, SPLITS=MAX_SPLITS, PARALLEL=max(2048 // (group * max(_power_of_2(head_dim), 16)), 2),
         SCALED=k_scale is not None, PRECISION=_precision(q.dtype),
         num_warps=warps, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
