@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.attention import AttentionStep, SplitPolicy, split_chunk
+from agentlm_kernels.attention import MAX_SPLITS, AttentionStep, SplitPolicy, split_chunk
+from agentlm_kernels.overlap import after_previous, launched
 
 BLOCK_SIZE = tl.constexpr(16)
 
@@ -126,7 +127,7 @@ class Expansion:
             q_start=ints(max_entries + 1),
             context_len=ints(max_entries),
             entry_row=ints(max_entries),
-            work=ints(max_entries * 32),
+            work=ints(max_entries * MAX_SPLITS),
             n_work=ints(1),
             logits_token=ints(max_entries + max_scores),
             sample_row=ints(max_entries),
@@ -197,9 +198,10 @@ def _expand(
     logits_token, sample_row, sample_position, score_row, score_next,
     min_chunk, max_splits, nobody,
     tokens_stride: tl.constexpr, tables_stride: tl.constexpr,
-    ENTRIES: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr,
+    ENTRIES: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One program an entry; those beyond the plan's make padding of one token each."""
+    after_previous(OVERLAP)
     index = tl.program_id(0)
     n_entries = tl.load(arena + N_ENTRIES)
     n_samples = tl.load(arena + N_SAMPLES)
@@ -285,7 +287,7 @@ def expand(arena: Tensor, rows: Rows, into: Expansion, entries: int, policy: Spl
         into.logits_token, into.sample_row, into.sample_position, into.score_row, into.score_next,
         policy.min_chunk, policy.max_splits, most,
         rows.tokens.stride(0), rows.block_tables.stride(0),
-        ENTRIES=triton.next_power_of_2(most), SPLITS=32, TILE=256,
+        ENTRIES=triton.next_power_of_2(most), SPLITS=MAX_SPLITS, TILE=256, **launched(arena.device),
     )  # fmt: skip
 
 

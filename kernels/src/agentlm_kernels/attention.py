@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentlm_kernels.overlap import after_previous, launched
 from agentlm_kernels.tuning import tuned
 
 BLOCK_SIZE = 16
@@ -234,9 +235,10 @@ def _decode(
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, window: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_M: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     STAGES: tl.constexpr, SPLITS: tl.constexpr, PARALLEL: tl.constexpr,
-    SCALED: tl.constexpr, PRECISION: tl.constexpr,
+    SCALED: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Programs walk the step's pieces; the one that ends an entry's last piece merges them, in the order of the keys."""
+    after_previous(OVERLAP)
     n_items = tl.load(n_work) * kv_heads
     rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, D)
@@ -369,7 +371,7 @@ def paged_decode(
         GROUP=group, BLOCK_M=max(group, 16), TILE=tile, D=max(_power_of_2(head_dim), 16), BLOCK=block,
         STAGES=stages, SPLITS=MAX_SPLITS, PARALLEL=max(2048 // (group * max(_power_of_2(head_dim), 16)), 2),
         SCALED=k_scale is not None, PRECISION=_precision(q.dtype),
-        num_warps=warps, num_stages=stages, enable_fp_fusion=True,
+        num_warps=warps, num_stages=stages, enable_fp_fusion=True, **launched(q.device),
     )  # fmt: skip
     return out
 
