@@ -1,8 +1,8 @@
-"""The loss of a language model's last linear, a few tokens at a time: all the logits never exist. Refuses to know models and batches.
+"""The loss of a language model's last linear, without all its logits at a time. Refuses to know models and batches.
 
-Gradients are made on the way forward, while a piece's logits are there: a kernel turns them into the loss and, in place, into their
-own gradient, from which two products make the piece's share of the gradients of the hidden states and of the head. Tokens
-that are not trained cost nothing: they are left out first.
+Gradients are made on the way forward, while the logits of a piece are there: a kernel turns them into the loss and, in
+place, into their own gradient, from which two products make the piece's share of the gradients of the hidden states and
+of the head. Tokens that are not trained cost nothing: they are left out first.
 """
 
 from typing import Any
@@ -30,6 +30,9 @@ def _loss(
     own = logits + row * stride
     target = tl.load(targets + row)
     is_trained = target >= 0
+    place = target.to(tl.int32)
+    # In powers of two, whose exponents cost one instruction.
+    log2e: tl.constexpr = 1.4426950408889634
     at_target = tl.load(own + tl.where(is_trained, target, 0)).to(tl.float32)
     # Finite, so that what is wholly masked gives no NaN.
     top = -3.0e38
@@ -37,23 +40,23 @@ def _loss(
     for start in tl.range(0, vocabulary, BLOCK):
         is_column = start + columns < vocabulary
         values = tl.load(own + start + columns, mask=is_column, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, tl.max(values))
-        sums = sums * tl.exp(top - higher) + tl.exp(values - higher)
+        higher = tl.maximum(top, tl.max(values) * log2e)
+        sums = sums * tl.exp2(top - higher) + tl.exp2(values * log2e - higher)
         top = higher
     total = tl.sum(sums)
-    tl.store(logprobs + row, tl.where(is_trained, at_target - top - tl.log(total), 0.0))
+    tl.store(logprobs + row, tl.where(is_trained, at_target - (top + tl.log2(total)) / log2e, 0.0))
     if GRADIENT:
         share = tl.where(is_trained, tl.load(scale).to(tl.float32), 0.0)
         factor = share / total
         for start in tl.range(0, vocabulary, BLOCK):
             is_column = start + columns < vocabulary
             values = tl.load(own + start + columns, mask=is_column, other=0.0).to(tl.float32)
-            values = tl.exp(values - top) * factor - tl.where(start + columns == target, share, 0.0)
+            values = tl.exp2(values * log2e - top) * factor - tl.where(start + columns == place, share, 0.0)
             at = gradient + row * stride + start + columns
             tl.store(at, values.to(gradient.dtype.element_ty), mask=is_column)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def _multiply(values, factor, count, BLOCK: tl.constexpr):
     by = tl.load(factor).to(tl.float32)
     # What backward() of a loss gives, without asking the device for it.
@@ -65,12 +68,16 @@ def _multiply(values, factor, count, BLOCK: tl.constexpr):
 
 
 def softmax_loss(
-    logits: Tensor, targets: Tensor, logprobs: Tensor, scale: Tensor | None = None, gradient: Tensor | None = None
+    logits: Tensor,
+    targets: Tensor,
+    logprobs: Tensor,
+    scale: Tensor | None = None,
+    gradient: Tensor | None = None,
 ) -> None:
     """`logprobs` `[t]` float32 of the targets `[t]` int64, 0 where they are `NOT_TRAINED`.
 
-    `logits` is `[t, v]` contiguous. With `scale`, one float32, `gradient` `[t, v]` becomes `-scale` times the gradient of the sum of
-    the log-probabilities; it may be `logits` itself.
+    `logits` is `[t, v]` contiguous. With `scale`, one float32, `gradient` `[t, v]` becomes `-scale` times the gradient
+    of the sum of the log-probabilities; it may be `logits` itself.
     """
     rows, vocabulary = logits.shape
     if rows == 0:
@@ -89,24 +96,24 @@ def linear_cross_entropy(
 ) -> Tensor:  # fmt: skip
     """`loss_scale` times the sum of the trained tokens' cross-entropies, float32, with gradients for `hidden` and `head`.
 
-    `hidden` is `[t, h]`, `head` `[v, h]`, `targets` `[t]` int64, `NOT_TRAINED` for those without loss. `loss_scale` is usually one over
-    the trained tokens of the whole step; it may be a float32 on the device. `trained` are the indices of the trained tokens, int64,
-    if they are known: they are otherwise asked of the device, which waits. `logits_dtype` is hidden's, or float32 to keep
-    logits as exact as the products that they are sums of. The head's gradient is added up, over pieces of `chunk_tokens`, in
-    `accumulate_dtype`, by default the head's. `backward` works once.
+    `hidden` is `[t, h]`, `head` `[v, h]`, `targets` `[t]` int64, `NOT_TRAINED` for those without loss. `loss_scale` is
+    usually one over the trained tokens of the whole step; it may be a float32 on the device. `trained` are the indices
+    of the trained tokens, int64, if they are known; otherwise the device is asked for them, and waited for.
+    `logits_dtype` is hidden's, or float32 so that logits are not rounded. The head's gradient is added up over pieces
+    of `chunk_tokens`, in `accumulate_dtype`, by default the head's. `backward` works once.
     """
     if hidden.shape[0] != targets.shape[0] or hidden.shape[1] != head.shape[1]:
         raise ValueError(
-            f"hidden {list(hidden.shape)}, head {list(head.shape)} and targets {list(targets.shape)} do not fit each other"
+            f"hidden {list(hidden.shape)}, head {list(head.shape)} and targets {list(targets.shape)} "
+            "do not fit each other"
         )
     scale = (
         loss_scale
         if isinstance(loss_scale, Tensor)
         else torch.full((1,), loss_scale, dtype=torch.float32, device=hidden.device)
     )
-    loss: Tensor = _LinearCrossEntropy.apply(
-        hidden, head, targets, scale, chunk_tokens, trained, logits_dtype or hidden.dtype, accumulate_dtype or head.dtype
-    )  # type: ignore[no-untyped-call]  # fmt: skip
+    types = (logits_dtype or hidden.dtype, accumulate_dtype or head.dtype)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, head, targets, scale, chunk_tokens, trained, *types)
     return loss
 
 
@@ -115,7 +122,7 @@ def linear_logprobs(
     hidden: Tensor, head: Tensor, targets: Tensor, *, chunk_tokens: int | None = None,
     logits_dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
-    """The targets' log-probabilities, `[t]` float32, 0 where they are `NOT_TRAINED`; shapes as in `linear_cross_entropy`."""
+    """The targets' log-probabilities, `[t]` float32, 0 for `NOT_TRAINED`; shapes as in `linear_cross_entropy`."""
     logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
     dtype = logits_dtype or hidden.dtype
     chunk = chunk_tokens or chunk_for(head.shape[0], dtype)
@@ -153,7 +160,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if (of_hidden or of_head) and logits_dtype != hidden.dtype:
                 gradient = torch.empty_like(logits, dtype=hidden.dtype)
             needed = scale if of_hidden or of_head else None
-            softmax_loss(logits, targets.index_select(0, own), logprobs[start : start + chunk], needed, gradient)
+            softmax_loss(
+                logits, targets.index_select(0, own), logprobs[start : start + chunk], needed, gradient
+            )
             if hidden_gradient is not None:
                 hidden_gradient.index_copy_(0, own, torch.mm(gradient, head))
             if head_gradient is not None:
@@ -164,7 +173,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return -(logprobs.sum() * scale.reshape(()))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, loss_gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gives what forward made, times the loss's gradient."""
         if ctx.gradients is None:

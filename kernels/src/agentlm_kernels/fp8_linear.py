@@ -1,7 +1,7 @@
 """`x @ weightᵀ` in float8: both with a scale a row, x narrowed on the way. Refuses to know layers.
 
-The product itself is that of torch's libraries; it is for many rows, where arithmetic is what costs. Few rows are better
-served by `int8_linear`, which keeps x as it is.
+The product itself is that of torch's libraries; it is for many rows, where arithmetic is what costs. Few rows are
+better served by `int8_linear`, which keeps x as it is.
 """
 
 import torch
@@ -51,8 +51,8 @@ def fp8_linear(
 ) -> Tensor:
     """`(narrowed x @ weightᵀ) * scales + bias`.
 
-    `x` is `[m, k]` bfloat16 with rows of any stride, `weight` `[n, k]` contiguous float8_e4m3fn, `scales` `[n]` float32,
-    `bias` `[n]` and `out` `[m, n]` contiguous bfloat16. On a GPU, n and k are multiples of 16 (`is_served`).
+    `x` is `[m, k]` bfloat16 with rows of any stride, `weight` `[n, k]` contiguous float8_e4m3fn, `scales` `[n]`
+    float32, `bias` `[n]` and `out` `[m, n]` contiguous bfloat16. On a GPU, n and k are multiples of 16 (`is_served`).
     """
     narrow, row_scales = narrow_rows(x)
     if x.device.type == "cpu":

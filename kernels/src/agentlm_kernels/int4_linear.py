@@ -1,13 +1,14 @@
 """`x @ weightᵀ` of weights of four bits, with a scale and a zero point for each group of a row. Refuses to know layers.
 
 The packed weight is `[n, 32 * blocks]` int16. A block is 128 columns, and four bits of its 32 words are a plane of 32
-neighbouring columns: word j holds, from its lowest bits up, the columns j, 32 + j, 64 + j and 96 + j. So a tile of words
-is four tiles of weights by shift and mask, none of which has to change its place among threads: loaded as a 16-bit operand
-of a tensor-core product, it is widened where it lies. A code under the exponent of 128 is the bfloat16 128 + code (of 1024,
-the half 1024 + code); subtracting the zero point, moved alike, is exact. Scales are applied to a group's sum.
+neighbouring columns: word j holds, from its lowest bits up, the columns j, 32 + j, 64 + j and 96 + j. So a tile of
+words is four tiles of weights by shift and mask, none of which has to change its place among threads: loaded as a
+16-bit operand of a tensor-core product, it is widened where it lies. A code under the exponent of 128 is the bfloat16
+128 + code (of 1024, the half 1024 + code); subtracting the zero point, moved alike, is exact. Scales are applied to a
+group's sum.
 
-A group's parameters are one int32, so that they can be copied ahead asynchronously: the bits of its float32 scale, whose
-last eight are the zero point instead. A scale of 16 significant bits holds every half and every bfloat16.
+A group's parameters are one int32, so that they can be copied ahead asynchronously: the bits of its float32 scale,
+whose last eight are the zero point instead. A scale of 16 significant bits holds every half and every bfloat16.
 """
 
 import torch
@@ -20,6 +21,8 @@ from agentlm_kernels.tuning import tuned
 
 BLOCK = 128
 """Columns that are packed together."""
+WIDEST = 64
+"""Most rows of the weight a program owns: of 128, Triton 3.6 compiles nothing for sm_100, and says nothing."""
 
 
 @triton.constexpr_function
@@ -177,9 +180,9 @@ def int4_linear(
 ) -> Tensor:  # fmt: skip
     """`x @ weightᵀ + bias`.
 
-    `x` is `[m, k]` with rows of any stride, `weight` what `pack` gives of `[n, k]`, `parameters` what `pack_parameters` gives of
-    `[n, ceil(k / group)]`, `bias` `[n]`, `out` `[m, n]` of any float type, with rows of any stride. `group` is 32, 64 or a
-    multiple of 128. Up to 256 rows it is fast; it is right for any number.
+    `x` is `[m, k]` with rows of any stride, `weight` what `pack` gives of `[n, k]`, `parameters` what `pack_parameters`
+    gives of `[n, ceil(k / group)]`, `bias` `[n]`, `out` `[m, n]` of any float type, with rows of any stride. `group` is
+    32, 64 or a multiple of 128. Up to 256 rows it is fast; it is right for any number.
     """
     m, width = x.shape
     n_out = weight.shape[0]
@@ -191,6 +194,8 @@ def int4_linear(
     if m == 0:
         return out
     config = config or choose(m, n_out, width)
+    if config.rows > WIDEST:
+        raise ValueError(f"a program owns at most {WIDEST} rows. Given: {config.rows}")
     grid = (triton.cdiv(n_out, config.rows) * triton.cdiv(m, config.tokens),)
     _int4_dot[grid](
         x, weight, parameters, bias, out, m, x.stride(0), out.stride(0), n_out, width, parameters.shape[1], group,
@@ -217,19 +222,20 @@ def choose(m: int, n: int, k: int) -> NarrowConfig:
     parts = 4 if k >= 4 * BLOCK else 1
     if size <= 16:
         return NarrowConfig(16 if n <= 8192 else 32, BLOCK, parts, 16, 4, 4 if n <= 8192 else 3)
-    if size <= 64:
-        return NarrowConfig(64, BLOCK, 1, size, 4, 4)
-    return NarrowConfig(128, BLOCK, 1, 128, 8, 3)
+    if size == 32:
+        return NarrowConfig(32, BLOCK, parts, size, 4, 2)
+    if size == 64:
+        return NarrowConfig(64, BLOCK, 1, size, 4, 3)
+    return NarrowConfig(WIDEST, BLOCK, 1, 128, 4, 3)
 
 
 def candidates(m: int) -> list[NarrowConfig]:
     """What is worth measuring on a GPU."""
     size = bucket(m)
     if size > 16:
-        shapes = ((64, 1, 4, 4), (64, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 2))
-        return [
-            NarrowConfig(rows, BLOCK, parts, size, warps, stages) for rows, parts, warps, stages in shapes
-        ]
+        wide = ((WIDEST, 4, 4), (WIDEST, 4, 3), (WIDEST, 4, 2), (WIDEST, 8, 3))
+        parted = [NarrowConfig(32, BLOCK, 4, size, 4, stages) for stages in (2, 3)] if size == 32 else []
+        return parted + [NarrowConfig(rows, BLOCK, 1, size, warps, stages) for rows, warps, stages in wide]
     shapes = (
         (16, 4, 4, 3), (16, 4, 4, 4), (16, 2, 2, 4), (16, 8, 8, 3), (32, 4, 4, 3), (32, 2, 2, 4), (32, 8, 8, 2),
         (16, 4, 4, 5), (64, 1, 4, 5), (32, 1, 2, 5),

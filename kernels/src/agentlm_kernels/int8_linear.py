@@ -1,9 +1,10 @@
-"""`x @ weightᵀ` of weights of one byte, int8 or float8 (e4m3), with one scale a row. Refuses to know layers and how to quantize.
+"""`x @ weightᵀ` of weights of one byte, int8 or float8 (e4m3), with one scale a row. Refuses to know how they are made.
 
 The bytes are read once and widened in registers, where they are the first operand of a tensor-core product, so that the
-widened weight is never written anywhere. Both types are exact in bfloat16; the scale of a row is applied to its sum. A program
-owns `rows` rows of the weight. Where the rows of x are few, its warps share a step's columns instead of its rows and
-their sums are added at the end: always in one order, whatever the number of rows.
+widened weight is never written anywhere. Both types are exact in bfloat16; the scale of a row is applied to its sum. A
+program owns `rows` rows of the weight. Where the rows of x are few, its warps share a step's columns instead of its
+rows, and their sums are added at the end, in their order: with one configuration, a row's result does not depend on the
+others.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class NarrowConfig:
 
 @triton.jit
 def _widen(tile, like):
-    """In the type of `like`. From float8 by way of float32, for which there are fast instructions, not from half to bfloat16."""
+    """In the type of `like`. From float8 by way of float32: half to bfloat16 is a slow instruction."""
     if tile.dtype == tl.float8e4nv:
         return tile.to(tl.float32).to(like.dtype)
     return tile.to(like.dtype)
@@ -147,7 +148,8 @@ def byte_linear(
     """`(x @ weightᵀ) * scales + bias`.
 
     `x` is `[m, k]` with rows of any stride, `weight` `[n, k]` contiguous int8 or float8_e4m3fn, `scales` `[n]` float32,
-    `bias` `[n]`, `out` `[m, n]` of any float type, with rows of any stride. Up to 256 rows it is fast; it is right for any number.
+    `bias` `[n]`, `out` `[m, n]` of any float type, with rows of any stride. Up to 256 rows it is fast; it is right for
+    any number.
     """
     m, width = x.shape
     n_out = weight.shape[0]
@@ -191,11 +193,13 @@ def choose(m: int, n: int, k: int) -> NarrowConfig:
         return NarrowConfig(**found)
     widest = max(16, int(triton.next_power_of_2(k)))
     if size == 1:
-        return NarrowConfig(8, min(512, widest), 0, 1, 4, 3)
+        return NarrowConfig(8, min(1024, widest), 0, 1, 4, 2)
     if size <= 16:
         return NarrowConfig(16 if n <= 8192 else 32, min(64, widest), 4, 16, 4, 4)
+    if size <= 32:
+        return NarrowConfig(32, min(64, widest), 4, size, 4, 3)
     if size <= 64:
-        return NarrowConfig(64, min(128, widest), 1, size, 4, 4)
+        return NarrowConfig(64, min(128, widest), 1, size, 4, 3)
     return NarrowConfig(128, min(64, widest), 1, 128, 8, 4)
 
 
@@ -203,10 +207,11 @@ def candidates(m: int) -> list[NarrowConfig]:
     """What is worth measuring on a GPU."""
     size = bucket(m)
     if size > 16:
-        shapes = (
+        wide = (
             (64, 128, 1, 4, 4), (64, 64, 1, 4, 5), (128, 64, 1, 8, 4), (128, 128, 1, 8, 3), (128, 128, 1, 8, 2),
         )  # fmt: skip
-        return [NarrowConfig(r, c, p, size, w, s) for r, c, p, w, s in shapes]
+        parted = ((32, 64, 4, 4, 3), (32, 128, 4, 4, 2)) if size == 32 else ()
+        return [NarrowConfig(r, c, p, size, w, s) for r, c, p, w, s in parted + wide]
     dots = [
         NarrowConfig(rows, columns, parts, 16, warps, stages)
         for rows, columns, parts, warps, stages in (

@@ -1,9 +1,9 @@
-"""`y += scale * (x Aᵀ) Bᵀ` with an adapter (LoRA) of its own for each token. Refuses to know requests, and where adapters come from.
+"""`y += scale * (x Aᵀ) Bᵀ` with an adapter (LoRA) of its own for each token. Refuses to know requests and files.
 
-Tokens are taken 16 at a time, and each adapter that is among them is applied to all of them in turn, so that a long prompt reads its
-adapter once for 16 tokens and a mixed batch is right. A token's result does not depend on the others. Blocks without any adapter end
-at once. Two launches: the first leaves `x Aᵀ` in pieces along x's columns, as many programs as the columns allow, and the
-second adds the pieces in their order.
+Tokens are taken 16 at a time, and the adapters that are among them one after the other, so that a long prompt reads its
+adapter once for 16 tokens and a mixed batch is right. A token's result does not depend on the others. Blocks without
+any adapter end at once. Two launches: the first leaves `x Aᵀ` in pieces along x's columns, so that there is work for
+many programs when tokens are few, and the second adds the pieces in their order.
 """
 
 import torch
@@ -93,17 +93,19 @@ def lora(
 ) -> Tensor:  # fmt: skip
     """Adds each token's adapter to `y[:, offset : offset + n]`, in place; gives y.
 
-    `x` is `[t, k]` and `y` `[t, ...]`, with rows of any stride; `token_adapter` `[t]` int32, from 1, 0 for none; adapter i is
-    `a[i - 1]`, `b[i - 1]`, `scale[i - 1]`: `a` `[adapters, rank, k]`, `b` `[adapters, n, rank]` contiguous, in x's type, `scale`
-    `[adapters]` float32. Adapters of lower ranks are filled up with zeros. Rows of x without an adapter are not read. `scratch` is
-    float32 of `scratch_shape`; without it, it is allocated.
+    `x` is `[t, k]` and `y` `[t, ...]`, with rows of any stride; `token_adapter` `[t]` int32, from 1, 0 for none;
+    adapter i is `a[i - 1]`, `b[i - 1]`, `scale[i - 1]`: `a` `[adapters, rank, k]`, `b` `[adapters, n, rank]`
+    contiguous, in x's type, `scale` `[adapters]` float32; no token may name one that is not there. Adapters of lower
+    ranks are filled up with zeros. Rows of x without an adapter are not read. `scratch` is float32 of `scratch_shape`;
+    without it, it is allocated.
     """
     count, width = x.shape
     adapters, rank, _ = a.shape
     n_out = b.shape[1]
     if a.shape != (adapters, rank, width) or b.shape != (adapters, n_out, rank) or scale.shape != (adapters,):
         raise ValueError(
-            f"a {list(a.shape)}, b {list(b.shape)} and scale {list(scale.shape)} do not fit each other and x {list(x.shape)}"
+            f"a {list(a.shape)}, b {list(b.shape)} and scale {list(scale.shape)} "
+            f"do not fit each other and x {list(x.shape)}"
         )
     if offset + n_out > y.shape[1]:
         raise ValueError(f"y has {y.shape[1]} columns: {n_out} from {offset} on are too many")

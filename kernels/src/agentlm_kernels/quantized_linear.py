@@ -1,7 +1,7 @@
 """Weights of eight and four bits: how they are made and read, and `x @ weightᵀ` with them. Refuses to know layers.
 
-Few rows of x are multiplied by kernels that widen the weight in registers (`int8_linear`, `int4_linear`). For many, where
-arithmetic costs more than the weight's bytes, a piece of the weight that fits the cache is widened at a time and
+Few rows of x are multiplied by kernels that widen the weight in registers (`int8_linear`, `int4_linear`). For many,
+where arithmetic costs more than the weight's bytes, a piece of the weight that fits the cache is widened at a time and
 multiplied by torch's general product.
 """
 
@@ -100,9 +100,9 @@ def from_gptq(
 ) -> QuantizedWeight:
     """A linear of a 4-bit GPTQ checkpoint.
 
-    `qweight` is `[k / 8, n]` int32, with eight columns in a word; `qzeros` `[groups, n / 8]` int32; `scales` `[groups, n]`;
-    `g_idx` `[k]`, the group of each column, if it is not their order (`desc_act`). Zero points are stored less one in the
-    first version of the format (`checkpoint_format` "gptq"), as they are in the second ("gptq_v2").
+    `qweight` is `[k / 8, n]` int32, with eight columns in a word; `qzeros` `[groups, n / 8]` int32; `scales` `[groups,
+    n]`; `g_idx` `[k]`, the group of each column, if it is not their order (`desc_act`). Zero points are stored less one
+    in the first version of the format (`checkpoint_format` "gptq"), as they are in the second ("gptq_v2").
     """
     codes = _nibbles(qweight).permute(1, 0, 2).flatten(1)
     zeros = _nibbles(qzeros).flatten(1)
@@ -154,8 +154,8 @@ def quantized_linear(
     """`x @ weightᵀ + bias`.
 
     `x` is `[m, k]` with rows of any stride, `bias` `[n]`, `out` `[m, n]`. `narrow_x` lets float8 weights multiply x in
-    float8 where that is faster (`fp8_linear`): less exact. Up to `most_rows` rows nothing is allocated if `out` is given and
-    the columns are in their own order.
+    float8 where that is faster (`fp8_linear`): less exact. Up to `most_rows` rows, nothing is allocated if `out` is
+    given and the columns are in their own order.
     """
     m = x.shape[0]
     if x.shape[1] != weight.columns:
