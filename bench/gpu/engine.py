@@ -2,6 +2,7 @@
 
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from agentlm.model.config import ModelConfig
 from agentlm.model.layout import EMBEDDING, tensor_shapes
 
 from bench.gpu.checkpoints import checkpoint
+from bench.gpu.trace import steady, traced
 
 
 def prompts(n: int, length: int, vocab: int, seed: int = 0) -> list[list[int]]:
@@ -59,19 +61,30 @@ def measure(
         seconds(llm, prompts(2, 64, config.vocab, 99), 4)
         kv_token = 2 * 2 * config.kv_heads * config.head_dim * config.layers
         for batch in decodes:
-            length = 1024
+            length, steps = 1024, 64
             given = prompts(batch, length, config.vocab, batch)
-            steps = 128 if batch <= 32 else 64
-            first = seconds(llm, given, 1)
-            step = (seconds(llm, given, 1 + steps) - first) / steps
-            nbytes = weight_bytes(config) + batch * (length + steps / 2) * kv_token
-            found[f"decode {batch}x{length}"] = {
+            # Both runs begin with the same prefills, beside which the first decodes run.
+            shorter = seconds(llm, given, 1 + steps)
+            step = (seconds(llm, given, 1 + 2 * steps) - shorter) / steps
+            nbytes = weight_bytes(config) + batch * (length + 1.5 * steps) * kv_token
+            entry = {
                 "step_ms": round(step * 1e3, 3),
                 "tokens_s": round(batch / step, 1),
                 "gb_s": round(nbytes / step / 1e9, 1),
                 "of_read": round(nbytes / step / 1e9 / read_gb_s, 3),
             }
-            print(f"decode {batch}", found[f"decode {batch}x{length}"], flush=True)
+            if batch in (1, 32):
+                trace = steady(traced(partial(seconds, llm, given, steps)), leave_out=12)
+                entry |= {
+                    "idle": round(trace.idle, 4),
+                    "between_steps": round(trace.between_steps, 4),
+                    "kernels": {
+                        name[:48]: [round(n, 2), round(us, 1)]
+                        for name, (n, us) in list(trace.kernels.items())[:14]
+                    },
+                }
+            found[f"decode {batch}x{length}"] = entry
+            print(f"decode {batch}", entry, flush=True)
         for length in prefills:
             given = prompts(8 if length <= 1024 else 2, length, config.vocab, length)
             took = seconds(llm, given, 1)

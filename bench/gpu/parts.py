@@ -52,13 +52,13 @@ def _linear_others(_found: dict[str, Any], _models: Path) -> Any:
 def _decode(_found: dict[str, Any], _models: Path) -> Any:
     from bench.gpu.attention import decode
 
-    return decode(((64, 4, 2, 3), (64, 4, 4, 3), (64, 4, 3, 2), (32, 4, 3, 4), (32, 4, 5, 4), (128, 8, 3, 2), (64, 2, 3, 4), (32, 2, 4, 6)))  # fmt: skip
+    return decode(())
 
 
 def _prefill(_found: dict[str, Any], _models: Path) -> Any:
     from bench.gpu.attention import prefill
 
-    return prefill(((128, 64, 8, 2), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3), (128, 32, 8, 4)))  # fmt: skip
+    return prefill(())
 
 
 def _small(_found: dict[str, Any], _models: Path) -> Any:
@@ -77,22 +77,34 @@ def _engine(name: str, *what: Any) -> Run:
     def run(found: dict[str, Any], models: Path) -> Any:
         from bench.gpu.engine import measure
 
-        read = found.get("machine", {}).get("result", {}).get("read_gb_s", 4000.0)
+        read = found.get("machine", {}).get("result", {}).get("read_gb_s", 4587.0)
         return measure(name, models, *what, read)
+
+    return run
+
+
+def _narrow(kind: str) -> Run:
+    def run(found: dict[str, Any], models: Path) -> Any:
+        from bench.gpu.engine import measure
+
+        read = found.get("machine", {}).get("result", {}).get("read_gb_s", 4587.0)
+        return measure("llama-3-8b", models, (1,), (), None, read, quantize=kind, max_total_tokens=4096)
 
     return run
 
 
 PARTS = {
     "machine": Part(60, _machine),
-    "check": Part(240, _check),
-    "correct": Part(120, _correct),
-    "engine-llama-3-8b": Part(150, _engine("llama-3-8b", (1, 8, 32, 128), (1024, 8192), None)),
-    "linear": Part(150, _linear),
-    "decode": Part(120, _decode),
-    "prefill": Part(90, _prefill),
+    "check": Part(120, _check),
+    "engine-llama-3-8b": Part(150, _engine("llama-3-8b", (1, 8, 32, 128), (1024, 8000), None)),
+    "engine-qwen3-8b": Part(240, _engine("qwen3-8b", (1,), (), (256, 1024, 1024))),
+    "decode": Part(60, _decode),
+    "correct": Part(90, _correct),
     "small": Part(60, _small),
-    "engine-qwen3-8b": Part(240, _engine("qwen3-8b", (1, 256), (), (256, 1024, 1024))),
+    "prefill": Part(60, _prefill),
+    "engine-int4": Part(60, _narrow("int4")),
+    "engine-int8": Part(60, _narrow("int8")),
     "engine-llama-2-7b": Part(150, _engine("llama-2-7b", (1, 32), (1024,), None)),
+    "linear": Part(150, _linear),
     "linear-others": Part(200, _linear_others),
 }

@@ -121,5 +121,5 @@ def test_how_keys_are_cut_changes_only_rounding(device, guarded):
 
 
 def test_the_policy_fills_the_gpu_with_few_requests_and_hardly_splits_with_many():
-    assert SplitPolicy.for_step(1, 8) == SplitPolicy(64, 32)
-    assert SplitPolicy.for_step(256, 8) == SplitPolicy(1024, 8)
+    assert SplitPolicy.for_step(1, 8) == SplitPolicy(128, 64)
+    assert SplitPolicy.for_step(256, 8) == SplitPolicy(4096, 8)

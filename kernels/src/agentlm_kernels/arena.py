@@ -14,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from agentlm_kernels.attention import MAX_SPLITS, AttentionStep, SplitPolicy, split_chunk
-from agentlm_kernels.overlap import after_previous, launched
 
 BLOCK_SIZE = tl.constexpr(16)
 
@@ -198,10 +197,9 @@ def _expand(
     logits_token, sample_row, sample_position, score_row, score_next,
     min_chunk, max_splits, nobody,
     tokens_stride: tl.constexpr, tables_stride: tl.constexpr,
-    ENTRIES: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr, OVERLAP: tl.constexpr,
+    ENTRIES: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """One program an entry; those beyond the plan's make padding of one token each."""
-    after_previous(OVERLAP)
     index = tl.program_id(0)
     n_entries = tl.load(arena + N_ENTRIES)
     n_samples = tl.load(arena + N_SAMPLES)
@@ -287,7 +285,7 @@ def expand(arena: Tensor, rows: Rows, into: Expansion, entries: int, policy: Spl
         into.logits_token, into.sample_row, into.sample_position, into.score_row, into.score_next,
         policy.min_chunk, policy.max_splits, most,
         rows.tokens.stride(0), rows.block_tables.stride(0),
-        ENTRIES=triton.next_power_of_2(most), SPLITS=MAX_SPLITS, TILE=256, **launched(arena.device),
+        ENTRIES=triton.next_power_of_2(most), SPLITS=MAX_SPLITS, TILE=256,
     )  # fmt: skip
 
 

@@ -17,7 +17,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.overlap import after_previous, launched
 from agentlm_kernels.tuning import tuned
 
 BLOCK_SIZE = 16
@@ -25,7 +24,7 @@ BLOCK_SIZE = 16
 MASKED = tl.constexpr(-1.0e30)
 """Score of a key that is not seen: finite, so that a row of them is no NaN."""
 LOG2E = 1.4426950408889634
-MAX_SPLITS = 32
+MAX_SPLITS = 64
 """Most pieces of one decode's keys."""
 
 
@@ -43,10 +42,14 @@ class SplitPolicy:
 
     @staticmethod
     def for_step(entries: int, kv_heads: int) -> "SplitPolicy":
-        """Enough pieces to fill a large GPU when requests are few, and hardly any when they fill it themselves."""
-        programs = max(entries * kv_heads, 1)
-        splits = min(max(_power_of_2(1024 // programs), 8), 32)
-        return SplitPolicy(min(max(_power_of_2(programs // 2), 64), 1024), splits)
+        """Enough pieces to fill a large GPU (four a multiprocessor of an H200) when requests are few.
+
+        Where they fill it themselves, only long requests are cut, so that none of them is waited for.
+        """
+        heads = max(entries * kv_heads, 1)
+        splits = 1 << max((528 // heads).bit_length() - 1, 0)
+        chunk = 4 << (heads.bit_length() - 1)
+        return SplitPolicy(min(max(chunk, 128), 4096), min(max(splits, 8), MAX_SPLITS))
 
 
 def _power_of_2(n: int) -> int:
@@ -84,7 +87,7 @@ def _attend_tile(
     else:
         readable = (positions < end)[None, :] & (dims < head_dim)[:, None]
         k = tl.load(k_cache + at[None, :] * head_dim + dims[:, None], mask=readable, other=0.0)
-    scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION) * scale
+    scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION)
     if SCALED:
         scores *= tl.load(k_scale + at, mask=positions < end, other=0.0)[None, :]
     if MASK:
@@ -93,8 +96,9 @@ def _attend_tile(
         if window > 0:
             seen = seen & (distance < window)
         scores = tl.where(seen, scores, MASKED)
-    new_m = tl.maximum(m, tl.max(scores, 1))
-    weights = tl.exp2(scores - new_m[:, None])
+    # The scale is positive: it is applied to the largest score, and in one operation with the subtraction.
+    new_m = tl.maximum(m, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - new_m[:, None])
     if MASK:
         weights = tl.where(seen, weights, 0.0)
     fade = tl.exp2(m - new_m)
@@ -235,10 +239,9 @@ def _decode(
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, window: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_M: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     STAGES: tl.constexpr, SPLITS: tl.constexpr, PARALLEL: tl.constexpr,
-    SCALED: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    SCALED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Programs walk the step's pieces; the one that ends an entry's last piece merges them, in the order of the keys."""
-    after_previous(OVERLAP)
     n_items = tl.load(n_work) * kv_heads
     rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, D)
@@ -371,7 +374,7 @@ def paged_decode(
         GROUP=group, BLOCK_M=max(group, 16), TILE=tile, D=max(_power_of_2(head_dim), 16), BLOCK=block,
         STAGES=stages, SPLITS=MAX_SPLITS, PARALLEL=max(2048 // (group * max(_power_of_2(head_dim), 16)), 2),
         SCALED=k_scale is not None, PRECISION=_precision(q.dtype),
-        num_warps=warps, num_stages=stages, enable_fp_fusion=True, **launched(q.device),
+        num_warps=warps, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -384,7 +387,7 @@ def paged_prefill(
     """Causal attention of every entry of at least `min_q` queries. Shapes as for `paged_decode`."""
     _, kv_heads, block, head_dim = k_cache.shape
     group = _power_of_2(heads // kv_heads)
-    block_m, tile, warps, stages = _prefill_config(head_dim, group, q.dtype)
+    block_m, tile, warps, stages = _prefill_config(head_dim, group, q.dtype, k_scale is not None)
     entries = step.context_len.shape[0]
     blocks = q.shape[0] // (block_m // group) + entries
     _prefill[(kv_heads, blocks)](
@@ -410,16 +413,16 @@ def _decode_config(head_dim: int, group: int, dtype: torch.dtype, kv_dtype: torc
         return found["tile"], found["warps"], found["stages"], found["per_sm"]
     if dtype == torch.float32 or head_dim > 128:
         return 32, 4, 2, 2
-    return 64, 4, 2, 4
+    return (32, 4, 5, 4) if group == 1 else (64, 4, 2, 8)
 
 
-def _prefill_config(head_dim: int, group: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
+def _prefill_config(head_dim: int, group: int, dtype: torch.dtype, scaled: bool) -> tuple[int, int, int, int]:
     """Rows, keys a tile, warps and stages."""
-    if found := tuned("paged_prefill", f"{head_dim}/{group}"):
+    if found := tuned("paged_prefill", f"{head_dim}/{group}{'/fp8' if scaled else ''}"):
         return found["rows"], found["tile"], found["warps"], found["stages"]
     if dtype == torch.float32 or head_dim > 128:
         return max(group, 32), 32, 4, 2
-    return max(group, 128), 64, 8, 3
+    return max(group, 128), 64 if scaled else 128, 8, 3
 
 
 _MULTIPROCESSORS: dict[int, int] = {}

@@ -5,12 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.overlap import after_previous, launched
 
 
 @triton.jit(do_not_specialize=["n_rows"])
-def _take(table, index, out, n_rows, table_stride, width: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    after_previous(OVERLAP)
+def _take(table, index, out, n_rows, table_stride, width: tl.constexpr, BLOCK: tl.constexpr,):
     row = tl.program_id(1).to(tl.int64)
     cells = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_cell = cells < width
@@ -26,7 +24,7 @@ def embed(table: Tensor, token_ids: Tensor, out: Tensor | None = None) -> Tensor
     out = torch.empty(rows, width, dtype=table.dtype, device=table.device) if out is None else out
     block = min(int(triton.next_power_of_2(width)), 2048)
     _take[(triton.cdiv(width, block), rows)](
-        table, token_ids, out, table.shape[0], table.stride(0), width, block, num_warps=4, **launched(out.device)
+        table, token_ids, out, table.shape[0], table.stride(0), width, block, num_warps=4
     )
     return out
 

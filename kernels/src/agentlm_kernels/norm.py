@@ -9,12 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.overlap import after_previous, launched
 
 
 @triton.jit
-def _rms_norm(x, weight, out, x_stride, out_stride, eps, width: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    after_previous(OVERLAP)
+def _rms_norm(x, weight, out, x_stride, out_stride, eps, width: tl.constexpr, BLOCK: tl.constexpr,):
     row = tl.program_id(0).to(tl.int64)
     cells = tl.arange(0, BLOCK)
     is_cell = cells < width
@@ -27,9 +25,7 @@ def _rms_norm(x, weight, out, x_stride, out_stride, eps, width: tl.constexpr, BL
 @triton.jit
 def _add_rms_norm(
     residual, x, weight, out, residual_stride, x_stride, out_stride, eps, width: tl.constexpr, BLOCK: tl.constexpr,
-    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    after_previous(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     cells = tl.arange(0, BLOCK)
     is_cell = cells < width
@@ -48,7 +44,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
     out = torch.empty_like(x) if out is None else out
     block, warps = _launch(x.shape[1])
     _rms_norm[(x.shape[0],)](
-        x, weight, out, x.stride(0), out.stride(0), eps, x.shape[1], block, num_warps=warps, **launched(x.device)
+        x, weight, out, x.stride(0), out.stride(0), eps, x.shape[1], block, num_warps=warps
     )
     return out
 
@@ -61,7 +57,7 @@ def add_rms_norm(
     block, warps = _launch(x.shape[1])
     _add_rms_norm[(x.shape[0],)](
         residual, x, weight, out, residual.stride(0), x.stride(0), out.stride(0), eps, x.shape[1], block,
-        num_warps=warps, **launched(x.device),
+        num_warps=warps,
     )  # fmt: skip
     return out
 

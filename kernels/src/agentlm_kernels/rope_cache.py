@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.overlap import after_previous, launched
 
 LARGEST_FP8 = tl.constexpr(448.0)
 
@@ -33,9 +32,8 @@ def _store_head(cache, scales, at, first, second, half: tl.constexpr, cells, is_
 def _rope_cache(
     qkv, positions, slots, cos, sin, k_cache, v_cache, k_scale, v_scale, q_norm, k_norm, stride, eps,
     heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, HALF: tl.constexpr,
-    BLOCK: tl.constexpr, NORMED: tl.constexpr, SCALED: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK: tl.constexpr, NORMED: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    after_previous(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     cells = tl.arange(0, HALF)
@@ -90,7 +88,7 @@ def rope_cache(
     _rope_cache[(qkv.shape[0], heads + 2 * kv_heads)](
         qkv, positions, slots, cos, sin, k_cache, v_cache, k_scale, v_scale, q_norm, k_norm, qkv.stride(0), eps,
         heads, kv_heads, half, int(triton.next_power_of_2(half)), k_cache.shape[2],
-        NORMED=q_norm is not None, SCALED=k_scale is not None, num_warps=1, **launched(qkv.device),
+        NORMED=q_norm is not None, SCALED=k_scale is not None, num_warps=1,
     )  # fmt: skip
 
 

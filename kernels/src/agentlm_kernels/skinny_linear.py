@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.overlap import after_previous, launched
 from agentlm_kernels.tuning import tuned
 
 MAX_ROWS = 16
@@ -34,8 +33,6 @@ class SkinnyConfig:
     """Steps in flight."""
     dot: bool
     """On tensor cores; else multiplied in registers."""
-    early: bool = False
-    """Read the first tile before the kernel that makes x has ended; not on tensor cores."""
 
 
 @triton.jit
@@ -52,9 +49,7 @@ def _skinny_dot(
     n_out: tl.constexpr, width: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr,
     NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, PRECISION: tl.constexpr,
-    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    after_previous(OVERLAP)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     # Rows past the end are computed twice and stored once.
     own = n % n_out
@@ -100,32 +95,12 @@ def _skinny_dot(
         tl.store(out + at, y.to(out.dtype.element_ty), mask=is_cell)
 
 
-@triton.jit
-def _few_step(
-    acc, acc_up, square, tile, tile_up, x, norm_weight, k, tokens, is_token, x_stride,
-    width: tl.constexpr, NORM: tl.constexpr, SWIGLU: tl.constexpr,
-):  # fmt: skip
-    """One step along k: the products of one tile of the weight with every row of x."""
-    inside = is_token[:, None] & (k < width)[None, :]
-    values = tl.load(x + tokens[:, None] * x_stride + k[None, :], mask=inside, other=0.0)
-    wide = values.to(tl.float32)
-    if NORM:
-        square += wide * wide
-        factor = tl.load(norm_weight + k, mask=k < width, other=0.0).to(tl.float32)
-        wide = (wide * factor[None, :]).to(values.dtype).to(tl.float32)
-    acc += tile.to(tl.float32)[None, :, :] * wide[:, None, :]
-    if SWIGLU:
-        acc_up += tile_up.to(tl.float32)[None, :, :] * wide[:, None, :]
-    return acc, acc_up, square
-
-
 @triton.jit(do_not_specialize=["m"])
 def _skinny_few(
     x, weight, bias, norm_weight, residual, out, m, x_stride, out_stride, eps,
     n_out: tl.constexpr, width: tl.constexpr, M: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr,
     NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr,
-    EARLY: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     own = n % n_out
@@ -135,27 +110,19 @@ def _skinny_few(
     acc = tl.zeros([M, ROWS, COLUMNS], tl.float32)
     acc_up = tl.zeros([M, ROWS, COLUMNS], tl.float32)
     square = tl.zeros([M, COLUMNS], tl.float32)
-    begin: tl.constexpr = COLUMNS if EARLY else 0
-    if EARLY:
-        tile = _tile(weight, own, columns, width, EVEN)
-        tile_up = tile
-        if SWIGLU:
-            tile_up = _tile(weight, own + n_out, columns, width, EVEN)
-        after_previous(OVERLAP)
-        acc, acc_up, square = _few_step(
-            acc, acc_up, square, tile, tile_up, x, norm_weight, columns, tokens, is_token, x_stride, width, NORM, SWIGLU
-        )  # fmt: skip
-    else:
-        after_previous(OVERLAP)
-    for start in tl.range(begin, width, COLUMNS, num_stages=STAGES):
+    for start in tl.range(0, width, COLUMNS, num_stages=STAGES):
         k = start + columns
         tile = _tile(weight, own, k, width, EVEN)
-        tile_up = tile
+        inside = is_token[:, None] & (k < width)[None, :]
+        values = tl.load(x + tokens[:, None] * x_stride + k[None, :], mask=inside, other=0.0)
+        wide = values.to(tl.float32)
+        if NORM:
+            square += wide * wide
+            factor = tl.load(norm_weight + k, mask=k < width, other=0.0).to(tl.float32)
+            wide = (wide * factor[None, :]).to(values.dtype).to(tl.float32)
+        acc += tile.to(tl.float32)[None, :, :] * wide[:, None, :]
         if SWIGLU:
-            tile_up = _tile(weight, own + n_out, k, width, EVEN)
-        acc, acc_up, square = _few_step(
-            acc, acc_up, square, tile, tile_up, x, norm_weight, k, tokens, is_token, x_stride, width, NORM, SWIGLU
-        )  # fmt: skip
+            acc_up += _tile(weight, own + n_out, k, width, EVEN).to(tl.float32)[None, :, :] * wide[:, None, :]
     y = tl.sum(acc, 2)
     scale = tl.full([M], 1.0, tl.float32)
     if NORM:
@@ -210,7 +177,6 @@ def skinny_linear(
         "SWIGLU": swiglu,
         "num_warps": config.warps,
         "num_stages": config.stages,
-        **launched(x.device),
     }
     if config.dot:
         _skinny_dot[grid](
@@ -220,7 +186,7 @@ def skinny_linear(
     else:
         _skinny_few[grid](
             x, weight, bias, norm_weight, residual, target, m, x.stride(0), target.stride(0), eps, n_out, width,
-            M=int(triton.next_power_of_2(m)), EARLY=config.early, **switches,
+            M=int(triton.next_power_of_2(m)), **switches,
         )  # fmt: skip
     return target
 
@@ -234,7 +200,7 @@ def key(m: int, n: int, k: int, swiglu: bool) -> str:
 def choose(m: int, n: int, k: int, swiglu: bool = False) -> SkinnyConfig:
     """The configuration measured on this GPU, else one by rule."""
     if found := tuned("skinny_linear", key(m, n, k, swiglu)):
-        return SkinnyConfig(**{**found, "dot": bool(found["dot"]), "early": bool(found["early"])})
+        return SkinnyConfig(**{**found, "dot": bool(found["dot"])})
     columns = max(16, int(triton.next_power_of_2(k)))
     if m <= 4:
         return SkinnyConfig(4, min(1024 if m <= 2 else 512, columns), 8, 3, False)
@@ -244,7 +210,7 @@ def choose(m: int, n: int, k: int, swiglu: bool = False) -> SkinnyConfig:
 def is_faster(m: int, n: int, k: int) -> bool:
     """Whether this kernel beats a general product for `m` rows."""
     found = tuned("skinny_linear", f"most_rows/{n}/{k}") or tuned("skinny_linear", "most_rows")
-    return m <= (found["rows"] if found else 4)
+    return m <= min(found["rows"] if found else 1, MAX_ROWS)
 
 
 def candidates(m: int, swiglu: bool = False) -> list[SkinnyConfig]:
@@ -257,13 +223,12 @@ def candidates(m: int, swiglu: bool = False) -> list[SkinnyConfig]:
         )
     ]  # fmt: skip
     few = [
-        SkinnyConfig(rows, columns, warps, stages, False, early)
+        SkinnyConfig(rows, columns, warps, stages, False)
         for rows, columns, warps, stages in (
             (4, 512, 4, 3), (4, 1024, 4, 3), (8, 512, 4, 3), (2, 1024, 4, 4), (4, 1024, 8, 3), (4, 1024, 8, 4), (8, 512, 8, 4),
             (8, 1024, 8, 3), (16, 256, 4, 4), (8, 256, 4, 4), (4, 256, 2, 5), (4, 1024, 8, 1), (2, 2048, 8, 1), (1, 4096, 8, 1),
             (2, 4096, 8, 1), (1, 2048, 4, 1),
         )
-        for early in (False, True)
         if rows * columns * m <= 4096 * warps and (m <= 4 or rows * columns <= 1024)
     ]  # fmt: skip
     if swiglu:

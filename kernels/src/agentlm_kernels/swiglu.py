@@ -5,12 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.overlap import after_previous, launched
 
 
 @triton.jit
-def _swiglu(gate_up, out, width: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    after_previous(OVERLAP)
+def _swiglu(gate_up, out, width: tl.constexpr, BLOCK: tl.constexpr,):
     row = tl.program_id(1).to(tl.int64)
     cells = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_cell = cells < width
@@ -26,7 +24,7 @@ def swiglu(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device) if out is None else out
     block = min(int(triton.next_power_of_2(width)), 2048)
     _swiglu[(triton.cdiv(width, block), rows)](
-        gate_up, out, width, block, num_warps=4, **launched(out.device)
+        gate_up, out, width, block, num_warps=4
     )
     return out
 

@@ -15,30 +15,32 @@ from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy, paged_decode
 from agentlm_kernels.embedding import embed, gather_rows
 from agentlm_kernels.invariant_linear import invariant_linear
 from agentlm_kernels.norm import add_rms_norm, rms_norm
+from agentlm_kernels.quantized_linear import (
+    QuantizedWeight,
+    quantize_fp8,
+    quantize_int4,
+    quantize_int8,
+    quantized_linear,
+)
 from agentlm_kernels.rope_cache import rope_cache
 from agentlm_kernels.skinny_linear import is_faster, skinny_linear
 from agentlm_kernels.swiglu import swiglu
 from torch import Tensor
 
+from agentlm.model.layout import EMBEDDING, HEAD
 from agentlm.model.weights import TensorRef
 from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
 from agentlm.ops.upload import Upload
 
-SKINNY_ROWS = 16
-"""Most rows of a skinny product."""
+_QUANTIZE = {"int8": quantize_int8, "int4": quantize_int4, "fp8": quantize_fp8}
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
     """A matrix `[out, in]` on the device, and its bias."""
 
-    weight: Tensor
+    weight: Tensor | QuantizedWeight
     bias: Tensor | None
-
-    @property
-    def out_features(self) -> int:
-        """Rows of the matrix."""
-        return int(self.weight.shape[0])
 
 
 @dataclass(slots=True)
@@ -109,7 +111,10 @@ class TritonOps:
 
     def bind_linear(self, weights: Sequence[TensorRef], biases: Sequence[TensorRef] | None) -> Linear:
         """See `Ops`."""
-        weight = self._matrix(weights)
+        weight: Tensor | QuantizedWeight = self._matrix(weights)
+        # The head decides between tokens that are close, and is read once a step: it keeps its bits.
+        if self._quantize_to is not None and weights[0].name not in (HEAD, EMBEDDING):
+            weight = _QUANTIZE[self._quantize_to](weight)
         bias = self._upload.rows(biases, self.dtype) if biases else None
         self._linears.append(Bound(weight, bias))
         return Linear(len(self._linears) - 1)
@@ -238,15 +243,17 @@ class TritonOps:
 
     def _is_skinny(self, product: Product) -> bool:
         x, weight = product.x, product.linear.weight
-        if self._invariant or isinstance(x, Product):
+        if self._invariant or not isinstance(weight, Tensor) or isinstance(x, Product):
             return False
         rows = x.x.shape[0] if isinstance(x, Norm) else x.shape[0]
-        return rows <= SKINNY_ROWS and is_faster(rows, *weight.shape)
+        return is_faster(rows, *weight.shape)
 
     def _skinny(
         self, product: Product, residual: Tensor | None = None, swiglu: bool = False, out: Tensor | None = None
     ) -> Tensor:
         x, linear = product.x, product.linear
+        if not isinstance(linear.weight, Tensor):
+            raise TypeError("a skinny product has a weight of its own type")
         norm = x if isinstance(x, Norm) and x.value is None else None
         return skinny_linear(
             norm.x if norm is not None else self.value(x),
@@ -264,6 +271,8 @@ class TritonOps:
         if self._is_skinny(product):
             return self._skinny(product, out=out)
         x = self.value(product.x)
+        if isinstance(weight, QuantizedWeight):
+            return quantized_linear(x, weight, bias, out=out)
         if self._invariant:
             return invariant_linear(x, weight, bias, out=out)
         if out is None:

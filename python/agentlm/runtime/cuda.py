@@ -24,7 +24,7 @@ from agentlm.errors import ControlError, OutOfMemoryError
 from agentlm.model import rope
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder, checked
-from agentlm.model.layout import EMBEDDING, tensor_shapes
+from agentlm.model.layout import EMBEDDING, HEAD, tensor_shapes
 from agentlm.model.weights import Checkpoint, Progress
 from agentlm.ops.triton import LayerCache, StepShape, TritonOps, Value
 from agentlm.ops.upload import Upload
@@ -87,7 +87,7 @@ def weights_bytes(model: ModelConfig, dtype: str, quantize: str | None) -> int:
     narrow = {None: element, "int8": 1.0, "fp8": 1.0, "int4": 0.53}[quantize]
     return int(
         sum(
-            math.prod(shape) * (narrow if len(shape) == 2 and name != EMBEDDING else element)
+            math.prod(shape) * (narrow if len(shape) == 2 and name not in (EMBEDDING, HEAD) else element)
             for name, shape in tensor_shapes(model).items()
         )
     )

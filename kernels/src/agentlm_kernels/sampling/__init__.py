@@ -13,7 +13,6 @@ everything. Both read logits float32 `[n, width]` of the samples `sample_row` (i
 import triton
 from torch import Tensor
 
-from agentlm_kernels.overlap import launched
 from agentlm_kernels.sampling import adjust as _adjust
 from agentlm_kernels.sampling import choose as _choose
 from agentlm_kernels.sampling import draw as _draw
@@ -35,7 +34,6 @@ def _stats(
     subtiles = subtiles_of(vocab)
     _draw.row_stats[(subtiles // PER_PROGRAM, rows.shape[0])](
         x, stats, rows, records, scaled, x.stride(0), subtiles, vocab, SUBTILE, PER_PROGRAM, num_warps=4,
-        **launched(x.device),
     )
 
 
@@ -46,7 +44,6 @@ def _noisy(
     _draw.draw[(subtiles // PER_PROGRAM, sample_row.shape[0])](
         x, buffers.stats, buffers.drawn, buffers.drawn_id, sample_row, sample_position, records,
         x.stride(0), subtiles, vocab, int(triton.next_power_of_2(subtiles)), SUBTILE // 4, PER_PROGRAM, num_warps=4,
-        **launched(x.device),
     )  # fmt: skip
 
 
@@ -62,7 +59,6 @@ def sample_fast(
     _choose.choose_fast[(sample_row.shape[0],)](
         buffers.stats, buffers.drawn, buffers.drawn_id, sample_row, sample_position, row_tokens, results, layout.max_rows,
         row_tokens.stride(0), subtiles, int(triton.next_power_of_2(subtiles)), num_warps=1,
-        **launched(logits.device),
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ their distances from the largest value, so that ties fall as they do on the CPU.
 import triton
 import triton.language as tl
 
-from agentlm_kernels.overlap import after_previous
 from agentlm_kernels.sampling.adjust import clean
 from agentlm_kernels.sampling.draw import is_filtered, row_largest, temperature_of
 from agentlm_kernels.sampling.layout import (
@@ -146,10 +145,9 @@ def _log_total(stats, at, largest, by, subtiles: tl.constexpr, SUBTILES: tl.cons
 @triton.jit
 def choose_fast(
     stats, drawn, drawn_id, sample_row, sample_position, row_tokens, results, max_rows,
-    tokens_stride: tl.constexpr, subtiles: tl.constexpr, SUBTILES: tl.constexpr, OVERLAP: tl.constexpr,
+    tokens_stride: tl.constexpr, subtiles: tl.constexpr, SUBTILES: tl.constexpr,
 ):  # fmt: skip
     """Program (sample): the winner of the subtiles' winners."""
-    after_previous(OVERLAP)
     sample = tl.program_id(0)
     row = tl.load(sample_row + sample)
     if row >= 0:

@@ -7,7 +7,6 @@ computes; subtiles that cannot hold the winner are not read again.
 import triton
 import triton.language as tl
 
-from agentlm_kernels.overlap import after_previous
 from agentlm_kernels.sampling.adjust import clean
 from agentlm_kernels.sampling.layout import (
     FLAGS,
@@ -48,13 +47,11 @@ def is_filtered(record, flags, vocab: tl.constexpr):
 def row_stats(
     x, stats, rows, records, SCALED: tl.constexpr,
     stride: tl.constexpr, subtiles: tl.constexpr, vocab: tl.constexpr, SUB: tl.constexpr, PARTS: tl.constexpr,
-    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, row): the largest value of each subtile and the sum of exponentials below it.
 
     With `SCALED` the exponents are divided by the row's temperature; rows of -1 are left out.
     """
-    after_previous(OVERLAP)
     at = tl.program_id(1)
     row = tl.load(rows + at)
     if row >= 0:
@@ -85,10 +82,9 @@ def row_largest(stats, at, subtiles: tl.constexpr, SUBTILES: tl.constexpr):
 def draw(
     x, stats, drawn, drawn_id, sample_row, sample_position, records,
     stride: tl.constexpr, subtiles: tl.constexpr, vocab: tl.constexpr, SUBTILES: tl.constexpr,
-    QUADS: tl.constexpr, PARTS: tl.constexpr, OVERLAP: tl.constexpr,
+    QUADS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Program (tile, sample): the largest noisy value of each subtile and its id; greedy rows have no noise."""
-    after_previous(OVERLAP)
     sample = tl.program_id(1)
     row = tl.load(sample_row + sample)
     if row >= 0:
