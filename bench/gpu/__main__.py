@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -20,8 +19,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu.json"))
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--again", action="store_true", help="measure parts that are there, too")
-    parser.add_argument("--budget", type=float, default=7200.0, help="seconds; a part that may not fit is not begun")
-    parser.add_argument("--models", type=Path, default=Path("/tmp/agentlm-bench-models"), help="random checkpoints")
+    parser.add_argument(
+        "--budget", type=float, default=7200.0, help="seconds; a part that may not fit is not begun"
+    )
+    parser.add_argument(
+        "--models", type=Path, default=Path("/tmp/agentlm-bench-models"), help="random checkpoints"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
@@ -39,7 +42,17 @@ def main() -> int:
         limit = min(part.seconds, left)
         start = time.monotonic()
         print(f"-- {name}", flush=True)
-        command = [sys.executable, "-m", "bench.gpu", "--part", name, "--out", str(given.out), "--models", str(given.models)]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.gpu",
+            "--part",
+            name,
+            "--out",
+            str(given.out),
+            "--models",
+            str(given.models),
+        ]
         try:
             code = subprocess.run(command, timeout=limit, check=False, cwd=HERE).returncode
             error = None if code == 0 else f"exit status {code}"
@@ -73,7 +86,7 @@ def _write(out: Path, found: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_suffix(".new")
     fresh.write_text(json.dumps(found, indent=1))
-    os.replace(fresh, out)
+    fresh.replace(out)
 
 
 if __name__ == "__main__":

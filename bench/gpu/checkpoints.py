@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import torch
+
 from agentlm.model.config import ModelConfig
 from agentlm.model.layout import HEAD, tensor_shapes
 from agentlm.model.random import Shape, family_config
@@ -47,9 +48,13 @@ def checkpoint(name: str, root: Path, spread: float = 3.0) -> Path:
             else:
                 scale = spread if tensor == HEAD else 1.0 if "embed" in tensor else 1.5
                 values = torch.empty(dims, device="cuda", dtype=torch.bfloat16)
-                values.normal_(0, scale / math.sqrt(dims[-1] if "embed" not in tensor else 1), generator=generator)
-            out.write(memoryview(values.view(torch.uint8).cpu().numpy()).cast("B"))
+                values.normal_(
+                    0, scale / math.sqrt(dims[-1] if "embed" not in tensor else 1), generator=generator
+                )
+            values.view(torch.uint8).cpu().numpy().tofile(out)
     write_tokenizer(directory, config.vocab, config.context_length)
-    (directory / "generation_config.json").write_text(json.dumps({"bos_token_id": 256, "eos_token_id": [257]}))
+    (directory / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 256, "eos_token_id": [257]})
+    )
     done.write_text(json.dumps(config_json))
     return directory

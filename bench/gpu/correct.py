@@ -1,20 +1,22 @@
 """The engine on the GPU against transformers, and against itself in other company."""
 
 import random
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from agentlm import LLM, SamplingParams
 
+from agentlm import LLM, SamplingParams
 from bench.gpu.checkpoints import checkpoint
 
 
-def _transformers_logprobs(directory: Path, sequences: list[list[int]], dtype: torch.dtype) -> list[torch.Tensor]:
+def _transformers_logprobs(
+    directory: Path, sequences: list[list[int]], dtype: torch.dtype
+) -> list[torch.Tensor]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).cuda().eval()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    model = loaded.cuda().eval()
     found = []
     with torch.no_grad():
         for ids in sequences:
@@ -39,7 +41,17 @@ def measure(name: str, root: Path, **settings: Any) -> dict[str, Any]:
         "invariant": {"batch_invariant": True},
     }
     for variant, extra in variants.items():
-        with LLM(str(directory), backend="cuda", max_batch_size=16, kv_cache_memory=1 << 30, **{**extra, **settings}) if "max_batch_size" not in extra else LLM(str(directory), backend="cuda", kv_cache_memory=1 << 30, **extra, **settings) as llm:
+        with (
+            LLM(
+                str(directory),
+                backend="cuda",
+                max_batch_size=16,
+                kv_cache_memory=1 << 30,
+                **{**extra, **settings},
+            )
+            if "max_batch_size" not in extra
+            else LLM(str(directory), backend="cuda", kv_cache_memory=1 << 30, **extra, **settings) as llm
+        ):
             runs[variant] = llm.generate(batch, params)
             runs[variant + " again"] = llm.generate(batch, params)
             runs[variant + " alone"] = [llm.generate([prompt], params)[0] for prompt in batch]

@@ -16,8 +16,8 @@ from bench.gpu.timing import seconds_of, sets_for
 SIDE = 8192
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _sum(x, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, N803
+@triton.jit
+def _sum(x, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):
     """Program i adds `STEPS` blocks that lie one behind the other."""
     start = tl.program_id(0).to(tl.int64) * BLOCK * STEPS
     cells = tl.arange(0, BLOCK)
@@ -28,7 +28,7 @@ def _sum(x, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):  # type: ignore[no-u
 
 
 @triton.jit
-def _nothing(out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _nothing(out):
     tl.store(out, 1)
 
 

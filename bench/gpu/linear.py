@@ -5,8 +5,8 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from agentlm_kernels.skinny_linear import SkinnyConfig, as_entry, candidates, key, skinny_linear
 
+from agentlm_kernels.skinny_linear import as_entry, candidates, key, skinny_linear
 from bench.gpu.timing import copies, microseconds
 
 SHAPES = (
@@ -29,13 +29,15 @@ def _compile(job: tuple[int, int, bool, int]) -> int:
         try:
             skinny_linear(x, weight, swiglu=swiglu, config=config, out=out)
             done += 1
-        except Exception:  # noqa: BLE001, S110 - too much shared memory: the sweep leaves it out as well
+        except Exception:
             pass
     torch.cuda.synchronize()
     return done
 
 
-def measure(shapes: tuple[tuple[int, int, bool], ...] = SHAPES, rows: tuple[int, ...] = ROWS) -> dict[str, Any]:
+def measure(
+    shapes: tuple[tuple[int, int, bool], ...] = SHAPES, rows: tuple[int, ...] = ROWS
+) -> dict[str, Any]:
     """The best configuration and GB/s of weights for each shape and number of rows; cuBLAS beside it."""
     jobs = [(n, k, swiglu, m) for n, k, swiglu in shapes for m in (1, 16)]
     with ProcessPoolExecutor(12, mp_context=get_context("spawn")) as pool:
@@ -49,9 +51,7 @@ def measure(shapes: tuple[tuple[int, int, bool], ...] = SHAPES, rows: tuple[int,
             x = torch.randn(m, k, dtype=torch.bfloat16, device="cuda")
             out = torch.empty(m, n // 2 if swiglu else n, dtype=torch.bfloat16, device="cuda")
             whole = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
-            cublas = microseconds(
-                [lambda w=w: torch.mm(x, w.t(), out=whole) for w in weights], 5
-            )
+            cublas = microseconds([lambda w=w: torch.mm(x, w.t(), out=whole) for w in weights], 5)
             results = []
             for config in candidates(m, swiglu):
                 try:
@@ -62,7 +62,7 @@ def measure(shapes: tuple[tuple[int, int, bool], ...] = SHAPES, rows: tuple[int,
                         ],
                         3,
                     )
-                except Exception as error:  # noqa: BLE001 - a candidate that does not fit this GPU
+                except Exception as error:
                     results.append((float("inf"), config, f"{type(error).__name__}"))
                     continue
                 results.append((us, config, ""))

@@ -10,7 +10,7 @@ from bench.gpu.timing import microseconds
 
 
 @triton.jit
-def _read(x, out, n, BLOCK: tl.constexpr, STEPS: tl.constexpr):
+def _read(x, out, BLOCK: tl.constexpr, STEPS: tl.constexpr):
     """Each program sums its own stretch, so that every byte is read once and hardly anything is written."""
     cells = tl.program_id(0).to(tl.int64) * BLOCK * STEPS + tl.arange(0, BLOCK)
     acc = tl.zeros([BLOCK], tl.int32)
@@ -28,12 +28,11 @@ def measure() -> dict[str, Any]:
         programs = words // (block * steps)
         out = torch.empty(programs, dtype=torch.int32, device="cuda")
         us = microseconds(
-            [lambda p=programs, o=out, b=block, s=steps, w=warps: _read[(p,)](x, o, words, b, s, num_warps=w)]
+            [lambda p=programs, o=out, b=block, s=steps, w=warps: _read[(p,)](x, o, b, s, num_warps=w)]
         )
         rates.append(4 * words / us / 1e3)
     y = torch.empty_like(x)
     copy = 8 * words / microseconds([lambda: y.copy_(x)]) / 1e3
-    del x, y
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     us = microseconds([lambda: a @ b] * 4)
     properties = torch.cuda.get_device_properties(0)

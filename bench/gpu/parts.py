@@ -23,16 +23,24 @@ def _machine(_found: dict[str, Any], _models: Path) -> Any:
 
 
 def _check(_found: dict[str, Any], _models: Path) -> Any:
+    import importlib.util
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "pytest", "-q", "tests/kernels", "-p", "no:cacheprovider", "--maxfail=12", "-o", "addopts=--import-mode=importlib"]
-    try:
-        import xdist  # noqa: F401
-
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/kernels",
+        "-p",
+        "no:cacheprovider",
+        "--maxfail=12",
+        "-o",
+        "addopts=--import-mode=importlib",
+    ]
+    if importlib.util.find_spec("xdist"):
         command += ["-n", "8"]
-    except ImportError:
-        pass
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return {"code": done.returncode, "tail": done.stdout[-4000:]}
 
@@ -73,12 +81,17 @@ def _correct(_found: dict[str, Any], models: Path) -> Any:
     return measure("tiny", models)
 
 
-def _engine(name: str, *what: Any) -> Run:
+def _engine(
+    name: str,
+    decodes: tuple[int, ...],
+    prefills: tuple[int, ...] = (),
+    throughput: tuple[int, int, int] | None = None,
+) -> Run:
     def run(found: dict[str, Any], models: Path) -> Any:
         from bench.gpu.engine import measure
 
         read = found.get("machine", {}).get("result", {}).get("read_gb_s", 4587.0)
-        return measure(name, models, *what, read)
+        return measure(name, models, decodes, prefills, throughput, read)
 
     return run
 

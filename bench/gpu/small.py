@@ -1,14 +1,15 @@
 """Elementwise kernels in GB/s, and sampling in microseconds a step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
 from agentlm_kernels.embedding import embed
 from agentlm_kernels.norm import add_rms_norm, rms_norm
 from agentlm_kernels.rope_cache import rope_cache
 from agentlm_kernels.sampling import ResultsLayout, SamplerBuffers, SamplerSettings, sample_fast, sample_full
 from agentlm_kernels.swiglu import swiglu
-
 from bench.gpu.timing import copies, microseconds
 
 HIDDEN, INTER, HEADS, KV_HEADS, HEAD_DIM = 4096, 14336, 32, 8, 128
@@ -30,7 +31,7 @@ def elementwise(tokens: tuple[int, ...] = (1, 256, 4096, 8192)) -> dict[str, Any
         cos = torch.randn(t, HEAD_DIM // 2, device="cuda")
         slots = torch.arange(t, device="cuda", dtype=torch.int32)
         cache = [bf16(t // 16 + 1, KV_HEADS, 16, HEAD_DIM) for _ in range(2)]
-        cases = {
+        cases: dict[str, tuple[list[Callable[[], object]], int]] = {
             "rms_norm": ([lambda x=x: rms_norm(x, weight, 1e-5) for x in xs], 4 * t * HIDDEN),
             "add_rms_norm": (
                 [lambda x=x, y=y: add_rms_norm(x, y, weight, 1e-5) for x, y in zip(xs, ys, strict=True)],
@@ -40,7 +41,9 @@ def elementwise(tokens: tuple[int, ...] = (1, 256, 4096, 8192)) -> dict[str, Any
             "embed": ([lambda: embed(table, ids)], 4 * t * HIDDEN),
             "rope_cache": (
                 [
-                    lambda q=q: rope_cache(q, slots, slots, cos, cos, *cache, HEADS, KV_HEADS, HEAD_DIM)
+                    lambda q=q: rope_cache(
+                        q, slots, slots, cos, cos, cache[0], cache[1], HEADS, KV_HEADS, HEAD_DIM
+                    )
                     for q in qkvs
                 ],
                 4 * t * width,

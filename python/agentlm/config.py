@@ -64,7 +64,7 @@ class EngineConfig:
     prefix_cache: bool = True
     """Share the keys and values of equal beginnings between requests."""
     steps_in_flight: int | None = None
-    """2 overlaps planning with computing; only a runner that computes asynchronously gains. None is 2 on a GPU and 1 elsewhere."""
+    """2 overlaps planning with computing; only a runner that computes asynchronously gains. None: 2 on a GPU, else 1."""
     step_timeout: float | None = 600.0
     """Seconds after which a step counts as hung and the engine fails; None: never."""
     mock_step_time: float = 0.01

@@ -46,7 +46,6 @@ def test_no_option_is_there_twice():
         ("num-shard", 4, "`--num-shard` must be 1. Given: 4. Here "),
         ("sharded", False, None),
         ("sharded", True, "`--sharded` must be false. Given: true. Here "),
-        ("quantize", "awq", "`--quantize` must be left out. Given: awq. Here "),
         ("rope-factor", 2.0, "`--rope-factor` must be left out. Given: 2.0. Here "),
         ("watermark-gamma", 0.5, None),
         ("watermark-gamma", 0.25, "`--watermark-gamma` must be 0.5. Given: 0.25. Here "),

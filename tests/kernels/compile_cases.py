@@ -179,12 +179,12 @@ def _decode_wide() -> None:
     attention("decode", 16, 8, 256)
 
 
-@case("prefill/gqa4", "wgmma", "async16")
+@case("prefill/gqa4", "wgmma", "async16", gaps=TOO_LARGE)
 def _prefill_gqa() -> None:
     attention("prefill", 32, 8)
 
 
-@case("prefill/mha", "wgmma", "async16")
+@case("prefill/mha", "wgmma", "async16", gaps=TOO_LARGE)
 def _prefill_mha() -> None:
     attention("prefill", 32, 32)
 

@@ -68,7 +68,8 @@ def _mend() -> None:
     def wide(operand: Any) -> Any:
         """The operand in float32 where it is narrow. What a comparison gave is labelled as its operands were."""
         kind, data = operand.dtype.scalar, operand.data
-        if data.dtype != stored.get(kind):
+        # Not `stored.get`: numpy takes None for float64.
+        if kind not in stored or data.dtype != stored[kind]:
             return operand
         return handle(
             widened(data) if kind == tl.bfloat16 else widened_float8(data, float8[kind]), tl.float32

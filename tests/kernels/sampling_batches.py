@@ -4,15 +4,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from agentlm_kernels.sampling import ResultsLayout, SamplerBuffers, SamplerSettings, sample_fast, sample_full
 from agentlm_kernels.sampling import layout as words
 from agentlm_kernels.sampling.reference import reference_sample
-from torch import Tensor
 
 UNTOUCHED = 0x5A5A5A5A
 MAX_MODEL_LEN = 64
 TOP_CAP = 8
-REALS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+REALS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 DEFAULTS: dict[str, Any] = {
     "temperature": 1.0, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0, "seed_lo": 7, "seed_hi": 1,
 }  # fmt: skip
@@ -103,7 +112,9 @@ class Batch:
 
     def fast(self) -> None:
         """Launches `sample_fast`."""
-        sample_fast(*self.given, self.tokens.tensor, self.buffers, self.settings, self.results.tensor, self.layout)
+        sample_fast(
+            *self.given, self.tokens.tensor, self.buffers, self.settings, self.results.tensor, self.layout
+        )
 
     def check(self, expected: tuple[Tensor, Tensor]) -> None:
         """Raises an AssertionError if something else was written, or the workspace is not left as it was."""
@@ -130,7 +141,9 @@ def check_results(given: Tensor, expected: Tensor, layout: ResultsLayout, start:
         at += n
         if is_real:
             is_set = theirs != UNTOUCHED
-            assert torch.equal(ours[~is_set], theirs[~is_set]), f"{name}: cells are written that nobody asked for"
+            assert torch.equal(ours[~is_set], theirs[~is_set]), (
+                f"{name}: cells are written that nobody asked for"
+            )
             ours, theirs = ours[is_set].view(torch.float32), theirs[is_set].view(torch.float32)
             torch.testing.assert_close(
                 ours, theirs, atol=2e-5, rtol=2e-6, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}"
@@ -148,6 +161,8 @@ def bits(allowed: list[int], width: int) -> Tensor:
     return torch.where(out >= 1 << 31, out - (1 << 32), out).int()
 
 
-def settings(vocab: int, device: torch.device, eos: tuple[int, ...] = (1, 2), **given: Any) -> SamplerSettings:
+def settings(
+    vocab: int, device: torch.device, eos: tuple[int, ...] = (1, 2), **given: Any
+) -> SamplerSettings:
     """Settings of a vocabulary."""
     return SamplerSettings(torch.tensor(eos, dtype=torch.int32, device=device), vocab, **given)

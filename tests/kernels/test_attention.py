@@ -104,9 +104,7 @@ def test_one_kernel_gives_a_query_the_same_bits_in_any_company(device, guarded):
     token = alone.run(guarded, min_q=1)
     longer = Case(device, [(17, 90)], 8, 2, 16, seed=4)
     longer.k, longer.v, longer.q[-1] = alone.k, alone.v, alone.q[-1]
-    longer.step = replace(
-        longer.step, entry_row=alone.step.entry_row, block_tables=alone.step.block_tables
-    )
+    longer.step = replace(longer.step, entry_row=alone.step.entry_row, block_tables=alone.step.block_tables)
     assert torch.equal(longer.run(guarded, min_q=1)[-1], token[-1])
 
 

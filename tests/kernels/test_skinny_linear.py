@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from agentlm_kernels.skinny_linear import SkinnyConfig, candidates, choose, reference_skinny_linear, skinny_linear
+from agentlm_kernels.skinny_linear import (
+    SkinnyConfig,
+    candidates,
+    choose,
+    reference_skinny_linear,
+    skinny_linear,
+)
 
 DOT = SkinnyConfig(16, 32, 4, 2, True)
 FEW = SkinnyConfig(8, 32, 4, 2, False)
@@ -52,11 +58,13 @@ def test_logits_may_be_wider_than_their_operands(device):
 
 
 def test_more_rows_than_it_is_for_are_refused(device):
-    with pytest.raises(ValueError, match="1 to 16 rows. Given: 17"):
+    with pytest.raises(ValueError, match=r"1 to 16 rows\. Given: 17"):
         skinny_linear(random(device, 17, 16), random(device, 16, 16))
 
 
 @pytest.mark.parametrize("m", [1, 4, 16])
 def test_every_shape_has_a_configuration(m):
     assert choose(m, 4096, 4096).columns >= choose(m, 8, 8).columns == 16
-    assert all(config.rows * config.columns * m <= 4096 * config.warps or config.dot for config in candidates(m))
+    assert all(
+        config.rows * config.columns * m <= 4096 * config.warps or config.dot for config in candidates(m)
+    )

@@ -1,8 +1,8 @@
 """The arena on the device: what a step's plan changes, and its expansion into ids, positions, slots and lengths.
 
 A plan is one slot of 32-bit words, as `engine/core/src/arena.rs` lays it out; this file repeats the offsets that it reads
-(a test holds the two together). Rows are a request's fixed place in device memory. `apply_changes` takes in what is new (rows
-that begin, block-table cells), `expand` says what to compute. Both read every count from the slot itself, so that a
+(a test holds the two together). Rows are a request's fixed place in device memory. `apply_changes` takes in what is new
+(rows that begin, block-table cells), `expand` says what to compute. Both read every count from the slot itself, so that a
 captured launch serves any plan. Refuses to know models and sampling.
 """
 
@@ -70,13 +70,11 @@ class Rows:
     def allocate(cls, max_rows: int, max_model_len: int, device: torch.device | str) -> "Rows":
         """Rows for `max_rows` requests and nobody."""
         rows, blocks = max_rows + 1, -(-max_model_len // BLOCK_SIZE.value)
-        zeros = {"dtype": torch.int32, "device": device}
-        return cls(
-            torch.zeros(rows, max_model_len, **zeros),
-            torch.zeros(rows, blocks, **zeros),
-            torch.zeros(rows, RECORD_WORDS, **zeros),
-            torch.zeros(rows, 2 * MAX_BIASES, **zeros),
-        )
+
+        def ints(width: int) -> Tensor:
+            return torch.zeros(rows, width, dtype=torch.int32, device=device)
+
+        return cls(ints(max_model_len), ints(blocks), ints(RECORD_WORDS), ints(2 * MAX_BIASES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +176,18 @@ def _apply(
             init = inits + index * INIT_WORDS
             row = tl.load(init).to(tl.int64)
             _copy(init, records + row * INIT_WORDS, INIT_WORDS, 32)
-            _copy(slab + tl.load(init + TOKENS_START), tokens + row * tokens_stride, tl.load(init + N_KNOWN), TILE)
-            _copy(slab + tl.load(init + BIAS_START), biases + row * biases_stride, 2 * tl.load(init + N_BIAS), TILE)
+            _copy(
+                slab + tl.load(init + TOKENS_START),
+                tokens + row * tokens_stride,
+                tl.load(init + N_KNOWN),
+                TILE,
+            )
+            _copy(
+                slab + tl.load(init + BIAS_START),
+                biases + row * biases_stride,
+                2 * tl.load(init + N_BIAS),
+                TILE,
+            )
 
 
 def apply_changes(arena: Tensor, rows: Rows, n_inits: int) -> None:
@@ -259,7 +267,9 @@ def _expand(
             position = computed + at
             is_token = at < n
             block = tl.load(table + position // BLOCK_SIZE, mask=is_token, other=0)
-            tl.store(token_ids + start + at, tl.load(own_tokens + position, mask=is_token, other=0), mask=is_token)
+            tl.store(
+                token_ids + start + at, tl.load(own_tokens + position, mask=is_token, other=0), mask=is_token
+            )
             tl.store(positions + start + at, position, mask=is_token)
             tl.store(slots + start + at, block * BLOCK_SIZE + position % BLOCK_SIZE, mask=is_token)
         n_scores = tl.load(entry + N_SCORES)

@@ -38,7 +38,8 @@ class SplitPolicy:
     def chunk(self, context: int) -> int:
         """Keys of one piece of so many: a multiple of 64."""
         pieces = min(max(context // self.min_chunk, 1), self.max_splits)
-        return -(-(-(-context // pieces)) // 64) * 64
+        longest = (context + pieces - 1) // pieces
+        return (longest + 63) // 64 * 64
 
     @staticmethod
     def for_step(entries: int, kv_heads: int) -> "SplitPolicy":
@@ -60,7 +61,7 @@ def _power_of_2(n: int) -> int:
 def split_chunk(context, min_chunk, max_splits):
     """Keys of one piece: a multiple of 64 that depends on the request's own length only; pieces are about equal."""
     pieces = tl.minimum(tl.maximum(context // min_chunk, 1), max_splits)
-    return ((context + pieces - 1) // pieces + 63) // 64 * 64
+    return tl.maximum(((context + pieces - 1) // pieces + 63) // 64 * 64, 64)
 
 
 @triton.jit
@@ -82,7 +83,7 @@ def _attend_tile(
     positions = start + tl.arange(0, TILE)
     dims = tl.arange(0, D)
     at = _tile_offsets(table, positions, end, kv_head, kv_heads, BLOCK)
-    if D == head_dim and not MASK:
+    if head_dim == D and not MASK:
         k = tl.load(k_cache + at[None, :] * head_dim + dims[:, None])
     else:
         readable = (positions < end)[None, :] & (dims < head_dim)[:, None]
@@ -106,7 +107,7 @@ def _attend_tile(
     acc = acc * fade[:, None]
     if SCALED:
         weights *= tl.load(v_scale + at, mask=positions < end, other=0.0)[None, :]
-    if D == head_dim and not MASK:
+    if head_dim == D and not MASK:
         v = tl.load(v_cache + at[:, None] * head_dim + dims[None, :])
     else:
         readable = (positions < end)[:, None] & (dims < head_dim)[None, :]
@@ -258,7 +259,9 @@ def _decode(
         chunk = split_chunk(context, min_chunk, max_splits)
         n_splits = (context + chunk - 1) // chunk
         head = kv_head * (heads // kv_heads) + rows
-        q_tile = tl.load(q + (token * q_stride + head * head_dim)[:, None] + dims[None, :], mask=is_cell, other=0.0)
+        q_tile = tl.load(
+            q + (token * q_stride + head * head_dim)[:, None] + dims[None, :], mask=is_cell, other=0.0
+        )
         q_positions = context - 1 + tl.zeros([BLOCK_M], tl.int32)
         start = split * chunk
         end = tl.minimum(start + chunk, context)
@@ -407,7 +410,9 @@ def _precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 else "tf32"
 
 
-def _decode_config(head_dim: int, group: int, dtype: torch.dtype, kv_dtype: torch.dtype) -> tuple[int, int, int, int]:
+def _decode_config(
+    head_dim: int, group: int, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> tuple[int, int, int, int]:
     """Keys a tile, warps, stages and programs a multiprocessor."""
     if found := tuned("paged_decode", f"{head_dim}/{group}/{kv_dtype.itemsize}"):
         return found["tile"], found["warps"], found["stages"], found["per_sm"]
@@ -439,7 +444,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def decode_work(q_start: Tensor, context_len: Tensor, policy: SplitPolicy) -> tuple[Tensor, Tensor]:
-    """`AttentionStep.work` and `n_work` in torch, as the arena's expansion makes them on the device; waits for the device."""
+    """`AttentionStep.work` and `n_work` in torch, as the arena's expansion makes them; waits for the device."""
     pieces: list[int] = []
     lengths = (q_start[1:] - q_start[:-1]).tolist()
     for entry, (q_len, context) in enumerate(zip(lengths, context_len.tolist(), strict=True)):

@@ -6,9 +6,16 @@ import triton.language as tl
 from torch import Tensor
 
 
-
 @triton.jit(do_not_specialize=["n_rows"])
-def _take(table, index, out, n_rows, table_stride, width: tl.constexpr, BLOCK: tl.constexpr,):
+def _take(
+    table,
+    index,
+    out,
+    n_rows,
+    table_stride,
+    width: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(1).to(tl.int64)
     cells = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_cell = cells < width

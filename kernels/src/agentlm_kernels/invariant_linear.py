@@ -1,7 +1,7 @@
 """`x @ weightᵀ` whose every element is summed in one order, whatever the number of rows. Refuses to know layers.
 
-A general library picks its tiles, and whether it splits the sum, by the shape, so that a row's bits depend on its company. Here
-one tile shape, and so one instruction shape, serves every number of rows: along k in steps of `columns`, never split.
+A general library picks its tiles, and whether it splits the sum, by the shape, so that a row's bits depend on its company.
+Here one tile shape, and so one instruction shape, serves every number of rows: along k in steps of `columns`, never split.
 """
 
 import torch

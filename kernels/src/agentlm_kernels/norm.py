@@ -10,9 +10,17 @@ import triton.language as tl
 from torch import Tensor
 
 
-
 @triton.jit
-def _rms_norm(x, weight, out, x_stride, out_stride, eps, width: tl.constexpr, BLOCK: tl.constexpr,):
+def _rms_norm(
+    x,
+    weight,
+    out,
+    x_stride,
+    out_stride,
+    eps,
+    width: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     cells = tl.arange(0, BLOCK)
     is_cell = cells < width
@@ -73,9 +81,7 @@ def reference_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight.double()).to(x.dtype)
 
 
-def reference_add_rms_norm(
-    residual: Tensor, x: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def reference_add_rms_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The new residual and its norm."""
     total = (residual.double() + x.double()).to(residual.dtype)
     return total, reference_rms_norm(total, weight, eps).to(x.dtype)

@@ -1,4 +1,4 @@
-"""What attention wants done to q, k and v first, in one launch: norms of query and key, rotation, and the write to the cache.
+"""What attention wants done to q, k and v first, in one launch: norms of query and key, rotation, the write to the cache.
 
 A program takes one head of one token. Queries stay in the row of qkv, rotated; keys and values go straight to their slots.
 Refuses to know requests: a slot of -1 is written nowhere.
@@ -8,7 +8,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
 
 LARGEST_FP8 = tl.constexpr(448.0)
 
@@ -79,8 +78,9 @@ def rope_cache(
 ) -> None:  # fmt: skip
     """Norms (where weights `[head_dim]` are given), rotates q and k, and writes k and v to the cache.
 
-    `qkv` is `[tokens, (heads + 2 * kv_heads) * head_dim]`, whose queries are changed in place; `positions` and `slots`
-    are int32 `[tokens]`; `cos` and `sin` float32 `[positions, head_dim / 2]`; the caches `[blocks, kv_heads, 16, head_dim]`.
+    `qkv` is `[tokens, (heads + 2 * kv_heads) * head_dim]`, whose queries are changed in place; `positions`, `slots` are
+    int32 `[tokens]`; `cos` and `sin` float32 `[positions, head_dim / 2]`; the caches
+    `[blocks, kv_heads, 16, head_dim]`.
     Halves of a head are rotated against each other. With `k_scale` and `v_scale`, float32 `[blocks, kv_heads, 16]`, the
     caches are float8 (e4m3) and each head of each slot has its own scale.
     """

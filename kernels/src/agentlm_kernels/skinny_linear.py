@@ -1,10 +1,10 @@
 """`x @ weightᵀ` for few rows of x: the weights are read once, as fast as the memory gives them. Refuses to know layers.
 
-A program owns `rows` rows of the weight and walks along them, so that nothing is reduced across programs and every output
-is summed in one order, whatever the number of x's rows. A few rows of x are multiplied in registers; up to 16 are the narrow
-side of a tensor-core product. What comes before and after is done on the way, for at batch 1 a launch of its own costs
-as much as reading ten megabytes: the RMS norm of x (its scale is applied at the end, since it commutes with the
-product), the bias, SwiGLU over [gate; up], and the addition to the residual.
+A program owns `rows` rows of the weight and walks along them, so that nothing is reduced across programs and every
+output is summed in one order, whatever the number of x's rows. A few rows of x are multiplied in registers; up to 16
+are the narrow side of a tensor-core product. What comes before and after is done on the way, for at batch 1 a launch of
+its own costs as much as reading ten megabytes: the RMS norm of x (its scale is applied at the end, since it commutes
+with the product), the bias, SwiGLU over [gate; up], and the addition to the residual.
 """
 
 from dataclasses import asdict, dataclass
@@ -72,7 +72,9 @@ def _skinny_dot(
         across = tl.trans(values).to(tile.dtype)
         acc = tl.dot(tile, across, acc, input_precision=PRECISION)
         if SWIGLU:
-            acc_up = tl.dot(_tile(weight, own + n_out, k, width, EVEN), across, acc_up, input_precision=PRECISION)
+            acc_up = tl.dot(
+                _tile(weight, own + n_out, k, width, EVEN), across, acc_up, input_precision=PRECISION
+            )
     scale = tl.full([16], 1.0, tl.float32)
     if NORM:
         scale = tl.rsqrt(square / width + eps)
@@ -153,8 +155,8 @@ def skinny_linear(
     """`norm(x) @ weightᵀ + bias` of 1 to 16 rows.
 
     `x` is `[m, k]` with rows of any stride, `weight` `[n, k]` contiguous, `bias` `[n]`. With `norm_weight` `[k]`, x is
-    normed first. With `swiglu`, `weight` holds gate above up and the result is `silu(gate) * up`, `[m, n / 2]`. With `residual`
-    `[m, n]` the result is added to it in place, and it is what is returned. `out` may be wider than x's type (logits).
+    normed first. With `swiglu`, `weight` holds gate above up and the result is `silu(gate) * up`, `[m, n / 2]`. With
+    `residual` `[m, n]` the result is added to it in place, and it is what is returned. `out` may be wider than x's type.
     """
     m, width = x.shape
     n_out = weight.shape[0] // 2 if swiglu else weight.shape[0]
@@ -200,10 +202,12 @@ def key(m: int, n: int, k: int, swiglu: bool) -> str:
 def choose(m: int, n: int, k: int, swiglu: bool = False) -> SkinnyConfig:
     """The configuration measured on this GPU, else one by rule."""
     if found := tuned("skinny_linear", key(m, n, k, swiglu)):
-        return SkinnyConfig(**{**found, "dot": bool(found["dot"])})
+        return SkinnyConfig(
+            found["rows"], found["columns"], found["warps"], found["stages"], bool(found["dot"])
+        )
     columns = max(16, int(triton.next_power_of_2(k)))
     if m <= 4:
-        return SkinnyConfig(4, min(1024 if m <= 2 else 512, columns), 8, 3, False)
+        return SkinnyConfig(8, min(256, columns), 4, 4, False)
     return SkinnyConfig(16 if swiglu or n <= 8192 else 32, min(256, columns), 4, 4, True)
 
 
@@ -225,9 +229,9 @@ def candidates(m: int, swiglu: bool = False) -> list[SkinnyConfig]:
     few = [
         SkinnyConfig(rows, columns, warps, stages, False)
         for rows, columns, warps, stages in (
-            (4, 512, 4, 3), (4, 1024, 4, 3), (8, 512, 4, 3), (2, 1024, 4, 4), (4, 1024, 8, 3), (4, 1024, 8, 4), (8, 512, 8, 4),
-            (8, 1024, 8, 3), (16, 256, 4, 4), (8, 256, 4, 4), (4, 256, 2, 5), (4, 1024, 8, 1), (2, 2048, 8, 1), (1, 4096, 8, 1),
-            (2, 4096, 8, 1), (1, 2048, 4, 1),
+            (4, 512, 4, 3), (4, 1024, 4, 3), (8, 512, 4, 3), (2, 1024, 4, 4), (4, 1024, 8, 3), (4, 1024, 8, 4),
+            (8, 512, 8, 4), (8, 1024, 8, 3), (16, 256, 4, 4), (8, 256, 4, 4), (4, 256, 2, 5), (4, 1024, 8, 1),
+            (2, 2048, 8, 1), (1, 4096, 8, 1), (2, 4096, 8, 1), (1, 2048, 4, 1),
         )
         if rows * columns * m <= 4096 * warps and (m <= 4 or rows * columns <= 1024)
     ]  # fmt: skip

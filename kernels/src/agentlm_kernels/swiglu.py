@@ -6,9 +6,13 @@ import triton.language as tl
 from torch import Tensor
 
 
-
 @triton.jit
-def _swiglu(gate_up, out, width: tl.constexpr, BLOCK: tl.constexpr,):
+def _swiglu(
+    gate_up,
+    out,
+    width: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(1).to(tl.int64)
     cells = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_cell = cells < width
@@ -23,9 +27,7 @@ def swiglu(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device) if out is None else out
     block = min(int(triton.next_power_of_2(width)), 2048)
-    _swiglu[(triton.cdiv(width, block), rows)](
-        gate_up, out, width, block, num_warps=4
-    )
+    _swiglu[(triton.cdiv(width, block), rows)](gate_up, out, width, block, num_warps=4)
     return out
 
 

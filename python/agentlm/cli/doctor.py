@@ -63,10 +63,14 @@ def _machine() -> tuple[dict[str, Any], list[str]]:
         problems.append(f"the Rust extension cannot be loaded ({error}); reinstall agentlm")
         return facts, problems
     from agentlm.runtime.cpu import usable_cores
+    from agentlm.runtime.engine import has_nvidia_gpu
 
     facts["cores"] = usable_cores()
     facts["instruction sets"] = ", ".join(CpuBackend.available_isas())
-    facts["backend"] = f"cpu ({CpuBackend.available_isas()[-1]}): the only one that computes in this release"
+    cpu = f"cpu ({CpuBackend.available_isas()[-1]})"
+    facts["backend"] = (
+        "cuda: there is an NVIDIA GPU" if has_nvidia_gpu() else f"{cpu}: no NVIDIA GPU was found"
+    )
     return facts, problems
 
 

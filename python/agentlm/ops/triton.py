@@ -8,8 +8,15 @@ before it. Refuses to know requests and graphs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from agentlm.model.layout import EMBEDDING, HEAD
+from agentlm.model.weights import TensorRef
+from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
+from agentlm.ops.upload import Upload
 from agentlm_kernels.arena import Expansion
 from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy, paged_decode, paged_prefill
 from agentlm_kernels.embedding import embed, gather_rows
@@ -25,12 +32,6 @@ from agentlm_kernels.quantized_linear import (
 from agentlm_kernels.rope_cache import rope_cache
 from agentlm_kernels.skinny_linear import is_faster, skinny_linear
 from agentlm_kernels.swiglu import swiglu
-from torch import Tensor
-
-from agentlm.model.layout import EMBEDDING, HEAD
-from agentlm.model.weights import TensorRef
-from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
-from agentlm.ops.upload import Upload
 
 _QUANTIZE = {"int8": quantize_int8, "int4": quantize_int4, "fp8": quantize_fp8}
 
@@ -111,10 +112,11 @@ class TritonOps:
 
     def bind_linear(self, weights: Sequence[TensorRef], biases: Sequence[TensorRef] | None) -> Linear:
         """See `Ops`."""
-        weight: Tensor | QuantizedWeight = self._matrix(weights)
+        matrix = self._matrix(weights)
+        weight: Tensor | QuantizedWeight = matrix
         # The head decides between tokens that are close, and is read once a step: it keeps its bits.
         if self._quantize_to is not None and weights[0].name not in (HEAD, EMBEDDING):
-            weight = _QUANTIZE[self._quantize_to](weight)
+            weight = _QUANTIZE[self._quantize_to](matrix)
         bias = self._upload.rows(biases, self.dtype) if biases else None
         self._linears.append(Bound(weight, bias))
         return Linear(len(self._linears) - 1)
@@ -193,7 +195,7 @@ class TritonOps:
             eps=eps, k_scale=cache.key_scales, v_scale=cache.value_scales,
         )  # fmt: skip
         out = torch.empty(shape.tokens, spec.heads * spec.head_dim, dtype=rows.dtype, device=rows.device)
-        given = {
+        given: dict[str, Any] = {
             "heads": spec.heads,
             "scale": spec.scale,
             "window": spec.window,
@@ -205,9 +207,7 @@ class TritonOps:
             paged_prefill(rows, cache.keys, cache.values, self._step, min_q=1, **given)
             return out
         if shape.has_decodes:
-            paged_decode(
-                rows, cache.keys, cache.values, self._step, shape.policy, self._workspace, **given
-            )
+            paged_decode(rows, cache.keys, cache.values, self._step, shape.policy, self._workspace, **given)
         if shape.has_prefills:
             paged_prefill(rows, cache.keys, cache.values, self._step, **given)
         return out
@@ -249,7 +249,11 @@ class TritonOps:
         return is_faster(rows, *weight.shape)
 
     def _skinny(
-        self, product: Product, residual: Tensor | None = None, swiglu: bool = False, out: Tensor | None = None
+        self,
+        product: Product,
+        residual: Tensor | None = None,
+        swiglu: bool = False,
+        out: Tensor | None = None,
     ) -> Tensor:
         x, linear = product.x, product.linear
         if not isinstance(linear.weight, Tensor):

@@ -1,4 +1,4 @@
-"""Weights on their way to a device: from the file's memory map through page-locked memory. Refuses to know what they mean."""
+"""Weights on their way to a device: from the file's map through page-locked memory. Refuses to know what they mean."""
 
 import warnings
 from collections.abc import Sequence

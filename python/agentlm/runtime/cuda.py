@@ -13,9 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from agentlm_kernels.arena import Expansion, Rows, apply_changes, expand
-from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy
-from agentlm_kernels.sampling import ResultsLayout, SamplerBuffers, SamplerSettings, sample_fast, sample_full, score_rows
 from torch import Tensor
 
 from agentlm._engine import Engine, Rings
@@ -31,6 +28,16 @@ from agentlm.ops.upload import Upload
 from agentlm.runtime import memory
 from agentlm.runtime.device import Device, Event, Graph
 from agentlm.runtime.plan import Plan, RowFlags
+from agentlm_kernels.arena import Expansion, Rows, apply_changes, expand
+from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy
+from agentlm_kernels.sampling import (
+    ResultsLayout,
+    SamplerBuffers,
+    SamplerSettings,
+    sample_fast,
+    sample_full,
+    score_rows,
+)
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MEMORY_SHARE = 0.92
@@ -117,7 +124,12 @@ class CudaRunner:
     depth = 2
 
     def __init__(
-        self, engine: Engine, model: CudaModel, config: EngineConfig, plan: memory.KvPlan, eos_ids: Sequence[int]
+        self,
+        engine: Engine,
+        model: CudaModel,
+        config: EngineConfig,
+        plan: memory.KvPlan,
+        eos_ids: Sequence[int],
     ) -> None:
         self._engine = engine
         self._model = model
@@ -139,7 +151,9 @@ class CudaRunner:
             self._layout = ResultsLayout(rows, rings.top_cap, rings.max_scores)
             self._out = torch.zeros(rings.results_words, dtype=torch.int32, device=place)
             self._sampler = SamplerBuffers.allocate(rows, rings.max_scores, vocab, rings.top_cap, place)
-            self._settings = SamplerSettings(torch.tensor(sorted(eos_ids), dtype=torch.int32, device=place), vocab)
+            self._settings = SamplerSettings(
+                torch.tensor(sorted(eos_ids), dtype=torch.int32, device=place), vocab
+            )
             # torch knows no unsigned words of 32 bits that can be copied everywhere; the bits are the same.
             self._masks_host = np.zeros((rows, -(-vocab // 32)), dtype=np.uint32)
             self._masks_pinned = device.pin(self._masks_host.view(np.int32))
@@ -188,7 +202,8 @@ class CudaRunner:
 
     def control(self, kind: str, path: str, number: int) -> None:
         """See `Runner`."""
-        raise ControlError(f"the cuda backend cannot {kind.replace('_', ' ')} yet; start a server with what you want")
+        asked = " ".join([kind.replace("_", " "), path, str(number or "")]).strip()
+        raise ControlError(f"the cuda backend cannot do this yet: {asked}. Start a server with what you want")
 
     def close(self) -> None:
         """See `Runner`."""
@@ -326,8 +341,8 @@ def kv_budget(model: CudaModel, config: EngineConfig, max_rows: int) -> int:
     budget = int(device.free_bytes() * MEMORY_SHARE) - peak - beside
     if budget <= 0:
         raise OutOfMemoryError(
-            f"the weights leave {device.free_bytes()} bytes on {device.name}, and a step needs {peak + beside}. Give a smaller "
-            "model, quantize='int8' or 'int4', or a lower max_batch_size and max_batch_prefill_tokens"
+            f"the weights leave {device.free_bytes()} bytes on {device.name}, and a step needs {peak + beside}. Give a "
+            "smaller model, quantize='int8' or 'int4', or a lower max_batch_size and max_batch_prefill_tokens"
         )
     return budget
 
@@ -335,4 +350,4 @@ def kv_budget(model: CudaModel, config: EngineConfig, max_rows: int) -> int:
 def _ring(address: int, n_slots: int, words: int) -> npt.NDArray[np.int32]:
     """The engine's own memory as `[slots, words]`."""
     cells = (ctypes.c_int32 * (n_slots * words)).from_address(address)
-    return np.frombuffer(cells, dtype=np.int32).reshape(n_slots, words)
+    return np.ctypeslib.as_array(cells).reshape(n_slots, words)

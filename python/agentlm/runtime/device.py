@@ -107,7 +107,9 @@ class Cuda:
         tensor = torch.from_numpy(array)
         error = torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)
         if int(error) != 0:
-            raise BackendError(f"{tensor.nbytes} bytes of host memory cannot be page-locked: CUDA error {error}")
+            raise BackendError(
+                f"{tensor.nbytes} bytes of host memory cannot be page-locked: CUDA error {error}"
+            )
         self._pinned.append(tensor)
         return tensor
 
@@ -209,4 +211,3 @@ class Interpreted:
         """Runs it; host memory is not measured."""
         run()
         return 0
-

@@ -126,7 +126,9 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
 
     # Weights first: a directory of another format is told as such, not by the tokenizer that it lacks as well.
     checkpoint = Checkpoint.open(directory)
-    opened = _Opened(config, directory, checkpoint, ModelConfig.load(directory), _tokenizer(config, directory))
+    opened = _Opened(
+        config, directory, checkpoint, ModelConfig.load(directory), _tokenizer(config, directory)
+    )
     return _open_cuda(opened, progress) if config.backend == "cuda" else _open_cpu(opened, progress)
 
 
@@ -172,9 +174,7 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     return RunningEngine(engine, runner, opened.tokenizer, info)
 
 
-def _open_cuda(
-    opened: _Opened, progress: "Progress | None", device: "Device | None" = None
-) -> RunningEngine:
+def _open_cuda(opened: _Opened, progress: "Progress | None", device: "Device | None" = None) -> RunningEngine:
     from agentlm.runtime.cuda import CudaModel, CudaRunner, kv_budget
     from agentlm.runtime.device import Cuda
 

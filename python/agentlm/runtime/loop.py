@@ -31,7 +31,7 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what it holds; called once, by the thread that launched. The engine's memory still lies where it did."""
+        """Gives back what it holds; called once, by the thread that launched, while the engine's memory is there."""
         ...
 
 

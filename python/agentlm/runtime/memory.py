@@ -11,7 +11,7 @@ from agentlm.runtime import control_group
 BLOCK_SIZE = 16
 """KV positions in one block; the engine's own constant."""
 DEFAULT_PREFILL_TOKENS = {"cpu": 512, "cuda": 4096, "mock": 512}
-"""Most tokens in one step, by backend: enough for its large products, few enough that decodes beside them do not wait long."""
+"""Most tokens in one step, by backend: enough for its large products, and decodes beside them do not wait long."""
 SHARE = 0.4
 """Share of the free memory that keys and values may take by default; pages are touched only as they fill."""
 

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from agentlm_kernels.attention import SplitPolicy
-
     from agentlm.ops.triton import StepShape
+    from agentlm_kernels.attention import SplitPolicy
 
 Words = npt.NDArray[np.int32]
 HEADER_WORDS = 17
@@ -106,7 +105,7 @@ class RowFlags:
 
 
 def needs_full(inits: Words) -> npt.NDArray[np.bool_]:
-    """For each init `[n, 24]`, whether its row needs the full sampler: filters, penalties, biases, masks, log-probabilities."""
+    """For each init `[n, 24]`, whether its row wants filters, penalties, biases, masks or log-probabilities."""
     floats = inits.view(np.float32)
     full: npt.NDArray[np.bool_] = (
         ((inits[:, 4] & (LOGPROBS | BAN_EOS | CONSTRAINED | WATERMARK)) != 0)

@@ -5,10 +5,12 @@ sequence, temperature, top-k, top-p, min-p, typical-p; then the largest of value
 largest value and know no temperature and filters. What a sample is depends on its row alone. It computes what
 `engine/cpu/src/sampler` does, up to rounding. Refuses to know models and text.
 
-Two ways: `sample_fast` where every row only wants its next token, greedily or from the whole distribution; `sample_full` for
-everything. Both read logits float32 `[n, width]` of the samples `sample_row` (int32 `[n]`, -1 is padding) at
+Two ways: `sample_fast` where every row only wants its next token, greedily or from the whole distribution; `sample_full`
+for everything. Both read logits float32 `[n, width]` of the samples `sample_row` (int32 `[n]`, -1 is padding) at
 `sample_position`, write ids to `results` (int32, as `ResultsLayout` says) and to `row_tokens` `[rows, length]`.
 """
+
+import math
 
 import triton
 from torch import Tensor
@@ -28,22 +30,21 @@ from agentlm_kernels.sampling.layout import (
 __all__ = ["ResultsLayout", "SamplerBuffers", "SamplerSettings", "sample_fast", "sample_full", "score_rows"]
 
 
-def _stats(
-    x: Tensor, stats: Tensor, rows: Tensor, records: Tensor, vocab: int, scaled: bool
-) -> None:
-    subtiles = subtiles_of(vocab)
-    _draw.row_stats[(subtiles // PER_PROGRAM, rows.shape[0])](
-        x, stats, rows, records, scaled, x.stride(0), subtiles, vocab, SUBTILE, PER_PROGRAM, num_warps=4,
-    )
+_BOUNDS, _SAMPLED, _RAW, _ALL = range(4)
+"""Kinds of a survey."""
+GATHER = 4096
+"""Logits that are looked at together when candidates are gathered."""
+TILE = 2048
+"""Candidates that are looked at together."""
 
 
-def _noisy(
-    x: Tensor, sample_row: Tensor, sample_position: Tensor, records: Tensor, buffers: SamplerBuffers, vocab: int
-) -> None:
+def _survey(
+    kind: int, logits: Tensor, work: Tensor, stats: Tensor, rows: Tensor, positions: Tensor, records: Tensor, vocab: int
+) -> None:  # fmt: skip
     subtiles = subtiles_of(vocab)
-    _draw.draw[(subtiles // PER_PROGRAM, sample_row.shape[0])](
-        x, buffers.stats, buffers.drawn, buffers.drawn_id, sample_row, sample_position, records,
-        x.stride(0), subtiles, vocab, int(triton.next_power_of_2(subtiles)), SUBTILE // 4, PER_PROGRAM, num_warps=4,
+    _draw.survey[(subtiles // PER_PROGRAM, rows.shape[0])](
+        logits, work, stats, rows, positions, records, kind, logits.stride(0), work.stride(0), subtiles, vocab,
+        SUBTILE, PER_PROGRAM, num_warps=4,
     )  # fmt: skip
 
 
@@ -54,11 +55,11 @@ def sample_fast(
     """Samples rows that are greedy or drawn from all tokens, without log-probabilities (they are given as 0)."""
     vocab = settings.vocab
     subtiles = subtiles_of(vocab)
-    _stats(logits, buffers.stats, sample_row, records, vocab, False)
-    _noisy(logits, sample_row, sample_position, records, buffers, vocab)
-    _choose.choose_fast[(sample_row.shape[0],)](
-        buffers.stats, buffers.drawn, buffers.drawn_id, sample_row, sample_position, row_tokens, results, layout.max_rows,
-        row_tokens.stride(0), subtiles, int(triton.next_power_of_2(subtiles)), num_warps=1,
+    _survey(_BOUNDS, logits, logits, buffers.stats, sample_row, sample_position, records, vocab)
+    _draw.choose_fast[(sample_row.shape[0],)](
+        logits, buffers.stats, sample_row, sample_position, records, row_tokens, results, layout.max_rows,
+        logits.stride(0), row_tokens.stride(0), subtiles, vocab, int(triton.next_power_of_2(subtiles)), SUBTILE,
+        num_warps=1,
     )  # fmt: skip
 
 
@@ -70,10 +71,10 @@ def sample_full(
     vocab, n = settings.vocab, sample_row.shape[0]
     subtiles = subtiles_of(vocab)
     padded = int(triton.next_power_of_2(subtiles))
-    gamma = settings.watermark_gamma * (2.0**32 - 1)
+    favoured_below = math.ceil(settings.watermark_gamma * (2.0**32 - 1))
     _adjust.adjust[(triton.cdiv(vocab, 4096), n)](
         logits, buffers.work, sample_row, sample_position, records, row_tokens, masks,
-        gamma, settings.watermark_delta, masks.stride(0),
+        favoured_below, settings.watermark_delta, masks.stride(0),
         logits.stride(0), buffers.work.stride(0), row_tokens.stride(0), vocab, 1024, num_warps=4,
     )  # fmt: skip
     _adjust.penalise[(n,)](
@@ -82,15 +83,14 @@ def sample_full(
         buffers.work.stride(0), row_tokens.stride(0), biases.stride(0), vocab, 1024,
         int(triton.next_power_of_2(max(settings.eos_ids.shape[0], 2))), num_warps=8,
     )  # fmt: skip
-    _stats(buffers.work, buffers.stats, sample_row, records, vocab, True)
-    _stats(logits, buffers.raw_stats, sample_row, records, vocab, False)
-    _noisy(buffers.work, sample_row, sample_position, records, buffers, vocab)
+    _survey(_SAMPLED, logits, buffers.work, buffers.stats, sample_row, sample_position, records, vocab)
+    _survey(_RAW, logits, buffers.work, buffers.raw_stats, sample_row, sample_position, records, vocab)
     _choose.choose[(n,)](
-        logits, buffers.work, buffers.stats, buffers.raw_stats, buffers.drawn, buffers.drawn_id,
+        logits, buffers.work, buffers.stats, buffers.raw_stats, buffers.hits,
         buffers.candidate, buffers.candidate_id, sample_row, sample_position, records, row_tokens, results,
         layout.max_rows, layout.top_cap,
         logits.stride(0), buffers.work.stride(0), buffers.candidate.stride(0), row_tokens.stride(0), subtiles, vocab,
-        padded, SUBTILE, 2048, num_warps=8,
+        padded, SUBTILE, GATHER, TILE, num_warps=16,
     )  # fmt: skip
 
 
@@ -101,10 +101,11 @@ def score_rows(
     """Log-probabilities of given tokens: of `score_next[i]` by row i of `logits`, and the most likely ones."""
     vocab, n = settings.vocab, score_row.shape[0]
     subtiles = subtiles_of(vocab)
-    _stats(logits, buffers.raw_stats, score_row, records, vocab, False)
+    _survey(_ALL, logits, logits, buffers.raw_stats, score_row, score_next, records, vocab)
     _choose.score[(n,)](
-        logits, buffers.raw_stats, buffers.candidate, buffers.candidate_id, score_row, score_next, records, results,
+        logits, buffers.raw_stats, buffers.hits, buffers.candidate, buffers.candidate_id, score_row, score_next, records,
+        results,
         layout.score_start, layout.top_cap, layout.max_scores,
         logits.stride(0), buffers.candidate.stride(0), subtiles, vocab,
-        int(triton.next_power_of_2(subtiles)), SUBTILE, 2048, num_warps=8,
+        int(triton.next_power_of_2(subtiles)), SUBTILE, GATHER, TILE, num_warps=8,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Where sampling reads and writes: records of rows, the results slot, workspaces. Refuses to compute.
 
-The offsets are those of `engine/core/src/arena.rs` (an init's words and flags) and `results.rs`; a test holds them together.
+The offsets are those of `engine/core/src/arena.rs` (an init's words and flags) and `results.rs`; a test holds them
+together.
 """
 
 from dataclasses import dataclass
@@ -39,9 +40,11 @@ WATERMARK = tl.constexpr(64)
 
 FAILED = tl.constexpr(-1)
 """In place of a sampled id: the row has no finite logit."""
-SUBTILE = 1024
+NO_ID = tl.constexpr(2147483647)
+"""Larger than all ids, and as a bound of keys than all keys."""
+SUBTILE = 256
 """Logits whose largest value and sum are kept: what is far below all that can matter is then never read again."""
-PER_PROGRAM = 4
+PER_PROGRAM = 16
 """Subtiles of one program."""
 
 
@@ -87,13 +90,11 @@ class SamplerBuffers:
     counts: Tensor
     """int32 `[samples, vocab]`: how often each id occurs; all zero between launches."""
     stats: Tensor
-    """float32 `[samples + scores, subtiles, 2]`: largest value, and sum of exponentials below it."""
+    """float32 `[samples + scores, 3, subtiles]`: largest value, bound of a draw, sum of exponentials below the largest."""
     raw_stats: Tensor
     """The same of logits that were not changed."""
-    drawn: Tensor
-    """float32 `[samples, subtiles]`: largest noisy value."""
-    drawn_id: Tensor
-    """int32 `[samples, subtiles]`: its id."""
+    hits: Tensor
+    """int32 `[samples + scores, subtiles]`: subtiles that hold candidates."""
     candidate: Tensor
     """float32 `[samples + scores, vocab]`: values that may matter, in the order of their ids."""
     candidate_id: Tensor
@@ -113,10 +114,9 @@ class SamplerBuffers:
         return cls(
             work=make(max_samples, vocab),
             counts=make(max_samples, vocab, dtype=torch.int32),
-            stats=make(rows, subtiles, 2),
-            raw_stats=make(rows, subtiles, 2),
-            drawn=make(max_samples, subtiles),
-            drawn_id=make(max_samples, subtiles, dtype=torch.int32),
+            stats=make(rows, 3, subtiles),
+            raw_stats=make(rows, 3, subtiles),
+            hits=make(rows, subtiles, dtype=torch.int32),
             candidate=make(rows, vocab),
             candidate_id=make(rows, vocab, dtype=torch.int32),
         )
@@ -137,3 +137,12 @@ def word(record, at: tl.constexpr):
 def real(record, at: tl.constexpr):
     """A float32 of a record, stored by its bits."""
     return tl.load(record + at).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def is_adjusted(record, flags):
+    """Whether a row's logits are changed before it is sampled from; others are read where they lie."""
+    changed = (flags & (WATERMARK | CONSTRAINED | BAN_EOS)) != 0
+    changed = changed | (real(record, REPETITION_PENALTY) != 1.0) | (real(record, FREQUENCY_PENALTY) != 0.0)
+    changed = changed | (real(record, PRESENCE_PENALTY) != 0.0)
+    return changed | (word(record, MIN_NEW_TOKENS) > 0) | (word(record, N_BIAS) > 0)

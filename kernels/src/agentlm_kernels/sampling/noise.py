@@ -12,14 +12,13 @@ import triton.language as tl
 def philox(c0, c1, c2, c3, k0, k1):
     """Ten rounds on uint32 blocks of equal shape (the keys scalars): four words."""
     for _ in tl.static_range(10):
-        a_hi = tl.umulhi(c0, tl.full(c0.shape, 0xD2511F53, tl.uint32))
-        a_lo = c0 * tl.full(c0.shape, 0xD2511F53, tl.uint32)
-        b_hi = tl.umulhi(c2, tl.full(c2.shape, 0xCD9E8D57, tl.uint32))
-        b_lo = c2 * tl.full(c2.shape, 0xCD9E8D57, tl.uint32)
-        c0 = b_hi ^ c1 ^ k0
-        c1 = b_lo
-        c2 = a_hi ^ c3 ^ k1
-        c3 = a_lo
+        # One instruction gives both halves of a wide product.
+        a = c0.to(tl.uint64) * 0xD2511F53
+        b = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (b >> 32).to(tl.uint32) ^ c1 ^ k0
+        c1 = b.to(tl.uint32)
+        c2 = (a >> 32).to(tl.uint32) ^ c3 ^ k1
+        c3 = a.to(tl.uint32)
         k0 = k0 + tl.full(c0.shape, 0x9E3779B9, tl.uint32)
         k1 = k1 + tl.full(c0.shape, 0xBB67AE85, tl.uint32)
     return c0, c1, c2, c3

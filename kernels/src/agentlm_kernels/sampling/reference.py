@@ -19,7 +19,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 
 
-def reference_philox(counter: tuple[Tensor | int, Tensor | int, int, int], key: tuple[int, int]) -> list[Tensor]:
+def reference_philox(
+    counter: tuple[Tensor | int, Tensor | int, int, int], key: tuple[int, int]
+) -> list[Tensor]:
     """Philox4x32-10 (Salmon et al., 2011): four int64 tensors of 32-bit words."""
     c = [torch.as_tensor(x, dtype=torch.int64) for x in counter]
     k = list(key)
@@ -88,7 +90,12 @@ def reference_sample(
         record = _Record.read(records[row])
         pairs = biases[row].cpu()[: 2 * record.word(words.N_BIAS)].reshape(-1, 2)
         chosen, logprob, top = _sample(
-            logits[sample].cpu(), record, row_tokens[row, :position].cpu().long(), pairs, masks[sample].cpu(), settings
+            logits[sample].cpu(),
+            record,
+            row_tokens[row, :position].cpu().long(),
+            pairs,
+            masks[sample].cpu(),
+            settings,
         )
         results[sample] = chosen
         _put(results, layout.max_rows + sample, logprob)
@@ -114,14 +121,18 @@ def reference_score(
             top = _top(x, logprobs, x > -math.inf)
         _put(results, layout.score_start + at, logprob)
         start = layout.score_start + layout.max_scores + at * layout.top_cap
-        _put_top(results, start, layout.max_scores * layout.top_cap, top, record.word(words.TOP_N), layout.top_cap)
+        _put_top(
+            results, start, layout.max_scores * layout.top_cap, top, record.word(words.TOP_N), layout.top_cap
+        )
 
 
 def _put(results: Tensor, at: int, logprob: float) -> None:
     results[at] = torch.tensor(logprob, dtype=torch.float32).view(torch.int32)
 
 
-def _put_top(results: Tensor, at: int, further: int, top: list[tuple[int, float]], wanted: int, cap: int) -> None:
+def _put_top(
+    results: Tensor, at: int, further: int, top: list[tuple[int, float]], wanted: int, cap: int
+) -> None:
     for i in range(min(wanted, cap)):
         token, logprob = top[i] if i < len(top) else (-1, -math.inf)
         results[at + i] = token
@@ -216,7 +227,9 @@ def _kept(z: Tensor, record: _Record) -> Tensor:
     if 0 < k < len(z):
         kept = kept & (z >= z.sort(descending=True).values[k - 1])
     if p < 1.0:
-        order = torch.argsort(torch.where(kept, z, -math.inf), descending=True, stable=True)[: int(kept.sum())]
+        order = torch.argsort(torch.where(kept, z, -math.inf), descending=True, stable=True)[
+            : int(kept.sum())
+        ]
         kept = _prefix(order, mass, p * float(mass[kept].sum()))
     if min_p > 0.0:
         kept = kept & (z >= torch.tensor(min_p, dtype=torch.float32).log().clamp(max=0.0))
