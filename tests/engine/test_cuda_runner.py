@@ -68,6 +68,7 @@ def test_invariant_logits_and_launches_one_by_one_give_the_same_tokens(device):
 
 def test_what_it_cannot_do_is_said(device):
     opened = LLM(str(checkpoint("llama2")), backend="cuda", kv_cache_memory=1 << 21, **SETTINGS)
+    assert torch.is_grad_enabled(), "the caller's thread is left as it was"
     with opened as llm, pytest.raises(ControlError, match="cannot do this yet: sleep"):
         llm._running.engine.ask("sleep")
 

@@ -57,7 +57,6 @@ class CudaModel:
         device: Device,
         progress: Progress | None,
     ) -> None:
-        device.enter()
         model = checked(model, checkpoint)
         self.config = model
         self.device = device
@@ -275,7 +274,6 @@ class CudaRunner:
 
     def _capture(self, sizes: Sequence[int]) -> None:
         """Captures the decodes of these batch sizes, the largest first: smaller ones then live in its memory."""
-        self._device.enter()
         # A plan of nothing: what is launched over it is padding.
         self._arena_device.zero_()
         for size in sorted({min(size, self._rings.max_rows) for size in sizes}, reverse=True):

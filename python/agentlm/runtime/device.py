@@ -4,7 +4,8 @@
 step, slowly, and is what tests run. Refuses to know models and plans.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -42,6 +43,10 @@ class Device(Protocol):
 
     def enter(self) -> None:
         """Makes this thread launch to the device's queue, without gradients. To be called once by each launching thread."""
+        ...
+
+    def entered(self) -> AbstractContextManager[None]:
+        """The same for a while: a caller's thread is left as it was."""
         ...
 
     def pin(self, array: npt.NDArray[Any]) -> Tensor:
@@ -91,7 +96,6 @@ class Cuda:
                 f"{self.name} has compute capability {major}.{minor}; 8.0 (Ampere) or newer is needed. "
                 "Give backend='cpu'"
             )
-        torch.cuda.set_device(self.place)
         self._stream = torch.cuda.Stream(self.place)
         self._pool = torch.cuda.graph_pool_handle()
         self._pinned: list[Tensor] = []
@@ -101,6 +105,12 @@ class Cuda:
         torch.cuda.set_device(self.place)
         torch.cuda.set_stream(self._stream)
         torch.set_grad_enabled(False)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """See `Device`."""
+        with torch.cuda.device(self.place), torch.cuda.stream(self._stream), torch.no_grad():
+            yield
 
     def pin(self, array: npt.NDArray[Any]) -> Tensor:
         """See `Device`."""
@@ -184,6 +194,10 @@ class Interpreted:
     def enter(self) -> None:
         """See `Device`."""
         torch.set_grad_enabled(False)
+
+    def entered(self) -> AbstractContextManager[None]:
+        """See `Device`."""
+        return torch.no_grad()
 
     def pin(self, array: npt.NDArray[Any]) -> Tensor:
         """See `Device`."""

@@ -179,17 +179,20 @@ def _open_cuda(opened: _Opened, progress: "Progress | None", device: "Device | N
     from agentlm.runtime.device import Cuda
 
     config = opened.config
-    model = CudaModel(opened.model, opened.checkpoint, config, device or Cuda(), progress)
-    plan = memory.plan_kv_cache(
-        model.bytes_per_block,
-        opened.model.context_length,
-        config.max_batch_size,
-        config.kv_cache_memory or kv_budget(model, config, config.max_batch_size),
-        config.max_total_tokens,
-        0,
-    )
-    engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
-    runner = CudaRunner(engine, model, config, plan, opened.eos)
+    device = device or Cuda()
+    # All that is launched here goes to the queue that steps will go to.
+    with device.entered():
+        model = CudaModel(opened.model, opened.checkpoint, config, device, progress)
+        plan = memory.plan_kv_cache(
+            model.bytes_per_block,
+            opened.model.context_length,
+            config.max_batch_size,
+            config.kv_cache_memory or kv_budget(model, config, config.max_batch_size),
+            config.max_total_tokens,
+            0,
+        )
+        engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
+        runner = CudaRunner(engine, model, config, plan, opened.eos)
     storage = config.quantize or model.dtype
     info = _info(config, opened.directory, plan, storage, model.kv_dtype, "cuda")
     return RunningEngine(engine, runner, opened.tokenizer, info)
