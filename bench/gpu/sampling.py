@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from agentlm_kernels import words
 from agentlm_kernels.sampling import (
     ResultsLayout,
     SamplerBuffers,
@@ -12,7 +13,6 @@ from agentlm_kernels.sampling import (
     sample_fast,
     sample_full,
 )
-from agentlm_kernels.sampling import layout as words
 from bench.gpu.child import Say, Setup
 from bench.gpu.timing import seconds_of
 
@@ -76,7 +76,7 @@ def _run(setup: Setup, say: Say, vocab: int, counts: tuple[int, ...]) -> None:
     place, most = setup.device, max(counts)
     # A spread as of a trained model: few tokens hold the mass.
     logits = torch.randn(most, vocab, dtype=torch.float32, device=place) * 3
-    buffers = SamplerBuffers.allocate(most, 0, vocab, TOP_CAP, place)
+    buffers = SamplerBuffers.allocate(most, 0, vocab, place)
     eos = torch.tensor([2], dtype=torch.int32, device=place)
     settings = SamplerSettings(eos, vocab)
     layout = ResultsLayout(most, TOP_CAP, 0)

@@ -69,7 +69,7 @@ def sampling(vocab: int = 151936) -> dict[str, Any]:
         tokens = torch.zeros(n + 1, 64, dtype=torch.int32, device="cuda")
         layout = ResultsLayout(n, 5, 16)
         results = torch.zeros(layout.words, dtype=torch.int32, device="cuda")
-        buffers = SamplerBuffers.allocate(n, 16, vocab, 5, "cuda")
+        buffers = SamplerBuffers.allocate(n, 16, vocab, "cuda")
         settings = SamplerSettings(torch.tensor([2], dtype=torch.int32, device="cuda"), vocab)
         given = (logits, rows, positions, records, tokens)
         out = (buffers, settings, results, layout)

@@ -296,10 +296,10 @@ def sampling(what: str, vocab: int, rows: int = 64) -> None:
         sample_full,
         score_rows,
     )
-    from agentlm_kernels.sampling.layout import RECORD_WORDS
+    from agentlm_kernels.words import RECORD_WORDS
 
     layout = ResultsLayout(256, 20, 64)
-    buffers = SamplerBuffers.allocate(256, 64, vocab, layout.top_cap, "meta")
+    buffers = SamplerBuffers.allocate(256, 64, vocab, "meta")
     settings = SamplerSettings(ints(2), vocab)
     logits, results, records = (
         meta(rows, vocab, dtype=FP32),

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agentlm_kernels import words
 from agentlm_kernels.sampling import ResultsLayout, SamplerBuffers, SamplerSettings, sample_fast, sample_full
-from agentlm_kernels.sampling import layout as words
 from agentlm_kernels.sampling.reference import reference_sample
 
 UNTOUCHED = 0x5A5A5A5A
@@ -61,7 +61,7 @@ class Batch:
         n, rows = len(requests) + len(padding), len(requests) + 3
         self.settings, self.device = settings, device
         self.layout = ResultsLayout(max(rows, n), TOP_CAP, 4)
-        self.buffers = SamplerBuffers.allocate(n, 0, settings.vocab, TOP_CAP, device)
+        self.buffers = SamplerBuffers.allocate(n, 0, settings.vocab, device)
         generator = torch.Generator().manual_seed(len(requests))
         places = torch.randperm(rows, generator=generator).tolist()
         # Past the vocabulary lies what would win.

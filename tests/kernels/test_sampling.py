@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agentlm_kernels.sampling import layout as words
-from agentlm_kernels.sampling import score_rows
+from agentlm_kernels.sampling import SamplerBuffers, score_rows
 from agentlm_kernels.sampling.reference import reference_score
 from tests.kernels.sampling_batches import UNTOUCHED, Batch, Request, check_results, record, settings
 
@@ -194,7 +193,7 @@ def test_scores(device, guarded, randoms):
     following = torch.tensor([5, 3000, 0, 7, 2, 1, 4, vocab], dtype=torch.int32)
     expected = torch.full((layout.words,), UNTOUCHED, dtype=torch.int32)
     reference_score(x, rows, following, records, batch.settings, expected, layout)
-    buffers = words.SamplerBuffers.allocate(0, n, vocab, layout.top_cap, device)
+    buffers = SamplerBuffers.allocate(0, n, vocab, device)
     results = guarded((layout.words,), torch.int32, UNTOUCHED)
     given = [y.to(device) for y in (x, rows, following, records)]
     score_rows(*given, buffers, batch.settings, results.tensor, layout)

@@ -1,9 +1,9 @@
 """The arena on the device: what a step's plan changes, and its expansion into ids, positions, slots and lengths.
 
-A plan is one slot of 32-bit words, as `engine/core/src/arena.rs` lays it out; this file repeats the offsets that it reads
-(a test holds the two together). Rows are a request's fixed place in device memory. `apply_changes` takes in what is new
-(rows that begin, block-table cells), `expand` says what to compute. Both read every count from the slot itself, so that a
-captured launch serves any plan. Refuses to know models and sampling.
+A plan is one slot of 32-bit words, as `engine/core/src/arena.rs` lays it out (`words`). Rows are a request's fixed place in
+device memory. `apply_changes` takes in what is new (rows that begin, block-table cells), `expand` says what to compute.
+Both read every count from the slot itself, so that a captured launch serves any plan. Refuses to know models and
+sampling.
 """
 
 from dataclasses import dataclass
@@ -14,41 +14,36 @@ import triton.language as tl
 from torch import Tensor
 
 from agentlm_kernels.attention import MAX_SPLITS, AttentionStep, SplitPolicy, split_chunk
+from agentlm_kernels.words import (
+    BIAS_START,
+    COMPUTED,
+    DIFF_WORDS,
+    ENTRY_WORDS,
+    N_BIAS,
+    N_BLOCK_DIFFS,
+    N_ENTRIES,
+    N_INITS,
+    N_KNOWN,
+    N_SAMPLES,
+    N_SCORES,
+    N_SCORES_IN_ALL,
+    N_TOKENS,
+    OFF_BLOCK_DIFFS,
+    OFF_ENTRIES,
+    OFF_INITS,
+    OFF_TOKENS,
+    Q_LEN,
+    Q_START,
+    RECORD_WORDS,
+    ROW,
+    SAMPLE_INDEX,
+    SAMPLE_POSITION,
+    SCORE_INDEX,
+    TOKENS_START,
+)
 
 BLOCK_SIZE = tl.constexpr(16)
 
-# Words of the header.
-N_ENTRIES = tl.constexpr(4)
-N_TOKENS = tl.constexpr(5)
-N_SAMPLES = tl.constexpr(6)
-N_INITS = tl.constexpr(9)
-N_BLOCK_DIFFS = tl.constexpr(10)
-OFF_ENTRIES = tl.constexpr(11)
-OFF_INITS = tl.constexpr(12)
-OFF_BLOCK_DIFFS = tl.constexpr(13)
-OFF_TOKENS = tl.constexpr(14)
-N_SCORES_IN_ALL = tl.constexpr(16)
-# Words of an entry.
-ENTRY_WORDS = tl.constexpr(8)
-ROW = tl.constexpr(0)
-Q_START = tl.constexpr(1)
-Q_LEN = tl.constexpr(2)
-COMPUTED = tl.constexpr(3)
-SAMPLE_INDEX = tl.constexpr(4)
-SAMPLE_POSITION = tl.constexpr(5)
-SCORE_INDEX = tl.constexpr(6)
-N_SCORES = tl.constexpr(7)
-# Words of an init.
-INIT_WORDS = tl.constexpr(24)
-N_KNOWN = tl.constexpr(1)
-TOKENS_START = tl.constexpr(2)
-N_BIAS = tl.constexpr(18)
-BIAS_START = tl.constexpr(19)
-# Words of a block diff before its ids.
-DIFF_WORDS = tl.constexpr(3)
-
-RECORD_WORDS = 24
-"""Words of a row's sampling record: an init as it came."""
 MAX_BIASES = 1024
 """Biases of logits that a row can have."""
 
@@ -74,7 +69,7 @@ class Rows:
         def ints(width: int) -> Tensor:
             return torch.zeros(rows, width, dtype=torch.int32, device=device)
 
-        return cls(ints(max_model_len), ints(blocks), ints(RECORD_WORDS), ints(2 * MAX_BIASES))
+        return cls(ints(max_model_len), ints(blocks), ints(RECORD_WORDS.value), ints(2 * MAX_BIASES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +168,9 @@ def _apply(
         inits = arena + tl.load(arena + OFF_INITS)
         n_inits = tl.load(arena + N_INITS)
         for index in range(tl.program_id(0) - 1, n_inits, tl.num_programs(0) - 1):
-            init = inits + index * INIT_WORDS
+            init = inits + index * RECORD_WORDS
             row = tl.load(init).to(tl.int64)
-            _copy(init, records + row * INIT_WORDS, INIT_WORDS, 32)
+            _copy(init, records + row * RECORD_WORDS, RECORD_WORDS, 32)
             _copy(
                 slab + tl.load(init + TOKENS_START),
                 tokens + row * tokens_stride,
@@ -306,8 +301,8 @@ def reference_expand(
     h = {name: plan[at] for name, at in _HEADER.items()}
     slab = h["tokens"]
     for i in range(h["n_inits"]):
-        at = h["inits"] + 24 * i
-        init = plan[at : at + 24]
+        at = h["inits"] + RECORD_WORDS.value * i
+        init = plan[at : at + RECORD_WORDS.value]
         row, start, known = init[0], slab + init[2], init[1]
         rows.records[row] = torch.tensor(init, dtype=torch.int64).to(torch.int32)
         rows.tokens[row, :known] = torch.tensor(plan[start : start + known], dtype=torch.int32)

@@ -1,8 +1,8 @@
 """Paged attention: prefill and chunked prefill (`_prefill`), and split-KV decode (`_decode`), in one launch each.
 
 A step's entries are ragged: entry e has `q_start[e + 1] - q_start[e]` queries, of which the last sees `context_len[e]`
-keys. Entries of one query are the decode kernel's, longer ones the prefill kernel's; `invariant` gives all of them to the
-prefill kernel, whose result for a query depends on nothing but its own request. Both pack the query heads that share
+keys. Entries of one query are the decode kernel's, longer ones the prefill kernel's. `paged_prefill` with `min_q=1` takes
+them all: its result for a query depends on nothing but its own request. Both pack the query heads that share
 a key-value head into the rows of one tile. Refuses to know models and requests.
 
 Keys and values lie in blocks of 16 positions, `[num_blocks, kv_heads, 16, head_dim]`. With `k_scale` and `v_scale`
@@ -354,7 +354,7 @@ class AttentionStep:
 def paged_decode(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, policy: SplitPolicy,
     workspace: DecodeWorkspace, *, heads: int, scale: float, window: int | None = None,
-    k_scale: Tensor | None = None, v_scale: Tensor | None = None, out: Tensor, programs: int | None = None,
+    k_scale: Tensor | None = None, v_scale: Tensor | None = None, out: Tensor,
 ) -> Tensor:  # fmt: skip
     """Attention of every entry of one query, from the pieces in `step.work`.
 
@@ -365,8 +365,7 @@ def paged_decode(
     group = _power_of_2(heads // kv_heads)
     tile, warps, stages, per_sm = _decode_config(head_dim, group, q.dtype, k_cache.dtype)
     entries = step.context_len.shape[0]
-    if programs is None:
-        programs = min(_multiprocessors(q.device) * per_sm, entries * kv_heads * policy.max_splits)
+    programs = min(_multiprocessors(q.device) * per_sm, entries * kv_heads * policy.max_splits)
     _decode[(programs,)](
         q, out, k_cache, v_cache, k_scale, v_scale,
         step.q_start, step.context_len, step.entry_row, step.block_tables, step.work, step.n_work,

@@ -15,9 +15,8 @@ from torch import Tensor
 from agentlm.model import rope
 from agentlm.model.config import ModelConfig
 from agentlm.model.weights import TensorRef
+from agentlm.ops.dtypes import TORCH_DTYPES
 from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
-
-_TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(slots=True)
@@ -160,7 +159,7 @@ class ReferenceOps:
         if tensor.name not in self.parameters:
             # The copy is aligned; the map need not be.
             raw = torch.from_numpy(tensor.bytes().copy())
-            typed = raw.view(_TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
+            typed = raw.view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
             self.parameters[tensor.name] = typed.to(self.device, self.dtype)
         return tensor.name
 

@@ -38,6 +38,7 @@ from agentlm_kernels.sampling import (
     sample_full,
     score_rows,
 )
+from agentlm_kernels.words import Q_LEN
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MEMORY_SHARE = 0.92
@@ -149,7 +150,7 @@ class CudaRunner:
             self._logits = torch.empty(rows + rings.max_scores, vocab, dtype=torch.float32, device=place)
             self._layout = ResultsLayout(rows, rings.top_cap, rings.max_scores)
             self._out = torch.zeros(rings.results_words, dtype=torch.int32, device=place)
-            self._sampler = SamplerBuffers.allocate(rows, rings.max_scores, vocab, rings.top_cap, place)
+            self._sampler = SamplerBuffers.allocate(rows, rings.max_scores, vocab, place)
             self._settings = SamplerSettings(
                 torch.tensor(sorted(eos_ids), dtype=torch.int32, device=place), vocab
             )
@@ -185,7 +186,7 @@ class CudaRunner:
         if bucket is not None:
             self._model_graphs[bucket].replay()
         else:
-            self._forward(plan.shape(self._policy(plan.n_entries)))
+            self._forward(_shape(plan, self._policy(plan.n_entries)))
         step = _InFlight(slot, plan, self._device.event())
         self._in_flight.append(step)
         if not self._flags.is_constrained(plan):
@@ -288,6 +289,18 @@ class CudaRunner:
             self._model_graphs[size] = self._device.capture(model)
             self._sampler_graphs[size] = self._device.capture(sampler)
         self._model_graphs = dict(sorted(self._model_graphs.items()))
+
+
+def _shape(plan: Plan, policy: SplitPolicy) -> StepShape:
+    """The step as it is planned, without padding."""
+    return StepShape(
+        entries=plan.n_entries,
+        tokens=plan.n_tokens,
+        rows=max(plan.n_samples + plan.n_scores, 1),
+        has_decodes=bool((plan.entries[:, Q_LEN.value] == 1).any()),
+        has_prefills=plan.max_q_len > 1,
+        policy=policy,
+    )
 
 
 def buckets(max_rows: int) -> list[int]:

@@ -25,7 +25,6 @@ from agentlm.runtime.mock import MockStepRunner
 if TYPE_CHECKING:
     from agentlm.model.config import ModelConfig
     from agentlm.model.weights import Checkpoint, Progress
-    from agentlm.runtime.device import Device
 
 CLOSE_SECONDS = 10.0
 """How long closing waits for the engine thread; a step that hangs is left behind."""
@@ -174,12 +173,12 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     return RunningEngine(engine, runner, opened.tokenizer, info)
 
 
-def _open_cuda(opened: _Opened, progress: "Progress | None", device: "Device | None" = None) -> RunningEngine:
+def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     from agentlm.runtime.cuda import CudaModel, CudaRunner, kv_budget
     from agentlm.runtime.device import Cuda
 
     config = opened.config
-    device = device or Cuda()
+    device = Cuda()
     # All that is launched here goes to the queue that steps will go to.
     with device.entered():
         model = CudaModel(opened.model, opened.checkpoint, config, device, progress)

@@ -1,23 +1,19 @@
-"""What a runner on a device reads of a plan on the host: counts, and what sampling its rows need. numpy only.
+"""What a runner on a device reads of a plan on the host: counts, and what sampling its rows need.
 
-The offsets are those of `engine/core/src/arena.rs`. Refuses to know devices.
+Refuses to know devices.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from agentlm.ops.triton import StepShape
-    from agentlm_kernels.attention import SplitPolicy
+from agentlm_kernels import words
 
 Words = npt.NDArray[np.int32]
-HEADER_WORDS = 17
-ENTRY_WORDS = 8
-INIT_WORDS = 24
-LOGPROBS, BAN_EOS, CONSTRAINED, WATERMARK = 2, 16, 32, 64
+_ENTRY, _INIT = words.ENTRY_WORDS.value, words.RECORD_WORDS.value
+_ROW, _SAMPLE, _FLAGS = words.ROW.value, words.SAMPLE_INDEX.value, words.FLAGS.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +36,29 @@ class Plan:
     @classmethod
     def read(cls, slot: Words) -> Self:
         """Reads a planned slot."""
-        head = slot[:HEADER_WORDS].tolist()
-        n_entries, n_inits = head[4], head[9]
+        head = slot[: words.HEADER_WORDS.value].tolist()
+
+        def records(offset: int, n: int, size: int) -> Words:
+            return slot[offset : offset + n * size].reshape(n, size)
+
+        n_entries, n_inits = head[words.N_ENTRIES.value], head[words.N_INITS.value]
         return cls(
             n_entries=n_entries,
-            n_tokens=head[5],
-            n_samples=head[6],
-            n_scores=head[16],
+            n_tokens=head[words.N_TOKENS.value],
+            n_samples=head[words.N_SAMPLES.value],
+            n_scores=head[words.N_SCORES_IN_ALL.value],
             n_inits=n_inits,
-            n_block_diffs=head[10],
-            max_q_len=head[7],
-            used_words=head[15],
-            entries=slot[head[11] : head[11] + n_entries * ENTRY_WORDS].reshape(n_entries, ENTRY_WORDS),
-            inits=slot[head[12] : head[12] + n_inits * INIT_WORDS].reshape(n_inits, INIT_WORDS),
+            n_block_diffs=head[words.N_BLOCK_DIFFS.value],
+            max_q_len=head[words.MAX_Q_LEN.value],
+            used_words=head[words.USED_WORDS.value],
+            entries=records(head[words.OFF_ENTRIES.value], n_entries, _ENTRY),
+            inits=records(head[words.OFF_INITS.value], n_inits, _INIT),
         )
 
     @property
     def is_decode(self) -> bool:
         """Every entry computes one token and samples the next."""
         return self.max_q_len == 1 and self.n_samples == self.n_entries and self.n_scores == 0
-
-    def shape(self, policy: "SplitPolicy") -> "StepShape":
-        """The step as it is, without padding."""
-        from agentlm.ops.triton import StepShape
-
-        q_lens = self.entries[:, 2]
-        return StepShape(
-            entries=self.n_entries,
-            tokens=self.n_tokens,
-            rows=max(self.n_samples + self.n_scores, 1),
-            has_decodes=bool((q_lens == 1).any()),
-            has_prefills=self.max_q_len > 1,
-            policy=policy,
-        )
 
 
 class RowFlags:
@@ -85,39 +71,40 @@ class RowFlags:
     def update(self, plan: Plan) -> None:
         """Takes the plan's new rows in."""
         if plan.n_inits:
-            rows = plan.inits[:, 0]
+            rows = plan.inits[:, _ROW]
             self._full[rows] = needs_full(plan.inits)
-            self._constrained[rows] = (plan.inits[:, 4] & CONSTRAINED) != 0
+            self._constrained[rows] = (plan.inits[:, _FLAGS] & words.CONSTRAINED.value) != 0
 
     def needs_full(self, plan: Plan) -> bool:
         """Whether a row of the step wants more than its largest logit, or a draw from all of them."""
-        return bool(self._full[plan.entries[:, 0]].any())
+        return bool(self._full[plan.entries[:, _ROW]].any())
 
     def is_constrained(self, plan: Plan) -> bool:
         """Whether a row samples under a mask."""
-        return bool(self._constrained[plan.entries[:, 0]].any())
+        return bool(self._constrained[plan.entries[:, _ROW]].any())
 
     def constrained_samples(self, plan: Plan) -> list[int]:
         """Sample indices that have a mask."""
-        samples: npt.NDArray[Any] = plan.entries[:, 4]
-        chosen: list[int] = samples[self._constrained[plan.entries[:, 0]] & (samples >= 0)].tolist()
+        samples: npt.NDArray[Any] = plan.entries[:, _SAMPLE]
+        chosen: list[int] = samples[self._constrained[plan.entries[:, _ROW]] & (samples >= 0)].tolist()
         return chosen
 
 
 def needs_full(inits: Words) -> npt.NDArray[np.bool_]:
     """For each init `[n, 24]`, whether its row wants filters, penalties, biases, masks or log-probabilities."""
     floats = inits.view(np.float32)
+    flags = words.LOGPROBS.value | words.BAN_EOS.value | words.CONSTRAINED.value | words.WATERMARK.value
     full: npt.NDArray[np.bool_] = (
-        ((inits[:, 4] & (LOGPROBS | BAN_EOS | CONSTRAINED | WATERMARK)) != 0)
-        | (inits[:, 6] > 0)
-        | (floats[:, 7] < 1)
-        | (floats[:, 8] > 0)
-        | (floats[:, 9] < 1)
-        | (floats[:, 10] != 1)
-        | (floats[:, 11] != 0)
-        | (floats[:, 12] != 0)
-        | (inits[:, 16] > 0)
-        | (inits[:, 17] > 0)
-        | (inits[:, 18] > 0)
+        ((inits[:, _FLAGS] & flags) != 0)
+        | (inits[:, words.TOP_K.value] > 0)
+        | (floats[:, words.TOP_P.value] < 1)
+        | (floats[:, words.MIN_P.value] > 0)
+        | (floats[:, words.TYPICAL_P.value] < 1)
+        | (floats[:, words.REPETITION_PENALTY.value] != 1)
+        | (floats[:, words.FREQUENCY_PENALTY.value] != 0)
+        | (floats[:, words.PRESENCE_PENALTY.value] != 0)
+        | (inits[:, words.TOP_N.value] > 0)
+        | (inits[:, words.MIN_NEW_TOKENS.value] > 0)
+        | (inits[:, words.N_BIAS.value] > 0)
     )
     return full

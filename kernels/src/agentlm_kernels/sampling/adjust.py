@@ -9,6 +9,12 @@ import triton
 import triton.language as tl
 
 from agentlm_kernels.sampling.layout import (
+    is_adjusted,
+    real,
+    word,
+)
+from agentlm_kernels.sampling.noise import words_of
+from agentlm_kernels.words import (
     BAN_EOS,
     CONSTRAINED,
     FLAGS,
@@ -21,11 +27,7 @@ from agentlm_kernels.sampling.layout import (
     RECORD_WORDS,
     REPETITION_PENALTY,
     WATERMARK,
-    is_adjusted,
-    real,
-    word,
 )
-from agentlm_kernels.sampling.noise import words_of
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
 HASH_KEY_LO = tl.constexpr(15_485_863)

@@ -12,11 +12,17 @@ from agentlm_kernels.sampling.adjust import clean
 from agentlm_kernels.sampling.draw import LOG2_E, draw, is_filtered, row_largest, scaled, temperature_of
 from agentlm_kernels.sampling.layout import (
     FAILED,
+    NO_ID,
+    is_adjusted,
+    real,
+    word,
+)
+from agentlm_kernels.sampling.noise import gumbel, words_of
+from agentlm_kernels.words import (
     FLAGS,
     GREEDY,
     LOGPROBS,
     MIN_P,
-    NO_ID,
     PARALLEL_SAMPLE,
     RAW_LOGPROBS,
     RECORD_WORDS,
@@ -26,11 +32,7 @@ from agentlm_kernels.sampling.layout import (
     TOP_N,
     TOP_P,
     TYPICAL_P,
-    is_adjusted,
-    real,
-    word,
 )
-from agentlm_kernels.sampling.noise import gumbel, words_of
 
 
 @triton.jit

@@ -13,11 +13,17 @@ import triton.language as tl
 
 from agentlm_kernels.sampling.adjust import clean
 from agentlm_kernels.sampling.layout import (
+    NO_ID,
+    is_adjusted,
+    real,
+    word,
+)
+from agentlm_kernels.sampling.noise import gumbel, words_of
+from agentlm_kernels.words import (
     FLAGS,
     GREEDY,
     LOGPROBS,
     MIN_P,
-    NO_ID,
     PARALLEL_SAMPLE,
     RAW_LOGPROBS,
     RECORD_WORDS,
@@ -28,11 +34,7 @@ from agentlm_kernels.sampling.layout import (
     TOP_N,
     TOP_P,
     TYPICAL_P,
-    is_adjusted,
-    real,
-    word,
 )
-from agentlm_kernels.sampling.noise import gumbel, words_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 ONE_BITS = tl.constexpr(0x3F800000)

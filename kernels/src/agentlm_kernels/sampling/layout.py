@@ -1,7 +1,6 @@
-"""Where sampling reads and writes: records of rows, the results slot, workspaces. Refuses to compute.
+"""Where sampling reads and writes: the results slot, workspaces. Refuses to compute.
 
-The offsets are those of `engine/core/src/arena.rs` (an init's words and flags) and `results.rs`; a test holds them
-together.
+The results' offsets are those of `engine/core/src/results.rs`; the words of records are in `agentlm_kernels.words`.
 """
 
 from dataclasses import dataclass
@@ -11,32 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Words of a record.
-RECORD_WORDS = tl.constexpr(24)
-N_PROMPT = tl.constexpr(3)
-FLAGS = tl.constexpr(4)
-TEMPERATURE = tl.constexpr(5)
-TOP_K = tl.constexpr(6)
-TOP_P = tl.constexpr(7)
-MIN_P = tl.constexpr(8)
-TYPICAL_P = tl.constexpr(9)
-REPETITION_PENALTY = tl.constexpr(10)
-FREQUENCY_PENALTY = tl.constexpr(11)
-PRESENCE_PENALTY = tl.constexpr(12)
-SEED_LO = tl.constexpr(13)
-SEED_HI = tl.constexpr(14)
-PARALLEL_SAMPLE = tl.constexpr(15)
-TOP_N = tl.constexpr(16)
-MIN_NEW_TOKENS = tl.constexpr(17)
-N_BIAS = tl.constexpr(18)
-# Bits of the flags.
-GREEDY = tl.constexpr(1)
-LOGPROBS = tl.constexpr(2)
-RAW_LOGPROBS = tl.constexpr(4)
-OPENAI_PENALTIES = tl.constexpr(8)
-BAN_EOS = tl.constexpr(16)
-CONSTRAINED = tl.constexpr(32)
-WATERMARK = tl.constexpr(64)
+from agentlm_kernels.words import (
+    BAN_EOS,
+    CONSTRAINED,
+    FREQUENCY_PENALTY,
+    MIN_NEW_TOKENS,
+    N_BIAS,
+    PRESENCE_PENALTY,
+    REPETITION_PENALTY,
+    WATERMARK,
+)
 
 FAILED = tl.constexpr(-1)
 """In place of a sampled id: the row has no finite logit."""
@@ -102,10 +85,9 @@ class SamplerBuffers:
 
     @classmethod
     def allocate(
-        cls, max_samples: int, max_scores: int, vocab: int, top_cap: int, device: torch.device | str
+        cls, max_samples: int, max_scores: int, vocab: int, device: torch.device | str
     ) -> "SamplerBuffers":
-        """Workspaces on `device`; `top_cap` is not asked for today."""
-        del top_cap
+        """Workspaces on `device`."""
         rows, subtiles = max_samples + max_scores, subtiles_of(vocab)
 
         def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agentlm_kernels.sampling import layout as words
-from agentlm_kernels.sampling.layout import ResultsLayout, SamplerSettings
+from agentlm_kernels import words
+from agentlm_kernels.sampling.layout import FAILED, ResultsLayout, SamplerSettings
 
 LARGEST = torch.finfo(torch.float32).max
 HASH_KEY = 15_485_863
@@ -161,7 +161,7 @@ def _sample(
     raw = _clean(logits[: settings.vocab])
     x = _adjusted(raw, record, history, biases, mask, settings)
     if x.max() == -math.inf:
-        return int(words.FAILED.value), -math.inf, []
+        return int(FAILED.value), -math.inf, []
     z, is_kept = x, x > -math.inf
     if record.has(words.GREEDY):
         chosen = int((x == x.max()).nonzero()[0])
