@@ -1,0 +1,164 @@
+"""One run of a sample, as its task sees it: dialogue, model, budgets. Refuses to know servers and files."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from agentlm_evals.errors import LimitReached
+from agentlm_evals.model import Decoding, Generation, Message, Model, Prompt
+from agentlm_evals.protocols import AGENTLM
+from agentlm_evals.task import Sample, Setting
+
+History = Callable[[Sequence[Message]], Sequence[Message]]
+"""What of a dialogue is shown to the model (AgentBench's window of 3,500 segments is one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one episode may spend; None: no bound but the task's own rules."""
+
+    tokens: int | None = None
+    """Generated tokens, all calls together."""
+    seconds: float | None = None
+    """Wall time, the server's waits included."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request to the model, for the log."""
+
+    prompt: Prompt
+    decoding: Decoding
+    seed: int
+    generation: Generation
+    seconds: float
+
+
+def derive_seed(*parts: Any) -> int:
+    """A seed in [0, 2**63) from what names a draw: (run, sample, epoch, call); the same anywhere."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(slots=True)
+class Episode:
+    """The handle that `Task.solve` works with."""
+
+    sample: Sample
+    setting: Setting
+    model: Model
+    decoding: Decoding
+    """The task's, with the command line's overrides."""
+    run_seed: int = 0
+    epoch: int = 0
+    """Which of several runs of the sample this is, from 0."""
+    budget: Budget = field(default_factory=Budget)
+    environment: Any = None
+    """What `Task.environment` gave."""
+    judge: Model | None = None
+    """The model that rates answers, where one was named."""
+    messages: list[Message] = field(default_factory=list)
+    """The dialogue; `system`, `user`, `example` and `ask` extend it."""
+    calls: list[Call] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """JSON values that the log and the report should have besides the answer (`shots`, `engine`)."""
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name."""
+        return self.setting.protocol.name
+
+    @property
+    def texts(self) -> Any:
+        """The texts that a published protocol brought."""
+        return self.setting.protocol.texts
+
+    def seed(self, *parts: Any) -> int:
+        """A seed for something random in the episode itself (a shuffle, an opponent), named by `parts`."""
+        return derive_seed(self.run_seed, self.sample.id, self.epoch, *parts)
+
+    # --- the dialogue --------------------------------------------------------------------------------------------
+    def system(self, text: str) -> None:
+        """Sets the system message; first of all."""
+        self.messages.append(Message("system", text))
+
+    def user(self, text: str) -> None:
+        """What the task says to the model."""
+        self.messages.append(Message("user", text))
+
+    def example(self, text: str) -> None:
+        """An assistant's turn that the model did not write: a worked example, an acknowledgement."""
+        self.messages.append(Message("assistant", text, loss=False))
+
+    async def fitting(self, most: int, pose: Callable[[int], None]) -> int:
+        """Poses the task with as many worked examples as leave room for the reply: `pose(count)` writes the dialogue anew.
+
+        A server that does not tell its limits gets all of them. A published protocol is never cut.
+
+        Returns:
+            How many were used, from `most` down to 0.
+
+        Raises:
+            LimitReached: Not even the question fits.
+        """
+        limit = self.model.limits.max_total_tokens
+        if limit is None or self.protocol != AGENTLM:
+            pose(most)
+            return most
+        room = limit - self.decoding.max_new_tokens
+        # A reply's full length is rarely needed, and a small model's context may be shorter than that.
+        room = max(room, limit // 2)
+        for count in range(most, -1, -1):
+            self.messages.clear()
+            pose(count)
+            if await self.model.count_prompt_tokens(self.messages) <= room:
+                return count
+        raise LimitReached(f"the question does not fit the model's context of {limit} tokens")
+
+    async def ask(self, history: History | None = None, **changes: Any) -> str:
+        """The model's reply to the dialogue, which is added to it. `changes` are fields of `Decoding`.
+
+        Raises:
+            LimitReached: A budget is spent, or the dialogue fits the model's context no more.
+        """
+        shown = history(self.messages) if history else list(self.messages)
+        generation = await self.generate(shown, **changes)
+        self.messages.append(Message("assistant", generation.text))
+        return generation.text
+
+    # --- the model -----------------------------------------------------------------------------------------------
+    async def generate(self, prompt: Prompt, **changes: Any) -> Generation:
+        """One reply to messages or to a raw prompt; the dialogue is left as it is. `changes` are fields of `Decoding`.
+
+        Raises:
+            LimitReached: A budget is spent, or the prompt does not fit.
+        """
+        self.check_budget()
+        decoding = self.decoding.with_(**changes)
+        if self.budget.tokens is not None:
+            left = self.budget.tokens - self.generated_tokens
+            decoding = decoding.with_(max_new_tokens=min(decoding.max_new_tokens, left))
+        seed = self.seed("call", len(self.calls))
+        begun = time.monotonic()
+        generation = await self.model.generate(prompt, decoding, seed)
+        self.calls.append(Call(prompt, decoding, seed, generation, time.monotonic() - begun))
+        return generation
+
+    @property
+    def generated_tokens(self) -> int:
+        """Of all calls so far."""
+        return sum(call.generation.generated_tokens for call in self.calls)
+
+    def check_budget(self) -> None:
+        """For long stretches without a call to the model.
+
+        Raises:
+            LimitReached: A budget is spent.
+        """
+        if self.budget.tokens is not None and self.generated_tokens >= self.budget.tokens:
+            raise LimitReached(f"the episode's {self.budget.tokens} tokens are spent")
+        if self.budget.seconds is not None and time.monotonic() - self._started >= self.budget.seconds:
+            raise LimitReached(f"the episode's {self.budget.seconds:g} seconds are over")

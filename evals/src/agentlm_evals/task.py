@@ -1,0 +1,289 @@
+"""The contract of a task: what harness, report and doctor ask of it. Refuses to know servers and run directories.
+
+A task is a folder `tasks/<name>/` whose `__init__.py` exports `TASK`, with its own items in `samples.jsonl`; the registry
+(`tasks/__init__.py`) names it. `tasks/gsm8k` is the worked example. In short:
+
+    class Riddles(Task):
+        name, title, group = "riddles", "Riddles", Group.GENERAL
+        metric = Metric("accuracy", Unit.PERCENT)
+
+        def samples(self, source, options): ...                 # -> list[Sample], in a fixed order
+        def decoding(self, protocol): return Decoding(max_new_tokens=128)
+        async def solve(self, episode): ...                     # talks to episode.ask()/generate(); -> the answer, JSON
+        def score(self, sample, answer, protocol): ...          # pure: -> right() / wrong() / format_or_limit()
+        def gold(self, sample, protocol): ...                   # the replies of a perfect agent, for the doctor and tests
+
+`solve` raises `FormatError` or `LimitReached` when the task's rules end an episode, and lets everything else through:
+an exception of any other kind is a harness fault. `score` sees only what `solve` returned, so that a run can be
+scored again. What needs an environment (exit codes of checks, a table's hash, a judge's rating) is found out in `solve`
+and returned.
+"""
+
+import gzip
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentlm_evals.errors import ConfigError, DataError
+from agentlm_evals.model import Decoding, Prompt
+from agentlm_evals.outcome import Score
+
+if TYPE_CHECKING:
+    from agentlm_evals.harness.episode import Episode
+    from agentlm_evals.protocols import Protocol
+
+
+class Group(StrEnum):
+    """AgentTuning's three tables."""
+
+    GENERAL = "general"
+    HELD_IN = "held-in"
+    HELD_OUT = "held-out"
+
+
+class Unit(StrEnum):
+    """What a task's number is printed in."""
+
+    PERCENT = "%"
+    """100 x the mean value."""
+    RATING = "rating"
+    """The mean value itself, 1 to 10."""
+
+
+class Average(StrEnum):
+    """How values become the task's number."""
+
+    MICRO = "micro"
+    """The mean over samples."""
+    MACRO = "macro"
+    """The mean over categories of the mean over samples (DBBench: SELECT, INSERT, UPDATE; HotpotQA: levels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What the report prints for a task."""
+
+    name: str
+    unit: Unit = Unit.PERCENT
+    average: Average = Average.MICRO
+    is_share: bool = True
+    """Every value is 0 or 1, so that its interval is Wilson's; else it is a bootstrap's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a task."""
+
+    id: str
+    """Unique in the task, the same in every run: the item's own id, or its number in the official order."""
+    input: Mapping[str, Any]
+    """What the task needs to pose it; JSON."""
+    target: Any = None
+    """What `score` compares with; JSON. Never shown to the model."""
+    category: str = ""
+    """Subject, level, statement type: what the report breaks the number down by, and what a macro average runs over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a task's items come from."""
+
+    directory: Path | None = None
+    """A folder as `agentlm data fetch` lays it out (`DIR/<task>/...`); None: the task's own items in this wheel."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether these are items of our own making: their number is no published task's number."""
+        return self.directory is None
+
+    def path(self, *names: str) -> Path:
+        """The first of the files, named relative to the folder, that is there.
+
+        Raises:
+            DataError: None of them is there.
+        """
+        assert self.directory is not None
+        for name in names:
+            if (path := self.directory / name).is_file():
+                return path
+        raise DataError(f"{self.directory} holds none of {', '.join(names)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Something that a task needs and this machine lacks."""
+
+    what: str
+    how: str
+    """How to get it; one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A choice that one task alone has (`-T database.engine=sqlite`)."""
+
+    name: str
+    default: str
+    says: str
+    choices: tuple[str, ...] = ()
+    """Empty: any text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the command line said about one task."""
+
+    source: Source
+    protocol: "Protocol"
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Every option that the task declares, with its default where nothing was said."""
+
+
+Agent = Callable[[Prompt], str]
+"""A scripted agent: what it replies to a prompt. In place of a model in the doctor and in tests."""
+
+
+def scripted(*replies: str) -> Agent:
+    """An agent that gives these replies in turn, and the last one again when they are used up."""
+    left = list(replies)
+
+    def reply(_prompt: Prompt) -> str:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return reply
+
+
+class Task(ABC):
+    """One evaluation: its items, its dialogue and its scorer. Instances hold no state of a run."""
+
+    name: str
+    """As on the command line."""
+    title: str
+    """As in the paper's table."""
+    group: Group
+    metric: Metric
+    published_mean: float
+    """The mean of the paper's five baselines (`reference` §4.2), which a score is divided by in Overall."""
+    protocols: tuple[str, ...] = ("agentlm",)
+    """The protocols it knows; the first is the default."""
+    assumptions: Mapping[str, str] = {}
+    """What we had to assume in a protocol, by its name; printed on every row."""
+    options: tuple[Option, ...] = ()
+    max_samples: int | None = None
+    """Of the official set; None if its size is not known."""
+    resource: str = ""
+    """Package of `samples.jsonl`; empty: the task's own."""
+
+    # --- what it needs -------------------------------------------------------------------------------------------
+    def requirements(self, setting: Setting) -> list[Missing]:
+        """What is missing here, each with the way to get it; empty if the task can run. Quick, and touches no network."""
+        del setting
+        return []
+
+    def capacity(self, setting: Setting) -> int | None:
+        """How many episodes this machine's environments carry at once; None: as many as the model does."""
+        del setting
+        return None
+
+    def versions(self, setting: Setting) -> Mapping[str, str]:
+        """What else decides the result: an engine and its version, a file's checksum. On every row of the report."""
+        del setting
+        return {}
+
+    # --- items ---------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def samples(self, setting: Setting) -> list[Sample]:
+        """All items, in a fixed order.
+
+        Raises:
+            DataError: The data directory lacks them, or they cannot be read.
+        """
+
+    # --- an episode ----------------------------------------------------------------------------------------------
+    @abstractmethod
+    def decoding(self, protocol: str) -> Decoding:
+        """The protocol's decoding parameters."""
+
+    @asynccontextmanager
+    async def environment(self, setting: Setting) -> AsyncIterator[Any]:
+        """What the task's episodes share (a pool of database servers, a root file system); `episode.environment`."""
+        del setting
+        yield None
+
+    @abstractmethod
+    async def solve(self, episode: "Episode") -> Any:
+        """Runs one episode; returns the answer as JSON, from which alone `score` decides."""
+
+    @abstractmethod
+    def score(self, sample: Sample, answer: Any, protocol: str) -> Score:
+        """What the answer is worth. Pure, so that a run can be scored again."""
+
+    # --- checks --------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def gold(self, sample: Sample, protocol: str) -> Agent | None:
+        """A perfect agent for this sample, or None where the data hold no solution."""
+
+    def nothing(self) -> Agent:
+        """An agent that does nothing of use; AgentBench's answers `AAAAA`."""
+        return scripted("AAAAA")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; `.gz` is read as such.
+
+    Raises:
+        DataError: The file cannot be read, or a line is not a JSON object; the message names file and line.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number} is not a JSON object")
+        rows.append(row)
+    return rows
+
+
+def own_samples(package_file: str) -> list[dict[str, Any]]:
+    """The items in `samples.jsonl` beside a task's module; call it with `__file__`."""
+    return read_lines(Path(package_file).parent / "samples.jsonl")
+
+
+def digest(samples: Sequence[Sample]) -> str:
+    """A checksum of items, which tells two versions of a task's data apart; 64 hex digits."""
+    body = [[sample.id, dict(sample.input), sample.target, sample.category] for sample in samples]
+    return sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def resolve_options(task: Task, given: Mapping[str, str]) -> dict[str, str]:
+    """The task's options with defaults filled in.
+
+    Raises:
+        ConfigError: The task has no such option, or the value is none of its choices.
+    """
+    known = {option.name: option for option in task.options}
+    for name, value in given.items():
+        option = known.get(name)
+        if option is None:
+            allowed = ", ".join(known) or "none"
+            raise ConfigError(f"task {task.name} has no option {name!r}; it has: {allowed}")
+        if option.choices and value not in option.choices:
+            raise ConfigError(
+                f"{task.name}.{name} is {value!r}; it must be one of {', '.join(option.choices)}"
+            )
+    return {option.name: given.get(option.name, option.default) for option in task.options}
