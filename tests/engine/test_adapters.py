@@ -1,6 +1,5 @@
 """LoRA adapters and exchanged weights on the CPU backend, against the same arithmetic merged into the weights."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,57 +9,15 @@ from safetensors.numpy import load_file, save_file
 from agentlm import LLM, SamplingParams
 from agentlm.errors import AdapterError, ControlError
 from agentlm.model.small import make_small
+from tests.engine.adapters import write_adapter, write_merged
 
 GREEDY = SamplingParams(max_new_tokens=24, temperature=0, ignore_eos=True)
 PROMPT = "The quick brown fox"
-RANK, ALPHA = 4, 8
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return make_small(tmp_path_factory.mktemp("base"))
-
-
-def modules(base: Path) -> dict[str, tuple[int, int]]:
-    """Every linear of the layers: its name and shape `[out, in]`."""
-    weights = load_file(next(base.glob("*.safetensors")))
-    return {
-        name.removesuffix(".weight"): weight.shape
-        for name, weight in weights.items()
-        if name.endswith("_proj.weight")
-    }
-
-
-def write_adapter(base: Path, directory: Path, seed: int, **settings) -> dict[str, np.ndarray]:
-    """Writes an adapter of every linear in peft's format; what it adds to each matrix."""
-    random = np.random.default_rng(seed)
-    tensors, deltas = {}, {}
-    for name, (out, into) in modules(base).items():
-        a = random.normal(0, 0.5 / into**0.5, (RANK, into)).astype(np.float32)
-        b = random.normal(0, 0.5, (out, RANK)).astype(np.float32)
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b
-        deltas[f"{name}.weight"] = ALPHA / RANK * (b @ a)
-    directory.mkdir()
-    save_file(tensors, directory / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none", **settings}
-    (directory / "adapter_config.json").write_text(json.dumps(config))
-    return deltas
-
-
-def write_merged(base: Path, directory: Path, deltas: dict[str, np.ndarray]) -> Path:
-    """The base with the adapter added to its weights."""
-    directory.mkdir()
-    for file in base.iterdir():
-        if file.suffix != ".safetensors":
-            (directory / file.name).write_bytes(file.read_bytes())
-    file = next(base.glob("*.safetensors"))
-    weights = {
-        name: (weight.astype(np.float32) + deltas.get(name, 0)).astype(weight.dtype)
-        for name, weight in load_file(file).items()
-    }
-    save_file(weights, directory / file.name, metadata={"format": "pt"})
-    return directory
 
 
 def text_of(llm: LLM, adapter: str | None = None) -> list[int]:

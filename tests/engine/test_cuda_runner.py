@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from agentlm import LLM, SamplingParams
+from agentlm._engine import Mailbox
 from agentlm.errors import BackendError, ControlError
+from tests.engine.adapters import write_adapter, write_merged
 from tests.engine.cpu_models import checkpoint
 from tests.kernels.interpreter import interpret_without_gpu
 from tests.model import families
@@ -66,11 +68,55 @@ def test_invariant_logits_and_launches_one_by_one_give_the_same_tokens(device):
     assert [done.token_ids for done in other] == [done.token_ids for done in plain]
 
 
-def test_what_it_cannot_do_is_said(device):
-    opened = LLM(str(checkpoint("llama2")), backend="cuda", kv_cache_memory=1 << 21, **SETTINGS)
-    assert torch.is_grad_enabled(), "the caller's thread is left as it was"
-    with opened as llm, pytest.raises(ControlError, match="cannot do this yet: sleep"):
-        llm._running.engine.ask("sleep")
+@pytest.mark.slow
+def test_adapters_and_exchanged_weights_are_the_cpus(device, tmp_path):
+    base = checkpoint("qwen3-tied")
+    deltas = [write_adapter(base, tmp_path / f"{rank}", rank, rank=rank) for rank in (4, 20)]
+    other = write_merged(base, tmp_path / "merged", deltas[0])
+
+    def all_tokens(backend):
+        settings = {"kv_cache_memory": 1 << 21} if backend == "cuda" else {}
+        tokens = []
+        opened = LLM(str(base), backend=backend, **SETTINGS, **settings)
+        assert torch.is_grad_enabled(), "the caller's thread is left as it was"
+        with opened as llm:
+            engine = llm._running.engine
+            for rank in (4, 20):
+                engine.ask("load_adapter", name=f"{rank}", path=str(tmp_path / f"{rank}"))
+            # Together in one batch, then alone: the captured decodes of one and of several rows.
+            tokens.append(tokens_of(llm, "4", None, "20"))
+            tokens += [tokens_of(llm, name) for name in ("4", "20", None)]
+            engine.ask("unload_adapter", name="4")
+            engine.ask("reload_weights", path=str(other))
+            tokens.append(tokens_of(llm, "20", None))
+            with pytest.raises(ControlError, match="nowhere"):
+                engine.ask("reload_weights", path=str(tmp_path / "nowhere"))
+            engine.ask("sleep")
+            with pytest.raises(ControlError, match="asleep"):
+                engine.ask("load_adapter", name="4", path=str(tmp_path / "4"))
+            engine.ask("wake")
+            tokens.append(tokens_of(llm, None, "20"))
+        return tokens
+
+    ours, theirs = all_tokens("cuda"), all_tokens("cpu")
+    assert ours == theirs
+    assert ours[0] == [*ours[1], *ours[3], *ours[2]]
+    assert ours[4] == ours[5][::-1]
+    assert len({tuple(alone[0]) for alone in ours[1:4]}) == 3, "adapters must make a difference"
+    assert ours[4][1] == ours[1][0], "merged weights are the adapter's"
+
+
+def tokens_of(llm, *adapters):
+    """Token ids of one prompt with each of these adapters, at the same time."""
+    mailbox = Mailbox()
+    requests = [
+        llm._running.engine.submit(list(families.prompts(0)[0]), GREEDY, mailbox, index, adapter=name, seed=0)
+        for index, name in enumerate(adapters)
+    ]
+    ended = {}
+    while len(ended) < len(requests):
+        ended |= {event.key: list(event.token_ids) for event in mailbox.take(60.0)}
+    return [ended[index] for index in range(len(adapters))]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -269,6 +269,18 @@ def _narrow_fp8() -> None:
     narrow(FP8)
 
 
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+@case("lora", "matrix")
+def _lora() -> None:
+    from agentlm_kernels.lora import lora
+
+    for tokens, rank in ((1, 16), (64, 16), (4096, 64)):
+        a, b = meta(4, rank, 4096), meta(4, 14336, rank)
+        lora(meta(tokens, 4096), ints(tokens), a, b, meta(4, dtype=FP32), meta(tokens, 28672), 14336)
+
+
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 

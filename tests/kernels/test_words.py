@@ -18,7 +18,7 @@ OTHER_NAMES = {
 }
 UNREAD = {
     ("header", name) for name in ("MAGIC", "VERSION", "STEP_LO", "STEP_HI", "MAX_CONTEXT")
-} | {("init", "ADAPTER"), ("block_diff", "ROW"), ("block_diff", "START"), ("block_diff", "LEN")}  # fmt: skip
+} | {("block_diff", "ROW"), ("block_diff", "START"), ("block_diff", "LEN")}  # fmt: skip
 
 
 def rust_words():

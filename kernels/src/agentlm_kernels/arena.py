@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agentlm_kernels.attention import MAX_SPLITS, AttentionStep, SplitPolicy, split_chunk
 from agentlm_kernels.words import (
+    ADAPTER,
     BIAS_START,
     COMPUTED,
     DIFF_WORDS,
@@ -82,6 +83,8 @@ class Expansion:
     """`[tokens]`."""
     slots: Tensor
     """`[tokens]`: `block * 16 + offset`; -1 is padding."""
+    token_adapter: Tensor
+    """`[tokens]`: the number of the token's adapter; 0 is none."""
     q_start: Tensor
     """`[entries + 1]`."""
     context_len: Tensor
@@ -116,6 +119,7 @@ class Expansion:
             token_ids=ints(max_tokens),
             positions=ints(max_tokens),
             slots=ints(max_tokens),
+            token_adapter=ints(max_tokens),
             q_start=ints(max_entries + 1),
             context_len=ints(max_entries),
             entry_row=ints(max_entries),
@@ -195,8 +199,8 @@ def apply_changes(arena: Tensor, rows: Rows, n_inits: int) -> None:
 
 @triton.jit(do_not_specialize=["min_chunk", "max_splits", "nobody"])
 def _expand(
-    arena, tokens, block_tables,
-    token_ids, positions, slots, q_start, context_len, entry_row, work, n_work,
+    arena, tokens, block_tables, records,
+    token_ids, positions, slots, token_adapter, q_start, context_len, entry_row, work, n_work,
     logits_token, sample_row, sample_position, score_row, score_next,
     min_chunk, max_splits, nobody,
     tokens_stride: tl.constexpr, tables_stride: tl.constexpr,
@@ -212,6 +216,7 @@ def _expand(
         tl.store(token_ids + at, 0)
         tl.store(positions + at, 0)
         tl.store(slots + at, -1)
+        tl.store(token_adapter + at, 0)
         tl.store(q_start + index, at)
         tl.store(q_start + index + 1, at + 1)
         tl.store(context_len + index, 0)
@@ -256,6 +261,7 @@ def _expand(
             tl.store(logits_token + sample, start + n - 1)
         own_tokens = tokens + row.to(tl.int64) * tokens_stride
         table = block_tables + row.to(tl.int64) * tables_stride
+        adapter = tl.load(records + row.to(tl.int64) * RECORD_WORDS + ADAPTER)
         cells = tl.arange(0, TILE)
         for tile in range(0, n, TILE):
             at = tile + cells
@@ -267,6 +273,7 @@ def _expand(
             )
             tl.store(positions + start + at, position, mask=is_token)
             tl.store(slots + start + at, block * BLOCK_SIZE + position % BLOCK_SIZE, mask=is_token)
+            tl.store(token_adapter + start + at, adapter + 0 * at, mask=is_token)
         n_scores = tl.load(entry + N_SCORES)
         score = tl.load(entry + SCORE_INDEX)
         for tile in range(0, n_scores, TILE):
@@ -285,8 +292,9 @@ def expand(arena: Tensor, rows: Rows, into: Expansion, entries: int, policy: Spl
     """
     most = rows.tokens.shape[0] - 1
     _expand[(entries,)](
-        arena, rows.tokens, rows.block_tables,
-        into.token_ids, into.positions, into.slots, into.q_start, into.context_len, into.entry_row, into.work, into.n_work,
+        arena, rows.tokens, rows.block_tables, rows.records,
+        into.token_ids, into.positions, into.slots, into.token_adapter,
+        into.q_start, into.context_len, into.entry_row, into.work, into.n_work,
         into.logits_token, into.sample_row, into.sample_position, into.score_row, into.score_next,
         policy.min_chunk, policy.max_splits, most,
         rows.tokens.stride(0), rows.block_tables.stride(0),
@@ -323,6 +331,7 @@ def reference_expand(
         out["token_ids"] += [tokens[p] for p in cells]
         out["positions"] += list(cells)
         out["slots"] += [table[p // 16] * 16 + p % 16 for p in cells]
+        out["token_adapter"] += [int(rows.records[row, ADAPTER.value])] * n
         out["q_start"].append(start + n)
         out["context_len"].append(computed + n)
         out["entry_row"].append(row)

@@ -51,6 +51,7 @@ TOP_N = tl.constexpr(16)
 MIN_NEW_TOKENS = tl.constexpr(17)
 N_BIAS = tl.constexpr(18)
 BIAS_START = tl.constexpr(19)
+ADAPTER = tl.constexpr(20)
 RECORD_WORDS = tl.constexpr(24)
 
 # Bits of its flags.

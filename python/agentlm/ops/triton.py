@@ -6,7 +6,8 @@ few rows a norm then becomes the beginning of the product behind it, and an addi
 before it. Refuses to know requests and graphs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from agentlm.model.layout import EMBEDDING, HEAD
 from agentlm.model.weights import TensorRef
+from agentlm.ops.adapters import AdapterTables
 from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
 from agentlm.ops.upload import Upload
 from agentlm_kernels.arena import Expansion
@@ -42,6 +44,7 @@ class Bound:
 
     weight: Tensor | QuantizedWeight
     bias: Tensor | None
+    handle: Linear
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class StepShape:
     has_decodes: bool
     has_prefills: bool
     policy: SplitPolicy
+    has_adapters: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,17 @@ class TritonOps:
         self._vectors: list[Tensor] = []
         self._tables: list[Tensor] = []
         self._by_name: dict[str, Tensor] = {}
+        self._refilling: _Refill | None = None
+        self.adapters: AdapterTables | None = None
+
+    @contextmanager
+    def refilled_by(self, upload: Upload) -> Iterator[None]:
+        """Within it, binding copies each weight over the one that was bound at its turn, and gives its handle again."""
+        self._upload, self._refilling, self._by_name = upload, _Refill(), {}
+        try:
+            yield
+        finally:
+            self._refilling, self._by_name = None, {}
 
     def bind_linear(self, weights: Sequence[TensorRef], biases: Sequence[TensorRef] | None) -> Linear:
         """See `Ops`."""
@@ -118,17 +133,35 @@ class TritonOps:
         if self._quantize_to is not None and weights[0].name not in (HEAD, EMBEDDING):
             weight = _QUANTIZE[self._quantize_to](matrix)
         bias = self._upload.rows(biases, self.dtype) if biases else None
-        self._linears.append(Bound(weight, bias))
-        return Linear(len(self._linears) - 1)
+        if self._refilling is not None:
+            bound = self._linears[self._refilling.linears]
+            self._refilling.linears += 1
+            _overwrite(bound.weight, weight)
+            if bound.bias is not None and bias is not None:
+                bound.bias.copy_(bias)
+            return bound.handle
+        bound = Bound(weight, bias, Linear(len(self._linears)))
+        self._linears.append(bound)
+        return bound.handle
 
     def bind_vector(self, weight: TensorRef) -> Vector:
         """See `Ops`."""
-        self._vectors.append(self._upload.rows([weight], self.dtype))
+        vector = self._upload.rows([weight], self.dtype)
+        if self._refilling is not None:
+            self._vectors[self._refilling.vectors].copy_(vector)
+            self._refilling.vectors += 1
+            return Vector(self._refilling.vectors - 1)
+        self._vectors.append(vector)
         return Vector(len(self._vectors) - 1)
 
     def bind_table(self, weight: TensorRef) -> Table:
         """See `Ops`."""
-        self._tables.append(self._matrix([weight]))
+        table = self._matrix([weight])
+        if self._refilling is not None:
+            self._tables[self._refilling.tables].copy_(table)
+            self._refilling.tables += 1
+            return Table(self._refilling.tables - 1)
+        self._tables.append(table)
         return Table(len(self._tables) - 1)
 
     def _matrix(self, weights: Sequence[TensorRef]) -> Tensor:
@@ -174,6 +207,7 @@ class TritonOps:
         total = self.value(residual)
         if isinstance(x, Product) and self._is_skinny(x):
             self._skinny(x, residual=total)
+            self._adapt(x, total)
             return Norm(total, self._vectors[weight], eps)
         return add_rms_norm(total, self.value(x), self._vectors[weight], eps)
 
@@ -214,7 +248,7 @@ class TritonOps:
 
     def swiglu(self, gate_up: Value) -> Value:
         """See `Ops`."""
-        if isinstance(gate_up, Product) and self._is_skinny(gate_up):
+        if isinstance(gate_up, Product) and self._is_skinny(gate_up) and not self._is_adapted(gate_up):
             return self._skinny(gate_up, swiglu=True)
         return swiglu(self.value(gate_up))
 
@@ -258,6 +292,9 @@ class TritonOps:
         x, linear = product.x, product.linear
         if not isinstance(linear.weight, Tensor):
             raise TypeError("a skinny product has a weight of its own type")
+        if self._is_adapted(product):
+            # The adapter reads what the product does.
+            self.value(x)
         norm = x if isinstance(x, Norm) and x.value is None else None
         return skinny_linear(
             norm.x if norm is not None else self.value(x),
@@ -270,7 +307,22 @@ class TritonOps:
             out=out,
         )
 
+    def _is_adapted(self, product: Product) -> bool:
+        adapters = self.adapters
+        return self._shape.has_adapters and adapters is not None and adapters.has(product.linear.handle)
+
+    def _adapt(self, product: Product, y: Tensor) -> None:
+        """Adds what the tokens' adapters add to the product, to `y`."""
+        if self.adapters is not None and self._is_adapted(product):
+            tokens = self._expansion.token_adapter[: self._shape.tokens]
+            self.adapters.add(product.linear.handle, self.value(product.x), tokens, y)
+
     def _multiply(self, product: Product, out: Tensor | None) -> Tensor:
+        y = self._multiplied(product, out)
+        self._adapt(product, y)
+        return y
+
+    def _multiplied(self, product: Product, out: Tensor | None) -> Tensor:
         weight, bias = product.linear.weight, product.linear.bias
         if self._is_skinny(product):
             return self._skinny(product, out=out)
@@ -287,3 +339,23 @@ class TritonOps:
         else:
             torch.mm(x, weight.t(), out=out)
         return out
+
+
+@dataclass(slots=True)
+class _Refill:
+    """How many weights of each kind were copied over."""
+
+    linears: int = 0
+    vectors: int = 0
+    tables: int = 0
+
+
+def _overwrite(held: Tensor | QuantizedWeight, given: Tensor | QuantizedWeight) -> None:
+    """Copies a matrix over one of the same kind and shape."""
+    if isinstance(held, Tensor) and isinstance(given, Tensor):
+        held.copy_(given)
+    elif isinstance(held, QuantizedWeight) and isinstance(given, QuantizedWeight):
+        held.data.copy_(given.data)
+        held.scales.copy_(given.scales)
+    else:
+        raise TypeError(f"a {type(given).__name__} cannot be copied over a {type(held).__name__}")

@@ -4,6 +4,7 @@
 step, slowly, and is what tests run. Refuses to know models and plans.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -75,6 +76,10 @@ class Device(Protocol):
 
     def peak_of(self, run: Callable[[], None]) -> int:
         """Bytes that `run` needs at most beyond what was allocated before."""
+        ...
+
+    def give_back(self) -> None:
+        """Gives memory that nothing holds any more back to the device, for other processes."""
         ...
 
 
@@ -167,6 +172,12 @@ class Cuda:
         torch.cuda.synchronize(self.place)
         return int(torch.cuda.max_memory_allocated(self.place)) - before
 
+    def give_back(self) -> None:
+        """See `Device`."""
+        self._pool = torch.cuda.graph_pool_handle()
+        gc.collect()
+        torch.cuda.empty_cache()
+
 
 class _Done:
     """An event of a device that has computed everything by the time it is asked."""
@@ -225,3 +236,6 @@ class Interpreted:
         """Runs it; host memory is not measured."""
         run()
         return 0
+
+    def give_back(self) -> None:
+        """Host memory goes with the tensors."""

@@ -174,7 +174,8 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
 
 
 def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
-    from agentlm.runtime.cuda import CudaModel, CudaRunner, kv_budget
+    from agentlm.runtime.cuda import CudaRunner
+    from agentlm.runtime.cuda_model import CudaModel, kv_budget
     from agentlm.runtime.device import Cuda
 
     config = opened.config
@@ -191,7 +192,7 @@ def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
             0,
         )
         engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
-        runner = CudaRunner(engine, model, config, plan, opened.eos)
+        runner = CudaRunner(engine, model, opened.directory, config, plan, opened.eos)
     storage = config.quantize or model.dtype
     info = _info(config, opened.directory, plan, storage, model.kv_dtype, "cuda")
     return RunningEngine(engine, runner, opened.tokenizer, info)

@@ -67,6 +67,7 @@ class RowFlags:
     def __init__(self, rows: int) -> None:
         self._full = np.zeros(rows, dtype=np.bool_)
         self._constrained = np.zeros(rows, dtype=np.bool_)
+        self._adapted = np.zeros(rows, dtype=np.bool_)
 
     def update(self, plan: Plan) -> None:
         """Takes the plan's new rows in."""
@@ -74,10 +75,15 @@ class RowFlags:
             rows = plan.inits[:, _ROW]
             self._full[rows] = needs_full(plan.inits)
             self._constrained[rows] = (plan.inits[:, _FLAGS] & words.CONSTRAINED.value) != 0
+            self._adapted[rows] = plan.inits[:, words.ADAPTER.value] != 0
 
     def needs_full(self, plan: Plan) -> bool:
         """Whether a row of the step wants more than its largest logit, or a draw from all of them."""
         return bool(self._full[plan.entries[:, _ROW]].any())
+
+    def has_adapters(self, plan: Plan) -> bool:
+        """Whether a row of the step chose an adapter."""
+        return bool(self._adapted[plan.entries[:, _ROW]].any())
 
     def is_constrained(self, plan: Plan) -> bool:
         """Whether a row samples under a mask."""

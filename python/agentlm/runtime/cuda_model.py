@@ -1,0 +1,144 @@
+"""A checkpoint on a CUDA device: its weights, what its steps are computed in, and how much is left for keys and values.
+
+Refuses to know plans, requests and graphs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from agentlm.config import EngineConfig
+from agentlm.errors import OutOfMemoryError
+from agentlm.model import rope
+from agentlm.model.config import ModelConfig
+from agentlm.model.decoder import Decoder, checked
+from agentlm.model.layout import EMBEDDING, HEAD, tensor_shapes
+from agentlm.model.weights import Checkpoint, Progress
+from agentlm.ops.triton import LayerCache, StepShape, TritonOps, Value
+from agentlm.ops.upload import Upload
+from agentlm.runtime import memory
+from agentlm.runtime.device import Device
+from agentlm_kernels.arena import Expansion, Rows
+from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy
+
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MEMORY_SHARE = 0.92
+"""Share of the free memory that keys and values may take when all else is allocated; the rest is torch's and CUDA's."""
+
+
+class CudaModel:
+    """A checkpoint on the device, before the engine's sizes are known."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        checkpoint: Checkpoint,
+        config: EngineConfig,
+        device: Device,
+        progress: Progress | None,
+    ) -> None:
+        model = checked(model, checkpoint)
+        self.config = model
+        self.device = device
+        self.dtype = _dtype(checkpoint, config.dtype)
+        self.kv_dtype = self.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+        needed = weights_bytes(model, self.dtype, config.quantize)
+        memory.check_weights(needed, device.free_bytes(), config.quantize or self.dtype)
+        upload = Upload(device.place)
+        self.ops = TritonOps(
+            model.attention, upload, TORCH_DTYPES[self.dtype], config.quantize, config.batch_invariant
+        )
+        self.decoder: Decoder = Decoder.bind(model, checkpoint, self.ops, progress)
+        upload.finish()
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of keys and values of one block, all layers together."""
+        cells = sum(2 * a.kv_heads * memory.BLOCK_SIZE * a.head_dim for a in self.config.attention)
+        if self.kv_dtype == "fp8":
+            scales = sum(2 * a.kv_heads * memory.BLOCK_SIZE for a in self.config.attention)
+            return cells + 4 * scales
+        return cells * TORCH_DTYPES[self.kv_dtype].itemsize
+
+    def refill(self, checkpoint: Checkpoint) -> None:
+        """Copies another checkpoint's weights, of the same shapes, over these."""
+        upload = Upload(self.device.place)
+        with self.ops.refilled_by(upload):
+            Decoder.bind(self.config, checkpoint, self.ops)
+        upload.finish()
+
+    def forward(self, shape: StepShape, logits: Tensor) -> None:
+        """Computes a step that lies in the attached memory into `logits`, float32 `[rows, vocab]`."""
+        self.ops.begin(shape)
+        head: Value = self.decoder.forward(self.ops)
+        self.ops.logits(head, logits)
+
+
+def weights_bytes(model: ModelConfig, dtype: str, quantize: str | None) -> int:
+    """Bytes of the weights on the device, a tied table once."""
+    element = float(TORCH_DTYPES[dtype].itemsize)
+    narrow = {None: element, "int8": 1.0, "fp8": 1.0, "int4": 0.53}[quantize]
+    return int(
+        sum(
+            math.prod(shape) * (narrow if len(shape) == 2 and name not in (EMBEDDING, HEAD) else element)
+            for name, shape in tensor_shapes(model).items()
+        )
+    )
+
+
+def _dtype(checkpoint: Checkpoint, asked: str) -> str:
+    """How weights are stored and multiplied: 16-bit checkpoints as they are, 32-bit ones in bfloat16."""
+    if asked != "auto":
+        return asked
+    kinds = {tensor.dtype for tensor in checkpoint.tensors() if len(tensor.shape) == 2}
+    return "float16" if kinds == {"F16"} else "bfloat16"
+
+
+def attach(model: CudaModel, expansion: Expansion, rows: Rows, num_blocks: int, positions: int) -> None:
+    """Allocates the key-value cache and what else the model's kernels need, and hands it to them."""
+    config, place = model.config, model.device.place
+    cos, sin = (torch.from_numpy(t).to(place) for t in rope.tables(config.rope, config.head_dim, positions))
+    fp8 = model.kv_dtype == "fp8"
+    dtype = torch.float8_e4m3fn if fp8 else TORCH_DTYPES[model.kv_dtype]
+    cache = []
+    for spec in config.attention:
+        shape = (num_blocks, spec.kv_heads, memory.BLOCK_SIZE, spec.head_dim)
+        scales: list[Tensor | None] = [None, None]
+        if fp8:
+            scales = [torch.zeros(shape[:3], dtype=torch.float32, device=place) for _ in range(2)]
+        # Zeros: what a tile reads past the last key is multiplied by a weight of zero, and must be finite.
+        keys, values = (torch.zeros(shape, dtype=dtype, device=place) for _ in range(2))
+        cache.append(LayerCache(keys, values, *scales))
+    workspace = DecodeWorkspace.allocate(
+        rows.tokens.shape[0] - 1, config.heads, config.kv_heads, config.head_dim, place
+    )
+    model.ops.attach(expansion, rows.block_tables, cache, cos, sin, workspace)
+
+
+def kv_budget(model: CudaModel, config: EngineConfig, max_rows: int) -> int:
+    """Bytes for keys and values: what is free once a largest step has been run beside everything else."""
+    device, tokens = model.device, memory.step_tokens(config)
+    place, vocab = device.place, model.config.vocab
+    positions = config.max_total_tokens or model.config.context_length
+
+    def largest_step() -> None:
+        expansion = Expansion.allocate(max_rows, tokens, max_rows, place)
+        rows = Rows.allocate(1, tokens, place)
+        attach(model, expansion, rows, 1, tokens)
+        expansion.slots.fill_(-1)
+        expansion.q_start[1] = expansion.context_len[0] = tokens
+        logits = torch.empty(max_rows, vocab, dtype=torch.float32, device=place)
+        policy = SplitPolicy.for_step(1, model.config.kv_heads)
+        model.forward(StepShape(1, tokens, max_rows, False, True, policy), logits)
+
+    peak = device.peak_of(largest_step)
+    # The sampler's two copies of the logits, the rows, page-locked staging.
+    beside = 3 * max_rows * vocab * 4 + 8 * max_rows * positions + (256 << 20)
+    budget = int(device.free_bytes() * MEMORY_SHARE) - peak - beside
+    if budget <= 0:
+        raise OutOfMemoryError(
+            f"the weights leave {device.free_bytes()} bytes on {device.name}, and a step needs {peak + beside}. Give a "
+            "smaller model, quantize='int8' or 'int4', or a lower max_batch_size and max_batch_prefill_tokens"
+        )
+    return budget
