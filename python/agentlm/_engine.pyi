@@ -1,6 +1,6 @@
 # The Rust extension's classes. `make check-stubs` compares this file with the extension itself.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Literal, final
 
@@ -11,6 +11,7 @@ from agentlm.params import SamplingParams
 
 __all__ = [
     "ChatTemplate",
+    "ContaminationScan",
     "CpuBackend",
     "CpuExecutor",
     "EndEvent",
@@ -50,6 +51,29 @@ class ChatTemplate:
     def source(self) -> str: ...
     def prompt(self, messages: str, *, add_generation_prompt: bool = True) -> tuple[str, list[int]]: ...
     def conversation(self, messages: str) -> tuple[str, list[int], list[bool]]: ...
+
+@final
+class ContaminationScan:
+    def __new__(
+        cls,
+        samples: list[list[str]],
+        *,
+        ngram: int,
+        skip_budget: int,
+        tokens: Literal["words", "whitespace"] = "words",
+        tokenizer: Tokenizer | None = None,
+    ) -> ContaminationScan: ...
+    @property
+    def evaluation_tokens(self) -> int: ...
+    def read(
+        self,
+        sources: Sequence[tuple[str | PathLike[str], Literal["jsonl", "text"]]],
+        *,
+        fields: Sequence[str],
+        threads: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[int, int, int]: ...
+    def report(self, spans: int) -> str: ...
 
 @final
 class TokenEvent:

@@ -1,5 +1,6 @@
 //! The only crate that knows PyO3: builds `agentlm._engine`. Thin: each file mirrors one Rust type for Python.
 
+mod contamination;
 mod cpu;
 mod engine;
 mod errors;
@@ -15,6 +16,8 @@ mod tokenizer;
 /// The Rust core of agentlm.
 #[pyo3::pymodule(gil_used = false)]
 mod _engine {
+    #[pymodule_export]
+    use crate::contamination::ContaminationScan;
     #[pymodule_export]
     use crate::cpu::{CpuBackend, CpuExecutor, Tape, TapeBuilder};
     #[pymodule_export]

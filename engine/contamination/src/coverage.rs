@@ -1,0 +1,324 @@
+//! What the spans found mean for each sample, and the text in which they stand.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::ScanError;
+use crate::matcher::Best;
+use crate::pieces;
+use crate::scan::{Scan, parse, running_text, texts};
+use crate::settings::Form;
+use crate::words::{Token, UNKNOWN};
+
+/// Bytes of training text shown before and behind a span.
+const CONTEXT: usize = 160;
+
+/// One sample.
+#[derive(Clone, Debug, Serialize)]
+pub struct SampleReport {
+    /// Its place in the evaluation set.
+    pub sample: usize,
+    /// Its tokens.
+    pub tokens: usize,
+    /// Those that lie in a span.
+    pub contaminated: usize,
+    /// Stretches of contaminated tokens: text, first character, character behind the last.
+    pub regions: Vec<(usize, usize, usize)>,
+    /// Spans that together cover the most, the longest first.
+    pub spans: Vec<Span>,
+    /// Further spans that would cover more.
+    pub more: usize,
+}
+
+/// A stretch of a sample that stands in the training text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Span {
+    /// Which of the sample's texts.
+    pub part: usize,
+    /// First character of that text.
+    pub start: usize,
+    /// Character behind the last.
+    pub end: usize,
+    /// Tokens, skipped ones included.
+    pub tokens: usize,
+    /// Tokens that differ.
+    pub skipped: usize,
+    /// The sample's side, cut where equal and skipped tokens meet.
+    pub evaluation: Vec<(bool, String)>,
+    /// Where it stands in the training text.
+    pub place: Place,
+    /// The training text's side.
+    pub training: Excerpt,
+}
+
+/// A place in the training text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// Which text of a JSON line.
+    pub part: Option<String>,
+    /// The record's `id`.
+    pub id: Option<String>,
+    /// The record's `source`.
+    pub source: Option<String>,
+}
+
+/// Training text around a span.
+#[derive(Clone, Debug, Serialize)]
+pub struct Excerpt {
+    /// What stands before it.
+    pub before: String,
+    /// The span, cut where equal and skipped tokens meet: whether its tokens are equal, text.
+    pub span: Vec<(bool, String)>,
+    /// What stands behind it.
+    pub after: String,
+}
+
+/// A span that was chosen to be shown.
+#[derive(Clone, Copy)]
+struct Chosen {
+    at: u32,
+    best: Best,
+}
+
+pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, ScanError> {
+    let mut reports: Vec<SampleReport> = (0..scan.samples.len()).map(empty).collect();
+    let mut found: Vec<Vec<Chosen>> = vec![Vec::new(); reports.len()];
+    for (&at, &best) in &scan.spans {
+        let text = scan.index.texts[scan.index.text_at(at)];
+        found[text.sample as usize].push(Chosen { at, best });
+    }
+    let mut part = 0;
+    for (place, text) in scan.index.texts.iter().enumerate() {
+        let first_of_sample = place == 0 || scan.index.texts[place - 1].sample != text.sample;
+        part = if first_of_sample { 0 } else { part + 1 };
+        let report = &mut reports[text.sample as usize];
+        report.tokens += (text.end - text.first) as usize;
+        let mut spans: Vec<_> = found[text.sample as usize]
+            .iter()
+            .filter(|span| (text.first..text.end).contains(&span.at))
+            .map(|span| (span.at, span.best.end))
+            .collect();
+        spans.sort_unstable();
+        let string = &scan.samples[text.sample as usize][part];
+        for (first, end) in joined(&spans) {
+            report.contaminated += (end - first) as usize;
+            let (start, end) = characters(
+                string,
+                scan.index.tokens[first as usize].start,
+                scan.index.tokens[end as usize - 1].end,
+            );
+            report.regions.push((part, start, end));
+        }
+    }
+    // By line or piece, so that each is read once: sample, rank among its spans, span.
+    let mut chosen: BTreeMap<_, Vec<(usize, usize, Chosen)>> = BTreeMap::new();
+    for (sample, spans) in found.into_iter().enumerate() {
+        let (shown, more) = choose(spans, most);
+        reports[sample].more = more;
+        for (rank, span) in shown.into_iter().enumerate() {
+            let origin = span.best.origin;
+            chosen
+                .entry((origin.file, origin.offset))
+                .or_default()
+                .push((sample, rank, span));
+        }
+    }
+    let mut spans: Vec<(usize, usize, Span)> = Vec::new();
+    for ((file, offset), wanted) in chosen {
+        let reader = Reader::open(scan, file, offset, &wanted[0].2.best)?;
+        for (sample, rank, span) in wanted {
+            spans.push((sample, rank, reader.span(scan, span)?));
+        }
+    }
+    spans.sort_by_key(|&(sample, rank, _)| (sample, rank));
+    for (sample, _, span) in spans {
+        reports[sample].spans.push(span);
+    }
+    Ok(reports)
+}
+
+fn empty(sample: usize) -> SampleReport {
+    SampleReport {
+        sample,
+        tokens: 0,
+        contaminated: 0,
+        regions: Vec::new(),
+        spans: Vec::new(),
+        more: 0,
+    }
+}
+
+/// Ranges in order, those that overlap or touch as one.
+fn joined(ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut joined: Vec<(u32, u32)> = Vec::new();
+    for &(first, end) in ranges {
+        match joined.last_mut() {
+            Some(last) if first <= last.1 => last.1 = last.1.max(end),
+            _ => joined.push((first, end)),
+        }
+    }
+    joined
+}
+
+/// The longest spans of which each covers a token that those before it do not, and how many more there would be.
+fn choose(mut spans: Vec<Chosen>, most: usize) -> (Vec<Chosen>, usize) {
+    spans.sort_unstable_by_key(|span| (span.at.wrapping_sub(span.best.end), span.at));
+    let mut covered: Vec<(u32, u32)> = Vec::new();
+    let mut shown = Vec::new();
+    let mut more = 0;
+    for span in spans {
+        let range = (span.at, span.best.end);
+        let inside = |known: &(u32, u32)| known.0 <= range.0 && range.1 <= known.1;
+        if covered.iter().any(inside) {
+            continue;
+        }
+        covered.push(range);
+        covered.sort_unstable();
+        covered = joined(&covered);
+        if shown.len() < most {
+            shown.push(span);
+        } else {
+            more += 1;
+        }
+    }
+    (shown, more)
+}
+
+/// Characters of a range of bytes.
+fn characters(text: &str, start: u32, end: u32) -> (usize, usize) {
+    let start_at = text[..start as usize].chars().count();
+    (
+        start_at,
+        start_at + text[start as usize..end as usize].chars().count(),
+    )
+}
+
+/// A training line or piece, read again.
+struct Reader {
+    path: PathBuf,
+    data: Vec<u8>,
+    record: Option<Map<String, Value>>,
+    line: u64,
+}
+
+impl Reader {
+    fn open(scan: &Scan, file: u32, offset: u64, best: &Best) -> Result<Self, ScanError> {
+        let source = &scan.sources[file as usize];
+        let data = pieces::again(&source.path, source.form, offset, scan.lookahead)?;
+        let record = match source.form {
+            Form::JsonLines => parse(&data, &source.path, best.line)?,
+            Form::Text => None,
+        };
+        Ok(Self {
+            path: source.path.clone(),
+            data,
+            record,
+            line: best.line,
+        })
+    }
+
+    fn span(&self, scan: &Scan, span: Chosen) -> Result<Span, ScanError> {
+        let text_id = |name| {
+            let value = self.record.as_ref().and_then(|record| record.get(name))?;
+            Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        };
+        let mut place = Place {
+            path: self.path.clone(),
+            line: self.line,
+            part: None,
+            id: text_id("id"),
+            source: text_id("source"),
+        };
+        let Some(record) = &self.record else {
+            let text = running_text(
+                &self.data[..pieces::whole_characters(&self.data)],
+                &self.path,
+                self.line,
+            )?;
+            let span = self.of_text(scan, span, text, place)?;
+            return Ok(span);
+        };
+        let parts = texts(record, &scan.fields, &self.path, self.line)?;
+        let part = parts
+            .get(span.best.origin.part as usize)
+            .ok_or_else(|| self.changed())?;
+        place.part = Some(part.name.to_string());
+        self.of_text(scan, span, &part.text, place)
+    }
+
+    fn changed(&self) -> ScanError {
+        ScanError::Changed {
+            path: self.path.clone(),
+        }
+    }
+
+    fn of_text(&self, scan: &Scan, span: Chosen, text: &str, mut place: Place) -> Result<Span, ScanError> {
+        let mut tokens = Vec::new();
+        scan.tokens.split(text, &mut Vec::new(), &mut tokens)?;
+        let length = (span.best.end - span.at) as usize;
+        let first = span.best.token as usize;
+        let training = tokens.get(first..first + length).ok_or_else(|| self.changed())?;
+        let evaluation = &scan.index.tokens[span.at as usize..span.best.end as usize];
+        let equal: Vec<bool> = (0..length)
+            .map(|k| evaluation[k].id == training[k].id && training[k].id != UNKNOWN)
+            .collect();
+        let skipped = equal.iter().filter(|equal| !**equal).count();
+        if !equal[..scan.index.ngram].iter().all(|equal| *equal) || !equal[length - 1] {
+            return Err(self.changed());
+        }
+        let (start, end) = (training[0].start as usize, training[length - 1].end as usize);
+        if self.record.is_none() {
+            place.line += memchr::memchr_iter(b'\n', &text.as_bytes()[..start]).count() as u64;
+        }
+        let text_index = scan.index.text_at(span.at);
+        let sample = scan.index.texts[text_index].sample;
+        let part = text_index - scan.index.texts.partition_point(|text| text.sample < sample);
+        let string = &scan.samples[sample as usize][part];
+        let (from, to) = characters(string, evaluation[0].start, evaluation[length - 1].end);
+        Ok(Span {
+            part,
+            start: from,
+            end: to,
+            tokens: length,
+            skipped,
+            evaluation: runs(string, evaluation, &equal),
+            place,
+            training: Excerpt {
+                before: text[boundary(text, start.saturating_sub(CONTEXT))..start].to_owned(),
+                span: runs(text, training, &equal),
+                after: text[end..boundary(text, (end + CONTEXT).min(text.len()))].to_owned(),
+            },
+        })
+    }
+}
+
+/// The nearest character's beginning at or before a byte.
+fn boundary(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// A span's text, cut where equal and skipped tokens meet. What stands between two tokens belongs to the former.
+fn runs(text: &str, tokens: &[Token], equal: &[bool]) -> Vec<(bool, String)> {
+    let mut runs: Vec<(bool, String)> = Vec::new();
+    for (place, token) in tokens.iter().enumerate() {
+        let end = tokens
+            .get(place + 1)
+            .map_or(token.end, |next| next.start.max(token.start));
+        let piece = text.get(token.start as usize..end as usize).unwrap_or_default();
+        match runs.last_mut() {
+            Some((kind, run)) if *kind == equal[place] => run.push_str(piece),
+            _ => runs.push((equal[place], piece.to_owned())),
+        }
+    }
+    runs
+}
