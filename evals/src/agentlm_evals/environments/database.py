@@ -85,10 +85,10 @@ class Database(Game):
     statement: str
     """The gold statement; everything in it is in the question or among the headers."""
     engine: sqlite3.Connection
-    ran: str | None = None
-    """The last statement that the engine took."""
+    ran: list[str] = field(default_factory=list)
+    """The statements that the engine took."""
     said: list[str] = field(default_factory=list)
-    """Its rows' first values, as an answer would give them."""
+    """The first values of the last one's rows, as an answer would give them."""
     opening: str = ""
     reward: float = 0.0
     done: bool = False
@@ -125,7 +125,8 @@ class Database(Game):
             rows = self.engine.execute(statement).fetchmany(100)
         except (sqlite3.Error, sqlite3.Warning) as error:
             return f"Error: {error}"
-        self.ran, self.said = statement, [str(row[0]) for row in rows]
+        self.ran.append(statement)
+        self.said = [str(row[0]) for row in rows]
         shown = str(rows)
         return shown if len(shown) <= _MOST_SHOWN else shown[:_MOST_SHOWN] + "[TRUNCATED]"
 
@@ -144,10 +145,10 @@ class Database(Game):
     # --- the expert --------------------------------------------------------------------------------------------------
     def advise(self) -> Advice:
         """See `Game.advise`: one statement, then the answer that its result shows."""
-        if self.ran != self.statement:
-            return Advice(self.thought, f"sql: {self.statement}")
-        if self.changes:
+        if self.changes and self.statement in self.ran:
             return Advice("The table is changed. I am done.", "answer: done")
+        if self.ran[-1:] != [self.statement]:
+            return Advice(self.thought, f"sql: {self.statement}")
         return Advice(f"The result is {', '.join(self.said)}.", "answer: " + "|".join(self.said))
 
     def slips(self) -> Sequence[str]:
