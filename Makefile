@@ -77,6 +77,18 @@ test-rust: ## the tests of the engine (cargo-nextest where it is installed)
 test-python: $(ENGINE) ## the tests under tests/
 	$(BIN)/python -m pytest tests $(ARGS)
 
+# The oldest Triton that is supported, beside the newest, which is in .venv.
+OLD_TRITON := 3.6.0
+
+$(VENV)/triton-$(OLD_TRITON): | $(DEPENDENCIES)
+	"$(UV)" pip install --quiet --no-deps --target $@ triton==$(OLD_TRITON)
+
+.PHONY: compile-gate
+compile-gate: $(DEPENDENCIES) $(VENV)/triton-$(OLD_TRITON) ## every kernel for every GPU, under the oldest Triton and the newest; needs no GPU
+	$(BIN)/python tests/kernels/compile_gate.py --target all > $(VENV)/compile-gate.log 2>&1 || { cat $(VENV)/compile-gate.log; exit 1; }
+	PYTHONPATH=$(VENV)/triton-$(OLD_TRITON) $(BIN)/python tests/kernels/compile_gate.py --target all > $(VENV)/compile-gate.log 2>&1 \
+	  || { cat $(VENV)/compile-gate.log; exit 1; }
+
 .PHONY: clients
 clients: $(DEPENDENCIES) ## environments for other people's clients, with which test-python then talks to the server
 	$(BIN)/python -m tests.clients.environments
