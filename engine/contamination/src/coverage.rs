@@ -23,7 +23,9 @@ pub struct SampleReport {
     pub sample: usize,
     /// Its tokens.
     pub tokens: usize,
-    /// Those that lie in a span.
+    /// Tokens of its longest text: one of at most `ngram` can hold no span.
+    pub longest: usize,
+    /// Of its tokens, those that lie in a span.
     pub contaminated: usize,
     /// Stretches of contaminated tokens: text, first character, character behind the last.
     pub regions: Vec<(usize, usize, usize)>,
@@ -99,7 +101,9 @@ pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, Scan
         let first_of_sample = place == 0 || scan.index.texts[place - 1].sample != text.sample;
         part = if first_of_sample { 0 } else { part + 1 };
         let report = &mut reports[text.sample as usize];
-        report.tokens += (text.end - text.first) as usize;
+        let length = (text.end - text.first) as usize;
+        report.tokens += length;
+        report.longest = report.longest.max(length);
         let mut spans: Vec<_> = found[text.sample as usize]
             .iter()
             .filter(|span| (text.first..text.end).contains(&span.at))
@@ -148,6 +152,7 @@ fn empty(sample: usize) -> SampleReport {
     SampleReport {
         sample,
         tokens: 0,
+        longest: 0,
         contaminated: 0,
         regions: Vec::new(),
         spans: Vec::new(),

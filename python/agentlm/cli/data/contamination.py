@@ -1,0 +1,162 @@
+"""`agentlm data contamination`: does training data hold an evaluation set? A table, and reports as HTML and JSON."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from agentlm.tuning.contamination import Contamination
+
+
+@click.command("contamination")
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--against", "evaluation", multiple=True, required=True, type=click.Path(exists=True, dir_okay=False), help="Evaluation set: .jsonl, .json, or text with one sample a line; may be gzipped. Repeatable.")  # fmt: skip
+@click.option("--field", "fields", multiple=True, help="Field of the evaluation set that holds text (`a.b` goes into objects). Repeatable. [default: messages, else text and content]")  # fmt: skip
+@click.option(
+    "--data-field", "data_fields", multiple=True, help="The same for the data's JSON lines. Repeatable."
+)
+@click.option(
+    "--form", type=click.Choice(["jsonl", "text"]), help="Read every data file so [default: by its name]"
+)
+@click.option("--tokens", type=click.Choice(["words", "whitespace"]), default="words", show_default=True, help="words: runs of letters and digits in lower case; whitespace: what stands between blanks.")  # fmt: skip
+@click.option(
+    "--model", type=click.Path(exists=True, file_okay=False), help="Use this checkpoint's tokenizer instead."
+)
+@click.option("--ngram", default=10, show_default=True, help="An overlap is longer than this; its first tokens, this many, are equal.")  # fmt: skip
+@click.option(
+    "--skip-budget", default=4, show_default=True, help="Later tokens of an overlap that may differ."
+)
+@click.option("--threads", default=0, help="Threads [default: one a processor]")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that shows the overlaps beside the training text.")  # fmt: skip
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every overlap as JSON.",
+)
+@click.option(
+    "--show", default=200, show_default=True, help="Samples on the page, the most contaminated first."
+)
+@click.option(
+    "--spans", default=3, show_default=True, help="Overlaps of a sample that are shown, the longest first."
+)
+@click.option("--fail-above", type=click.FloatRange(0, 100), help="Exit with 1 if more than this percentage of a set's samples is not clean.")  # fmt: skip
+def command(
+    data: tuple[str, ...],
+    evaluation: tuple[str, ...],
+    fields: tuple[str, ...],
+    data_fields: tuple[str, ...],
+    form: str | None,
+    tokens: str,
+    model: str | None,
+    ngram: int,
+    skip_budget: int,
+    threads: int,
+    html: Path | None,
+    json_file: Path | None,
+    show: int,
+    spans: int,
+    fail_above: float | None,
+) -> None:
+    """Look for evaluation samples in training DATA (files, or directories of .jsonl and .txt files).
+
+    The test is AgentTuning's, after Llama-2's: a token of a sample is contaminated if it lies in an overlap longer than 10
+    tokens, of which at most 4 differ. Samples are clean (less than 20 % of their tokens), not clean, not dirty (less than
+    80 %) or dirty.
+    """
+    from agentlm.tuning.contamination import Settings, page, read_samples, scan, sources
+
+    settings = Settings(
+        ngram=ngram, skip_budget=skip_budget, tokens=tokens, model=model, threads=threads, spans=spans
+    )
+    samples = [sample for file in evaluation for sample in read_samples(file, fields)]
+    training = sources(data, "jsonl" if form == "jsonl" else "text" if form == "text" else None)
+    with _progress(sum(path.stat().st_size for path, _ in training)) as progress:
+        found = scan(samples, training, settings, data_fields=data_fields, progress=progress)
+    _print(found)
+    if json_file is not None:
+        _write(json_file, json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n")
+    if html is not None:
+        _write(html, page(found, show))
+    if fail_above is not None:
+        _judge(found, fail_above)
+
+
+@contextmanager
+def _progress(size: int) -> Iterator[Callable[[int], None] | None]:
+    """Yields `advance(bytes read)`, or None when nobody would see a bar."""
+    from agentlm.progress import wanted
+
+    if not wanted():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=size, desc="comparing", unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        yield lambda done: bar.update(done - bar.n)
+
+
+def _print(found: "Contamination") -> None:
+    from agentlm.tuning.contamination import BUCKETS
+
+    head = ["set", "samples", *(f"{bucket.name} {bucket.rule}" for bucket in BUCKETS), "tokens", "too short"]
+    rows = [head]
+    for name in found.sets():
+        samples = [sample for sample in found.samples if sample.set == name]
+        buckets = [len(found.bucket(bucket, name)) for bucket in BUCKETS]
+        rows.append(
+            [
+                name,
+                f"{len(samples):,}",
+                *(f"{count:,} ({100 * count / len(samples):.1f} %)" for count in buckets),
+                f"{100 * found.share(name):.2f} %",
+                f"{sum(sample.is_short for sample in samples):,}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        click.echo("  ".join(cells))
+    for sample in found.worst()[:5]:
+        span = sample.spans[0]
+        text = " ".join("".join(run for _, run in span.evaluation).split())
+        click.echo(
+            f"{100 * sample.share:5.1f} %  {sample.set} {sample.id}: {span.path}:{span.line}  {text:.60}"
+        )
+    speed = found.bytes / 2**20 / max(found.seconds, 1e-9)
+    click.echo(
+        f"{found.records:,} records, {found.tokens:,} tokens ({found.tokenization}) in {found.seconds:.1f} s, {speed:.0f} MiB/s"
+    )
+
+
+def _judge(found: "Contamination", allowed: float) -> None:
+    from agentlm.tuning.contamination import BUCKETS
+
+    not_clean = BUCKETS[1]
+    for name in found.sets():
+        samples = sum(sample.set == name for sample in found.samples)
+        percent = 100 * len(found.bucket(not_clean, name)) / samples
+        if percent > allowed:
+            raise click.ClickException(f"{percent:.1f} % of {name} is not clean; {allowed:g} % are allowed")
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as beside:
+        try:
+            beside.write(text)
+            beside.close()
+            Path(beside.name).chmod(0o644)
+            Path(beside.name).replace(path)
+        except BaseException:
+            Path(beside.name).unlink(missing_ok=True)
+            raise
+    click.echo(f"wrote {path}")

@@ -1,0 +1,24 @@
+"""Which tokens of an evaluation set stand in training data: AgentTuning's test, after Llama-2's.
+
+Refuses to know tasks and mixtures, and to change the data: it says where the overlaps stand.
+"""
+
+from agentlm.tuning.contamination.html import page
+from agentlm.tuning.contamination.result import BUCKETS, Bucket, Contamination, SampleOverlap, Span
+from agentlm.tuning.contamination.samples import ContaminationError, EvaluationSample, read_samples
+from agentlm.tuning.contamination.scan import Settings, scan, sources
+
+__all__ = [
+    "BUCKETS",
+    "Bucket",
+    "Contamination",
+    "ContaminationError",
+    "EvaluationSample",
+    "SampleOverlap",
+    "Settings",
+    "Span",
+    "page",
+    "read_samples",
+    "scan",
+    "sources",
+]

@@ -1,0 +1,62 @@
+"""`agentlm data contamination` as it is typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agentlm.cli.data.contamination import command
+
+LEAKED = "A farmer sells 12 eggs in the morning and 30 eggs in the evening of every single day."
+CLEAN = "How many of the seven shelves of the library are empty once all the atlases have been lent?"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    record = {
+        "id": "r1",
+        "source": "chats",
+        "messages": [{"role": "user", "content": f"Solve this. {LEAKED}"}],
+    }
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(record) + "\n")
+    evaluation = tmp_path / "set.jsonl"
+    rows = [{"id": f"q{number}", "question": text} for number, text in enumerate((LEAKED, CLEAN))]
+    evaluation.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return data, evaluation
+
+
+def test_a_table_and_both_reports_are_written(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, evaluation = files
+    html, reported = tmp_path / "report.html", tmp_path / "report.json"
+    result = run(data, "--against", evaluation, "--field", "question", "--html", html, "--json", reported)
+    assert result.exit_code == 0, result.output
+    row = next(line for line in result.output.splitlines() if line.startswith("set.jsonl"))
+    assert row.split("  ")[-1].strip() == "0"
+    assert row.count("1 (50.0 %)") == 4
+    assert f"100.0 %  set.jsonl q0: {data}:1  A farmer sells" in result.output
+    values = json.loads(reported.read_text())
+    assert values["test"] == {"tokens": "words", "ngram": 10, "skip_budget": 4}
+    assert values["sets"][0]["buckets"] == {"clean": 1, "not clean": 1, "not dirty": 1, "dirty": 1}
+    assert [sample["id"] for sample in values["samples"]] == ["q0"]
+    assert "<mark>A farmer sells 12 eggs" in html.read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "data.jsonl",
+        "report.html",
+        "report.json",
+        "set.jsonl",
+    ]
+
+
+def test_more_than_is_allowed_fails(files: tuple[Path, Path]) -> None:
+    data, evaluation = files
+    arguments = (data, "--against", evaluation, "--field", "question")
+    assert run(*arguments, "--fail-above", 50).exit_code == 0
+    result = run(*arguments, "--fail-above", 49)
+    assert result.exit_code == 1
+    assert "50.0 % of set.jsonl is not clean; 49 % are allowed" in result.output
