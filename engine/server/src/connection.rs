@@ -28,6 +28,11 @@ use crate::stream::{Entry, Intake, Line, Socket};
 /// Pause after an accept that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a stream's head waits for its first event. Proxies whose HTTP is Go's, such as Caddy and Traefik, now and then cut an
+/// answer that begins before they have seen the end of the request that they pass on (golang/go#40747): of streams whose head
+/// came at once, Caddy 2.6.2 broke one in thirty.
+const HEAD_PATIENCE: Duration = Duration::from_millis(50);
+
 /// What every connection of a port has.
 #[derive(Clone)]
 pub(crate) struct Door {
@@ -166,6 +171,14 @@ async fn converse<I: Read + Write + Unpin + 'static>(
     .await;
 }
 
+/// The stream that an answer carries, if it is one.
+fn stream_of(answer: &mut Result<Response, Infallible>) -> Option<Entry> {
+    match answer {
+        Ok(response) => response.extensions_mut().remove(),
+        Err(never) => match *never {},
+    }
+}
+
 /// The routes, on one connection.
 struct Answers {
     /// Where frames may pass hyper by.
@@ -187,13 +200,16 @@ impl Service<Request<Incoming>> for Answers {
         intake.set_answering(true);
         let answer = self.routes.call(request);
         Box::pin(async move {
-            let answer = answer.await;
-            intake.set_answering(false);
-            let mut response = answer?;
-            if let (Some(entry), Some(line)) = (response.extensions_mut().remove::<Entry>(), line) {
-                entry.offer(line);
+            let mut answer = answer.await;
+            if let Some(entry) = stream_of(&mut answer) {
+                // Late or not: what comes later follows the head.
+                let _ = timeout(HEAD_PATIENCE, entry.begun()).await;
+                if let Some(line) = line {
+                    entry.offer(line);
+                }
             }
-            Ok(response)
+            intake.set_answering(false);
+            answer
         })
     }
 }

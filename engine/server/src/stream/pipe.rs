@@ -4,6 +4,7 @@
 //! Frames that pile up while a connection writes leave together in the next write. The output thread never waits for a client:
 //! one that lets too much pile up loses its stream, and its requests are aborted.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -189,6 +190,19 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Returns once the stream has something to send, or has ended.
+    pub(crate) async fn begun(&self) {
+        poll_fn(|context| {
+            let mut state = self.state.lock();
+            if state.closed || !state.unsent.is_empty() {
+                return Poll::Ready(());
+            }
+            state.waiting = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// From the first flush on, frames go out by `line`.
     pub(crate) fn offer(&self, line: Arc<Line>) {
         let mut state = self.state.lock();

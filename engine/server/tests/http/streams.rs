@@ -114,6 +114,21 @@ fn version_1_0_has_no_chunks() {
     assert_complete(&reply, 50);
 }
 
+#[test]
+fn a_head_waits_for_its_first_event_but_not_long() {
+    for (step_time, together) in [(Duration::from_millis(10), true), (Duration::from_secs(1), false)] {
+        let server = server(step_time);
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(request("HTTP/1.1", 2).as_bytes()).unwrap();
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        let first = std::str::from_utf8(&bytes[..count]).unwrap();
+        assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
+        assert_eq!(first.contains("data: "), together, "{first}");
+    }
+}
+
 fn head(reader: &mut BufReader<TcpStream>) -> Vec<String> {
     let lines = reader.lines().map(|line| line.unwrap());
     lines.take_while(|line| !line.is_empty()).collect()

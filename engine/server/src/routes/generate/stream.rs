@@ -27,6 +27,10 @@ pub(crate) struct NativeStream {
 
 impl Sink for NativeStream {
     fn token(&mut self, token: &Token<'_>, end: Option<&Finished>) {
+        // Before the client can know of it.
+        if let Some(finished) = end {
+            self.meter.succeeded(&Account::from(finished));
+        }
         self.pipe.write(end.is_some(), |out| {
             out.extend_from_slice(b"data: {\"index\":");
             wire::integer(out, token.index);
@@ -40,9 +44,6 @@ impl Sink for NativeStream {
                 Some(finished) => self.write_end(out, finished),
             }
         });
-        if let Some(finished) = end {
-            self.meter.succeeded(&Account::from(finished));
-        }
     }
 
     fn fail(&mut self, error: &RequestError) {

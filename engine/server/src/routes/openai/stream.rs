@@ -152,20 +152,21 @@ impl Group {
         write: impl FnOnce(&mut BytesMut),
     ) {
         let over = end.and_then(|finished| self.ended(finished, counts_prompt));
+        // Before the client can know of it.
+        if let (Some((usage, slowest)), Some(finished)) = (&over, end) {
+            self.meter.succeeded(&Account {
+                timing: *slowest,
+                prompt_tokens: usage.prompt_tokens,
+                generated_tokens: usage.completion_tokens,
+                reason: finished.reason,
+            });
+        }
         self.pipe.write(over.is_some(), |out| {
             write(out);
             if let Some((usage, _)) = &over {
                 self.write_end(out, usage);
             }
         });
-        if let (Some((usage, slowest)), Some(finished)) = (over, end) {
-            self.meter.succeeded(&Account {
-                timing: slowest,
-                prompt_tokens: usage.prompt_tokens,
-                generated_tokens: usage.completion_tokens,
-                reason: finished.reason,
-            });
-        }
     }
 
     /// Ends the stream with an error.
