@@ -1,5 +1,6 @@
 """The command `agentlm`. Sub-commands are entry points of the group `agentlm.commands`, so that other wheels bring theirs.
 
+Groups among them (`agentlm data`, `agentlm tune`) are filled in the same way, each from a group of its own.
 Nothing heavy is imported here: `agentlm --help` answers at once.
 """
 
@@ -13,15 +14,16 @@ from agentlm.errors import AgentLMError
 
 
 class EntryPointGroup(click.Group):
-    """A group whose commands are entry points, loaded when asked for."""
+    """A group whose commands are the entry points of the group `group`, loaded when asked for."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: object, group: str = "agentlm.commands", **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._group = group
         self._found: dict[str, EntryPoint] | None = None
 
     def _entries(self) -> dict[str, EntryPoint]:
         if self._found is None:
-            self._found = {entry.name: entry for entry in entry_points(group="agentlm.commands")}
+            self._found = {entry.name: entry for entry in entry_points(group=self._group)}
         return self._found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -35,15 +37,15 @@ class EntryPointGroup(click.Group):
             return super().get_command(ctx, cmd_name)
         try:
             command: click.Command = entry.load()
-        except ImportError as error:
-            return _broken(cmd_name, error)
+        except (ImportError, AttributeError) as error:  # no such module, or no such name in it
+            return _broken(cmd_name, ctx.command_path, error)
         return command
 
 
-def _broken(name: str, error: ImportError) -> click.Command:
+def _broken(name: str, parent: str, error: Exception) -> click.Command:
     @click.command(name, help=f"(cannot be loaded: {error})")
     def command() -> None:
-        raise click.ClickException(f"`agentlm {name}` cannot be loaded: {error}")
+        raise click.ClickException(f"`{parent} {name}` cannot be loaded: {error}")
 
     return command
 
