@@ -1,0 +1,170 @@
+"""A cgroup for one sandbox, of version 2 or 1, wherever this process may make one. Refuses to know namespaces.
+
+Without one the keeper watches memory itself and rlimits bound the rest; which it was is part of every result.
+Standard library only.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentlm_evals.sandbox.limits import Limits
+
+_CONTROLLERS = ("memory", "pids", "cpu")
+_PERIOD_US = 100_000
+
+
+def _mounts() -> list[tuple[str, str, Path]]:
+    """(file system type, super options, mount point) of every cgroup mount, from proc(5)'s mountinfo."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        if kind.startswith("cgroup"):
+            found.append((kind, options, Path(left.split()[4])))
+    return found
+
+
+def _own() -> dict[str, str]:
+    """This process's path by controller; version 2's is under the empty name."""
+    paths = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            paths[name] = path.lstrip("/")
+    return paths
+
+
+@dataclass(slots=True)
+class Cgroup:
+    """The directories of one sandbox's cgroup: one under version 2, one a controller under version 1."""
+
+    version: int
+    directories: dict[str, Path] = field(default_factory=dict)
+
+    def add(self, pid: int) -> None:
+        """Moves a process into it; its children follow."""
+        for directory in set(self.directories.values()):
+            (directory / "cgroup.procs").write_text(str(pid))
+
+    def describe(self) -> str:
+        """As results say it."""
+        return f"cgroup v{self.version} ({', '.join(self.directories)})"
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something here for its memory."""
+        directory = self.directories.get("memory")
+        if directory is None:
+            return False
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
+        with contextlib.suppress(OSError):
+            counts = dict(line.split() for line in (directory / name).read_text().splitlines())
+            return int(counts.get("oom_kill", 0)) > 0
+        return False
+
+    def remove(self) -> None:
+        """Once its processes are gone; the kernel needs a moment to notice."""
+        for directory in set(self.directories.values()):
+            for _ in range(50):
+                try:
+                    directory.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(0.02)
+
+
+def _limit(name: str, directory: Path, limits: Limits, version: int) -> None:
+    """Writes one controller's caps."""
+    quota = int(limits.cpus * _PERIOD_US)
+    if name == "pids":
+        (directory / "pids.max").write_text(str(limits.processes + 2))
+    elif name == "cpu" and version == 2:
+        (directory / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
+    elif name == "cpu":
+        (directory / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (directory / "cpu.cfs_quota_us").write_text(str(quota))
+    elif version == 2:
+        (directory / "memory.max").write_text(str(limits.memory))
+        with contextlib.suppress(OSError):  # no swap accounting: there is no swap to bound
+            (directory / "memory.swap.max").write_text("0")
+        (directory / "memory.oom.group").write_text("1")
+    else:
+        (directory / "memory.limit_in_bytes").write_text(str(limits.memory))
+        with contextlib.suppress(OSError):
+            (directory / "memory.memsw.limit_in_bytes").write_text(str(limits.memory))
+
+
+def _create_v2(name: str, mount: Path, own: str, limits: Limits) -> Cgroup | None:
+    here = mount / own
+    for parent in (here, here.parent, mount):
+        if not parent.is_relative_to(mount):
+            continue
+        with contextlib.suppress(OSError):
+            enabled = (parent / "cgroup.subtree_control").read_text().split()
+            if not {"memory", "pids"} <= set(enabled):
+                continue
+            directory = parent / name
+            directory.mkdir()
+            group = Cgroup(2, {c: directory for c in _CONTROLLERS if c in enabled})
+            try:
+                for controller in group.directories:
+                    _limit(controller, directory, limits, 2)
+            except OSError:
+                directory.rmdir()
+                continue
+            return group
+    return None
+
+
+def _create_v1(name: str, mounts: dict[str, Path], own: dict[str, str], limits: Limits) -> Cgroup | None:
+    group = Cgroup(1)
+    for controller in _CONTROLLERS:
+        if controller not in mounts:
+            continue
+        directory = mounts[controller] / own.get(controller, "") / name
+        made = False
+        try:
+            directory.mkdir()
+            made = True
+            _limit(controller, directory, limits, 1)
+        except OSError:
+            if made:
+                directory.rmdir()
+            continue
+        group.directories[controller] = directory
+    if "memory" not in group.directories:
+        group.remove()
+        return None
+    return group
+
+
+def create(name: str, limits: Limits) -> Cgroup | None:
+    """A cgroup with these caps, or None where this process may make none that bounds memory."""
+    own = _own()
+    mounts = _mounts()
+    for kind, _, mount in mounts:
+        if kind == "cgroup2" and (group := _create_v2(name, mount, own.get("", ""), limits)):
+            return group
+    first = {
+        controller: mount
+        for kind, options, mount in mounts
+        if kind == "cgroup"
+        for controller in options.split(",")
+        if controller in _CONTROLLERS
+    }
+    return _create_v1(name, first, own, limits)
+
+
+def resident(root: int) -> int:
+    """Bytes of memory in use by a process and its descendants: what the keeper watches where there is no cgroup."""
+    page, total, left = 4096, 0, [root]
+    while left:
+        pid = left.pop()
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                left.extend(int(child) for child in (thread / "children").read_text().split())
+    return total
