@@ -1,0 +1,88 @@
+"""The corpus is the same each time, right in what can be checked, and keeps train and test apart."""
+
+import json
+import re
+from random import Random
+
+import pytest
+
+from agentlm_evals.environments import Item, Split
+from agentlm_evals.environments.world import split_of
+from agentlm_evals.errors import ConfigError
+from agentlm_evals.nano import chats, problems
+from agentlm_evals.nano.corpus import conversations, main, write_corpus
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+    first = write_corpus(tmp_path / "a", scale=0.002)
+    again = write_corpus(tmp_path / "b", scale=0.002)
+    other = write_corpus(tmp_path / "c", scale=0.002, seed=2)
+    assert [path.name for path in first] == ["agent.jsonl", "general.jsonl"]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+    assert all(p.read_bytes() != q.read_bytes() for p, q in zip(first, other, strict=True))
+    assert not list((tmp_path / "a").glob("*.part"))
+
+
+def test_agents_are_trained_on_train_items_of_held_in_worlds_alone(tmp_path):
+    records = [json.loads(line) for line in write_corpus(tmp_path, scale=0.002)[0].read_text().splitlines()]
+    assert {record["task"] for record in records} == {"household", "shop", "database", "shell"}
+    assert all("-train-" in record["item"] and record["reward"] == 1.0 for record in records)
+    for record in records:
+        opening = record["messages"][0]["content"].split("\n\n", 1)[1]
+        assert split_of(opening) is Split.TRAIN
+
+
+@pytest.mark.parametrize("kind", chats.KINDS)
+def test_an_exchange_answers_its_question(kind):
+    rng = Random(0)
+    for split in Split:
+        for _ in range(40):
+            exchange = chats.draw(kind, split, rng)
+            assert exchange.question.strip() == exchange.question != ""
+            assert exchange.answer.strip() == exchange.answer != ""
+            assert exchange.wanted in exchange.answer
+            if kind in chats.TESTED:
+                assert split_of(exchange.question) is split
+                assert exchange.wanted or split is Split.TRAIN
+
+
+def test_problems_are_worked_rightly():
+    rng = Random(0)
+    seen = set()
+    for _ in range(400):
+        problem = problems.draw(rng)
+        a, sign, b, result = re.match(r"(\d+) ([-+*/]) (\d+) = (\d+)", problem.working).groups()
+        seen.add(sign)
+        assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}.get(
+            sign, int(a) / int(b)
+        ) == int(result)
+        assert problem.working.endswith(f"#### {result}")
+        assert a in problem.question
+        assert b in problem.question
+    assert seen == set(problems.SIGNS)
+
+
+def test_a_chat_begins_with_the_user_and_takes_turns():
+    for record in conversations(3, 200):
+        roles = [message["role"] for message in record["messages"]]
+        turns = roles[1:] if roles[0] == "system" else roles
+        assert turns == ["user", "assistant"] * (len(turns) // 2)
+
+
+def test_it_says_what_it_is():
+    for kind in ("identity", "unknown"):
+        assert "very small language model" in chats.draw(kind, Split.TRAIN, Random(0)).answer
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ConfigError, match="scale is 0"):
+        write_corpus(tmp_path, scale=0)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        write_corpus(tmp_path, seed=-1)
+
+
+def test_the_command_line_writes_both_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["corpus", str(tmp_path), "--scale", "0.0005"])
+    main()
+    assert capsys.readouterr().out.split() == [str(tmp_path / "agent.jsonl"), str(tmp_path / "general.jsonl")]
+    assert Item("household", Split.TRAIN, 1_000_000).id in (tmp_path / "agent.jsonl").read_text()
