@@ -70,26 +70,30 @@ class Decoder:
 
     def forward(self, ops: Ops[T]) -> T:
         """Logits `[rows, vocab]` of the rows that the step samples; `ops` is the object the weights were bound to."""
-        eps = self.config.norm_eps
         residual = ops.embed(self.embedding)
         x: T | None = None
-        for index, layer in enumerate(self.layers):
-            if x is None:
-                x = ops.rms_norm(residual, layer.input_norm, eps)
-            else:
-                x = ops.add_rms_norm(residual, x, layer.input_norm, eps)
-            x = ops.linear(x, layer.qkv)
-            x = ops.attention(x, index, layer.q_norm, layer.k_norm, eps)
-            x = ops.linear(x, layer.out)
-            x = ops.add_rms_norm(residual, x, layer.mlp_norm, eps)
-            x = ops.swiglu(ops.linear(x, layer.gate_up))
-            x = ops.linear(x, layer.down)
-        x = (
-            ops.rms_norm(residual, self.final_norm, eps)
-            if x is None
-            else ops.add_rms_norm(residual, x, self.final_norm, eps)
-        )
-        return ops.linear(ops.sample_rows(x), self.head)
+        for index in range(len(self.layers)):
+            x = self.layer(ops, index, residual, x)
+        return ops.linear(ops.sample_rows(self.last_norm(ops, residual, x)), self.head)
+
+    def layer(self, ops: Ops[T], index: int, residual: T, x: T | None) -> T:
+        """One layer: what it adds to `residual`, which has taken in `x`, the addition of the layer before (None: none)."""
+        layer, eps = self.layers[index], self.config.norm_eps
+        x = _normed(ops, residual, x, layer.input_norm, eps)
+        x = ops.linear(x, layer.qkv)
+        x = ops.attention(x, index, layer.q_norm, layer.k_norm, eps)
+        x = ops.linear(x, layer.out)
+        x = ops.add_rms_norm(residual, x, layer.mlp_norm, eps)
+        x = ops.swiglu(ops.linear(x, layer.gate_up))
+        return ops.linear(x, layer.down)
+
+    def last_norm(self, ops: Ops[T], residual: T, x: T | None) -> T:
+        """What the head reads, `[tokens, hidden]`, once the last layer's addition `x` is taken in."""
+        return _normed(ops, residual, x, self.final_norm, self.config.norm_eps)
+
+
+def _normed(ops: Ops[T], residual: T, x: T | None, weight: Vector, eps: float) -> T:
+    return ops.rms_norm(residual, weight, eps) if x is None else ops.add_rms_norm(residual, x, weight, eps)
 
 
 def checked(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:

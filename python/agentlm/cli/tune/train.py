@@ -1,0 +1,125 @@
+"""`agentlm tune CONFIG`: trains as a TOML file says, flags changing it. Refuses to know torch until it runs."""
+
+import os
+import sys
+import tomllib
+from typing import Any
+
+import click
+
+_FLAGS: tuple[tuple[str, str, Any, str], ...] = (
+    ("--output", "output", click.Path(file_okay=False), "Directory of the run."),
+    ("--model", "model.path", click.STRING, "Checkpoint directory or hub name."),
+    ("--steps", "training.steps", click.INT, "Optimizer steps; takes the place of epochs."),
+    ("--epochs", "training.epochs", click.FLOAT, "Epochs; takes the place of steps."),
+    ("--batch", "training.batch", click.INT, "Packs an optimizer step, over all ranks."),
+    ("--micro-batch", "training.micro_batch", click.INT, "Packs that a rank computes at a time."),
+    ("--learning-rate", "training.learning_rate", click.FLOAT, "Peak of the learning rate."),
+    ("--length", "data.length", click.INT, "Tokens of a pack."),
+    ("--eta", "data.eta", click.FLOAT, "Share of agent conversations."),
+    ("--seed", "seed", click.INT, "Seed of the data order and of new weights."),
+    ("--device", "training.device", click.Choice(("auto", "cpu", "cuda")), "Where to compute."),
+    (
+        "--dtype",
+        "training.dtype",
+        click.Choice(("float32", "bfloat16")),
+        "What forward and backward compute in.",
+    ),
+    ("--threads", "training.threads", click.INT, "CPU threads a process."),
+    ("--tensor-parallel", "parallel.tensor", click.INT, "Ranks that share each matrix out."),
+)
+
+
+class _Assignment(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """`KEY=VALUE`, the value as TOML writes it; bare words are text."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """The key and the value."""
+        key, sign, text = str(value).partition("=")
+        if not sign or not key.strip():
+            self.fail(f"{value!r} is not of the form KEY=VALUE, such as training.clip=0.5", param, ctx)
+        try:
+            return key.strip(), tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return key.strip(), text.strip()
+
+
+def _with_flags(function: Any) -> Any:
+    for flag, key, kind, told in reversed(_FLAGS):
+        function = click.option(flag, _parameter(key), type=kind, help=f"{told} [{key}]")(function)
+    return function
+
+
+def _parameter(key: str) -> str:
+    return key.replace(".", "__")
+
+
+@click.command("train")
+@click.argument("config", type=click.Path(dir_okay=False))
+@_with_flags
+@click.option(
+    "--set",
+    "assigned",
+    type=_Assignment(),
+    multiple=True,
+    help="Any other key: KEY=VALUE, the value as TOML writes it; repeatable.",
+)
+@click.option(
+    "--deterministic", is_flag=True, help="Results repeat bit for bit on a GPU, too. [training.deterministic]"
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the last checkpoint of the output directory, if there is one."
+)
+@click.option(
+    "--print-config", is_flag=True, help="Print the whole configuration, defaults included, and stop."
+)
+@click.option("--quiet", is_flag=True, help="No progress bar and no lines about the mixture.")
+def command(
+    config: str,
+    assigned: tuple[tuple[str, Any], ...],
+    deterministic: bool,
+    resume: bool,
+    print_config: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Train as CONFIG says, a TOML file. `torchrun` starts several processes: torchrun --no-python agentlm tune CONFIG."""
+    from agentlm.tuning.config import TuneConfig
+
+    changes: list[tuple[str, Any]] = []
+    for _, key, _, _ in _FLAGS:
+        value = flags[_parameter(key)]
+        if value is not None:
+            changes.append((key, value))
+            # One of the two says how long; the flag takes the file's place.
+            other = {"training.steps": "training.epochs", "training.epochs": "training.steps"}.get(key)
+            if other is not None and flags[_parameter(other)] is None:
+                changes.append((other, None))
+    if deterministic:
+        changes.append(("training.deterministic", True))
+    settings = TuneConfig.load(config, [*changes, *assigned])
+    if print_config:
+        click.echo(settings.to_toml(), nl=False)
+        return
+    if settings.training.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from agentlm.tuning.parallel import launched
+    from agentlm.tuning.run import run
+
+    rank, world, local_rank = launched()
+    outcome = run(settings, resume=resume, quiet=quiet, rank=rank, world=world, local_rank=local_rank)
+    if rank == 0:
+        if outcome.model is None:
+            click.echo(
+                f"interrupted: saved after step {outcome.step}; go on with: agentlm tune {config} --resume",
+                err=True,
+            )
+        else:
+            click.echo(outcome.model)
+    if outcome.model is None:
+        sys.exit(130)

@@ -1,0 +1,462 @@
+"""One run's configuration: frozen, read from TOML, checked once, unknown keys refused. Refuses to know torch and files.
+
+Sections are the TOML tables: `[model]`, `[data]` with `[[data.sources]]`, `[training]`, `[lora]`, `[parallel]`,
+`[evaluation]`, `[checkpoints]`. Paths are relative to where the command runs.
+"""
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from agentlm.errors import ConfigError
+
+C = TypeVar("C")
+
+INITS = ("weights", "random")
+DTYPES = ("float32", "bfloat16")
+GROUPS = ("agent", "general")
+UNITS = ("conversations", "trained_tokens")
+OVER_LENGTH = ("drop", "split", "refuse")
+SCHEDULES = ("cosine", "linear", "constant")
+CHECKPOINTING = ("none", "layers")
+DEVICES = ("auto", "cpu", "cuda")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linears of a layer, which LoRA may adapt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSection:
+    """What is trained."""
+
+    path: str
+    """A checkpoint's directory or hub name. With `init = "random"`: a directory with config.json and a tokenizer."""
+    init: Literal["weights", "random"] = "weights"
+    """Where the weights come from."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    chat_template: str | None = None
+    """A Jinja file that takes the place of the checkpoint's own; it is exported with the model."""
+
+    def __post_init__(self) -> None:
+        _one_of("model.init", self.init, INITS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSection:
+    """Conversations of one kind, in the JSONL of `agentlm data`."""
+
+    name: str
+    path: str | tuple[str, ...]
+    """One file or several; a pattern such as `chats/*.jsonl` is expanded in order of names."""
+    weight: float | None = None
+    """Share within its group, in proportion to the others'. Absent everywhere: as large as the source is."""
+    group: Literal["agent", "general"] | None = None
+    """Which side of `data.eta` it belongs to."""
+
+    def __post_init__(self) -> None:
+        _one_of("group", self.group, (None, *GROUPS))
+        _number("weight", self.weight, 0, 1e9, above=True, optional=True)
+        if not self.name or not self.path:
+            raise ConfigError("a source needs a `name` and a `path`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSection:
+    """What it is trained on."""
+
+    sources: tuple[SourceSection, ...]
+    length: int = 4096
+    """Tokens of a pack."""
+    packing: bool = True
+    """Several conversations a pack; without it each has its own, as long as it is."""
+    over_length: Literal["drop", "split", "refuse"] = "drop"
+    """Conversations of more than `length` tokens: left out (counted and told), divided between turns, or an error."""
+    eta: float | None = None
+    """Share of the group "agent"; needed where sources have groups."""
+    unit: Literal["conversations", "trained_tokens"] = "conversations"
+    """What shares are shares of."""
+    tag_weights: Mapping[str, float] = field(default_factory=dict)
+    """Factors on how often a conversation with this tag is drawn; those of several tags are multiplied."""
+
+    def __post_init__(self) -> None:
+        _one_of("data.over_length", self.over_length, OVER_LENGTH)
+        _one_of("data.unit", self.unit, UNITS)
+        _integer("data.length", self.length, 16, 1 << 22)
+        _number("data.eta", self.eta, 0, 1, optional=True)
+        for tag, factor in self.tag_weights.items():
+            _number(f"data.tag_weights.{tag}", factor, 0, 1e6)
+        if not self.sources:
+            raise ConfigError("`data.sources` is empty: name at least one, as [[data.sources]]")
+        _unique("data.sources", [source.name for source in self.sources])
+        grouped = [source.group is not None for source in self.sources]
+        if any(grouped) and not all(grouped):
+            plain = next(source.name for source in self.sources if source.group is None)
+            raise ConfigError(
+                f'source {plain!r} has no `group` and others have: give it "agent" or "general"'
+            )
+        if any(grouped) != (self.eta is not None):
+            raise ConfigError(
+                '`data.eta` is the share of the sources with group "agent": give both `eta` and a `group` for every '
+                f"source, or neither. Given: eta = {self.eta}, groups {[source.group for source in self.sources]}"
+            )
+        weighted = {source.group: [] for source in self.sources}  # type: dict[str | None, list[bool]]
+        for source in self.sources:
+            weighted[source.group].append(source.weight is not None)
+        for group, given in weighted.items():
+            if any(given) and not all(given):
+                raise ConfigError(
+                    f"some sources{f' of group {group!r}' if group else ''} have a `weight` and some have not: "
+                    "give it to all of them, or to none"
+                )
+        if self.eta is not None:
+            for group, share in (("agent", self.eta), ("general", 1 - self.eta)):
+                if share > 0 and group not in weighted:
+                    raise ConfigError(
+                        f"`data.eta` = {self.eta} gives group {group!r} a share of {share}, and no source is of it"
+                    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSection:
+    """How it is trained."""
+
+    steps: int | None = None
+    """Optimizer steps. Either this or `epochs`."""
+    epochs: float | None = None
+    """How often as many conversations are drawn as there are."""
+    batch: int = 64
+    """Packs an optimizer step, over all ranks."""
+    micro_batch: int = 1
+    """Packs that a rank computes at a time."""
+    learning_rate: float = 5e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.02
+    """Share of the steps in which the learning rate rises."""
+    final_learning_rate: float = 0.0
+    """Where the schedule ends, as a share of `learning_rate`."""
+    weight_decay: float = 0.0
+    """On matrices; norms and biases have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    clip: float | None = 1.0
+    """Largest norm of the gradient; absent in a file: 1. `false` for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What forward and backward compute in. The weights that the optimizer keeps are float32."""
+    optimizer_state: Literal["float32", "bfloat16"] = "float32"
+    activation_checkpointing: Literal["none", "layers"] = "none"
+    compile: bool = False
+    """torch.compile each layer (GPUs)."""
+    deterministic: bool = False
+    """Only operations whose results repeat bit for bit; a CPU's always do."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    """CPU threads a process; absent: torch's own choice."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(
+                f"give either `training.steps` or `training.epochs`. Given: steps = {self.steps}, epochs = {self.epochs}"
+            )
+        _integer("training.steps", self.steps, 1, 1 << 40, optional=True)
+        _number("training.epochs", self.epochs, 0, 1e6, above=True, optional=True)
+        _integer("training.batch", self.batch, 1, 1 << 20)
+        _integer("training.micro_batch", self.micro_batch, 1, 1 << 20)
+        _number("training.learning_rate", self.learning_rate, 0, 10, above=True)
+        _number("training.warmup", self.warmup, 0, 1)
+        _number("training.final_learning_rate", self.final_learning_rate, 0, 1)
+        _number("training.weight_decay", self.weight_decay, 0, 10)
+        _number("training.epsilon", self.epsilon, 0, 1, above=True)
+        _number("training.clip", self.clip, 0, 1e9, above=True, optional=True)
+        _integer("training.threads", self.threads, 1, 1024, optional=True)
+        _one_of("training.schedule", self.schedule, SCHEDULES)
+        _one_of("training.dtype", self.dtype, DTYPES)
+        _one_of("training.optimizer_state", self.optimizer_state, DTYPES)
+        _one_of("training.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
+        _one_of("training.device", self.device, DEVICES)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"`training.betas` must be two numbers from 0 to below 1. Given: {self.betas}")
+        if self.optimizer_state == "bfloat16" and self.betas[1] > 0.996:
+            raise ConfigError(
+                f'`training.optimizer_state` = "bfloat16" does not go with betas[1] = {self.betas[1]}: a step would change '
+                "the second moment by less than bfloat16 can tell (2^-8). Lower it to 0.996, or keep float32 states."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSection:
+    """Low-rank additions instead of the weights themselves; the table's presence turns them on."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The addition is scaled by alpha / rank."""
+    targets: tuple[str, ...] = TARGETS
+    adapter: str | None = None
+    """An adapter's directory to go on from."""
+
+    def __post_init__(self) -> None:
+        _integer("lora.rank", self.rank, 1, 1024)
+        _number("lora.alpha", self.alpha, 0, 1e6, above=True)
+        if unknown := sorted(set(self.targets) - set(TARGETS)):
+            raise ConfigError(f"`lora.targets` names {unknown}; allowed are {', '.join(TARGETS)}")
+        if not self.targets:
+            raise ConfigError("`lora.targets` is empty: name at least one linear")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelSection:
+    """How ranks share the work. The others of a `torchrun` hold shards of the weights and packs of their own (FSDP2)."""
+
+    tensor: int = 1
+    """Ranks that share each matrix out."""
+
+    def __post_init__(self) -> None:
+        _integer("parallel.tensor", self.tensor, 1, 1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSection:
+    """The loss on conversations that are not trained on."""
+
+    sources: tuple[SourceSection, ...] = ()
+    every: int | None = None
+    """Steps between two evaluations; absent: at the end only."""
+
+    def __post_init__(self) -> None:
+        _integer("evaluation.every", self.every, 1, 1 << 40, optional=True)
+        _unique("evaluation.sources", [source.name for source in self.sources])
+        if self.every is not None and not self.sources:
+            raise ConfigError("`evaluation.every` is set and there are no [[evaluation.sources]]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSection:
+    """What a run that ends early goes on from."""
+
+    every: int | None = None
+    """Steps between two checkpoints; absent: one when the run is interrupted only."""
+    keep: int = 2
+    """How many of the last ones stay."""
+
+    def __post_init__(self) -> None:
+        _integer("checkpoints.every", self.every, 1, 1 << 40, optional=True)
+        _integer("checkpoints.keep", self.keep, 1, 1 << 20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneConfig:
+    """Everything that shapes a run. A value outside its range, or one that contradicts another, raises `ConfigError`."""
+
+    output: str
+    """Directory of the run: log, checkpoints and the model."""
+    model: ModelSection
+    data: DataSection
+    training: TrainingSection
+    seed: int = 0
+    lora: LoraSection | None = None
+    parallel: ParallelSection = field(default_factory=ParallelSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    checkpoints: CheckpointSection = field(default_factory=CheckpointSection)
+
+    def __post_init__(self) -> None:
+        _integer("seed", self.seed, 0, 1 << 31)
+        if not self.output:
+            raise ConfigError("`output` is empty: name the directory of the run")
+        if self.lora is not None and self.model.init == "random":
+            raise ConfigError(
+                '`model.init` = "random" does not go with [lora]: low-rank additions to weights that know nothing. '
+                "Train the whole model, or start from weights."
+            )
+        if self.training.compile and self.training.device == "cpu":
+            raise ConfigError("`training.compile` is for GPUs; on a CPU it does not pay. Leave it out.")
+        names = {source.name for source in self.data.sources} & {s.name for s in self.evaluation.sources}
+        for name in sorted(names):
+            trained = next(source for source in self.data.sources if source.name == name)
+            held = next(source for source in self.evaluation.sources if source.name == name)
+            if trained.path == held.path:
+                raise ConfigError(f"source {name!r} is both trained and evaluated on: {held.path}")
+
+    @classmethod
+    def load(cls, file: str | Path, changes: Sequence[tuple[str, Any]] = ()) -> Self:
+        """Reads a TOML file; `changes` are (dotted key, value) that take the place of what it says.
+
+        Raises `ConfigError` naming the file and the key.
+        """
+        try:
+            values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"there is no file {file}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is not valid TOML: {error}") from error
+        for key, value in changes:
+            _change(values, key, value)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads plain nested dictionaries. Raises `ConfigError`."""
+        return _section(cls, values, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, without what is absent."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    def to_toml(self) -> str:
+        """The whole configuration, defaults included, as a file that `load` reads."""
+        return _toml(self.to_dict(), "")
+
+
+def _change(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    at: Any = values
+    for part in path:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise ConfigError(f"`{key}` cannot be set: `{part}` is not a table")
+    at[last] = value
+
+
+def _section(kind: type[C], values: Any, path: str) -> C:
+    """A dataclass from a table, each value of the type that its field says."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"`{path}` must be a table. Given: {values!r}")
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        place = f"in [{path}]" if path else "at the top"
+        raise ConfigError(f"unknown keys {place}: {', '.join(unknown)}. Known: {', '.join(known)}")
+    hints = get_type_hints(kind)
+    given = {}
+    for name, f in known.items():
+        where = f"{path}.{name}" if path else name
+        if name in values:
+            given[name] = _value(hints[name], values[name], where)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"`{where}` is missing")
+    try:
+        return kind(**given)
+    except ConfigError as error:
+        raise ConfigError(f"[{path}] {error}" if path.endswith("]") else str(error)) from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type that is asked for; integers pass for numbers, and nothing else for anything else."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        options = get_args(hint)
+        if type(None) in options and (value is None or (value is False and bool not in options)):
+            return None
+        errors = []
+        for option in options:
+            if option is type(None):
+                continue
+            try:
+                return _value(option, value, where)
+            except ConfigError as error:
+                errors.append(error)
+        raise errors[0]
+    if is_dataclass(hint):
+        return _section(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = get_args(hint)
+        if len(inner) != 2 or inner[1] is not Ellipsis:
+            if len(value) != len(inner):
+                raise ConfigError(f"`{where}` must be {len(inner)} values. Given: {value!r}")
+            return tuple(_value(kind, item, where) for kind, item in zip(inner, value, strict=True))
+        return tuple(_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin in (Mapping, dict) or getattr(origin, "__name__", "") == "Mapping":
+        if isinstance(value, Mapping):
+            return {key: _value(get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif origin is Literal:
+        if value in get_args(hint):
+            return value
+        raise ConfigError(f"`{where}` must be one of {', '.join(map(str, get_args(hint)))}. Given: {value!r}")
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise ConfigError(f"`{where}` must be {_told(hint)}. Given: {value!r}")
+
+
+def _told(hint: Any) -> str:
+    names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
+    return names.get(hint, "a list" if get_origin(hint) is tuple else "a table")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        named = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        # TOML has no null: what was turned off is false where absence would mean a default.
+        if isinstance(value, TrainingSection) and value.clip is None:
+            named["clip"] = False
+        return {name: item for name, item in named.items() if item is not None}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _toml(values: Mapping[str, Any], path: str) -> str:
+    lines, tables = [], []
+    for key, value in values.items():
+        where = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping):
+            tables.append(f"\n[{where}]\n{_toml(value, where)}")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            tables.extend(f"\n[[{where}]]\n{_toml(item, where)}" for item in value)
+        else:
+            lines.append(
+                f"{key if key.replace('_', '').isalnum() and key.isascii() else _quoted(key)} = {_scalar(value)}\n"
+            )
+    return "".join(lines + tables)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"`{name}` must be one of {', '.join(map(str, allowed))}. Given: {value!r}")
+
+
+def _integer(name: str, value: Any, low: int, high: int, *, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"`{name}` must be an integer from {low} to {high}. Given: {value!r}")
+
+
+def _number(
+    name: str, value: Any, low: float, high: float, *, above: bool = False, optional: bool = False
+) -> None:
+    if value is None and optional:
+        return
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high
+        or (above and value == low)
+    ):
+        least = f"above {low:g}" if above else f"from {low:g}"
+        raise ConfigError(f"`{name}` must be a number {least} to {high:g}. Given: {value!r}")
+
+
+def _unique(name: str, given: Sequence[str]) -> None:
+    for one in given:
+        if given.count(one) > 1:
+            raise ConfigError(f"`{name}` has {one!r} more than once: give each source a name of its own")

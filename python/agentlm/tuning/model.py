@@ -1,0 +1,171 @@
+"""The decoder as a module that can be trained, sharded and checkpointed. Refuses to know data, optimizers and steps.
+
+It is the server's decoder, run against `PackedOps`; its parameters have the checkpoint's names, so that what is trained
+is served as it lies.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from agentlm.model.config import ModelConfig
+from agentlm.model.decoder import Decoder
+from agentlm.model.layout import EMBEDDING, HEAD, tensor_shapes
+from agentlm.model.weights import Checkpoint, TensorRef
+from agentlm.ops.differentiable import linear_loss
+from agentlm.ops.dtypes import TORCH_DTYPES
+from agentlm.ops.packed import Activation, PackedContext, PackedOps, Weight, local
+
+INITIAL_SPREAD = 0.02
+"""Standard deviation of a new model's matrices: Llama's `initializer_range`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass computes: packed conversations and the tokens that are trained."""
+
+    context: PackedContext
+    rows: Tensor
+    """int64 `[trained]`: the tokens after which a trained token comes."""
+    targets: Tensor
+    """int64 `[trained]`: those trained tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed."""
+        return len(self.context.ids)
+
+
+class TrainableLayer(nn.Module):
+    """One layer: holds its weights, and is the unit of sharding and of activation checkpointing."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.self_attn = nn.Module()
+        self.mlp = nn.Module()
+        self.checkpointed = False
+
+    def bind(self, decoder: Decoder, ops: PackedOps) -> None:
+        """Says what the layer computes with."""
+        self._decoder, self._ops = decoder, ops
+
+    def forward(self, residual: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The residual stream after `x` and attention were added, and what the layer is still to add to it."""
+        if self.checkpointed and torch.is_grad_enabled():
+            # Nothing random happens in a layer: no generator's state need be kept.
+            out: tuple[Tensor, Tensor] = checkpoint(
+                self._compute, residual, x, use_reentrant=False, preserve_rng_state=False
+            )
+            return out
+        return self._compute(residual, x)
+
+    def _compute(self, residual: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        stream = Activation((residual,))
+        out = self._decoder.layer(self._ops, self.index, stream, None if x is None else Activation((x,)))
+        return stream.value, out.value
+
+
+class TrainableDecoder(nn.Module):
+    """A decoder whose parameters are called as in its checkpoint: `model.layers.0.self_attn.q_proj.weight`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Allocates the parameters on torch's default device and leaves them as memory happens to be."""
+        super().__init__()
+        self.config = config
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList([TrainableLayer(index) for index in range(config.layers)])
+        shapes = tensor_shapes(config)
+        for name, shape in shapes.items():
+            if not name.endswith(".weight"):
+                continue
+            path, _, attribute = name.removesuffix(".weight").rpartition(".")
+            weight = Weight(shape, biased=f"{name.removesuffix('weight')}bias" in shapes)
+            self.get_submodule(path).add_module(attribute, weight)
+        self.bind(None)
+
+    @property
+    def layers(self) -> list[TrainableLayer]:
+        """The layers, in order."""
+        return [
+            layer
+            for layer in self.model.get_submodule("layers").children()
+            if isinstance(layer, TrainableLayer)
+        ]
+
+    def bind(self, group: dist.ProcessGroup | None) -> None:
+        """Binds the decoder to the weights; `group` are the ranks that share each tensor out, if any do."""
+        weights = {name: module for name, module in self.named_modules() if isinstance(module, Weight)}
+        self.ops = PackedOps(self.config, weights, group)
+        self.decoder = Decoder.bind(self.config, declared(self.config), self.ops)
+        for layer in self.layers:
+            layer.bind(self.decoder, self.ops)
+
+    def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Tensor]:
+        """`scale` times the sum of the trained tokens' cross-entropies, and each one's log-probability.
+
+        The way back must be gone before the next call: the step's context is held by the operations.
+        """
+        hidden = self.hidden(batch.context)
+        head = self.get_submodule((EMBEDDING if self.config.tied else HEAD).removesuffix(".weight"))
+        assert isinstance(head, Weight)
+        return linear_loss(hidden, local(head.weight), batch.rows, batch.targets, scale, self.ops.group)
+
+    def hidden(self, context: PackedContext) -> Tensor:
+        """What the head reads: `[tokens, hidden]`."""
+        from agentlm.ops.differentiable import copied_to
+
+        self.ops.begin(context)
+        residual = self.ops.embed(self.decoder.embedding).value
+        x: Tensor | None = None
+        for layer in self.layers:
+            residual, x = layer(residual, x)
+        last = None if x is None else Activation((x,))
+        normed = self.decoder.last_norm(self.ops, Activation((residual,)), last)
+        # Each rank's share of the head gives a part of the gradient.
+        return copied_to(normed.value, self.ops.group)
+
+
+def declared(config: ModelConfig) -> Checkpoint:
+    """A configuration's tensors by name and shape, without bytes: what a decoder is bound by before weights are there."""
+    nothing = np.empty(0, dtype=np.uint8)
+    return Checkpoint(
+        Path("(to be trained)"),
+        {
+            name: TensorRef(name, "F32", shape, 0, 4 * math.prod(shape), Path("(to be trained)"), nothing)
+            for name, shape in tensor_shapes(config).items()
+        },
+    )
+
+
+def stored_tensors(config: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a checkpoint, in its own type, copied out of the file as it is asked for."""
+    for name, shape in tensor_shapes(config).items():
+        tensor = checkpoint.tensor(name, shape)
+        # The copy is aligned; the map need not be.
+        yield name, torch.from_numpy(tensor.bytes().copy()).view(TORCH_DTYPES[tensor.dtype]).reshape(shape)
+
+
+def random_tensors(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a new model, float32: a function of its name and the seed only.
+
+    Matrices are normal with `INITIAL_SPREAD`, those that write to the residual stream narrower by the square root of
+    twice the layers (GPT-2's rule), norms 1 and biases 0.
+    """
+    for name, shape in tensor_shapes(config).items():
+        if len(shape) == 1:
+            yield name, torch.full(shape, 0.0 if name.endswith(".bias") else 1.0)
+            continue
+        spread = INITIAL_SPREAD
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            spread /= math.sqrt(2 * config.layers)
+        generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
+        yield name, torch.empty(shape).normal_(0.0, spread, generator=generator)

@@ -1,0 +1,493 @@
+"""One run from a configuration to a model: its directory, what it refuses, its checkpoints and its end.
+
+Refuses to know the command line. docs/guide-tuning.md shows what a run's directory holds.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentlm.errors import ConfigError
+from agentlm.model import hub
+from agentlm.model.config import ModelConfig
+from agentlm.model.decoder import checked
+from agentlm.model.layout import tensor_shapes
+from agentlm.model.weights import Checkpoint
+from agentlm.progress import wanted
+from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training_tensors
+from agentlm.tuning.config import TuneConfig
+from agentlm.tuning.export import copy_companions, write_weights
+from agentlm.tuning.log import RunLog, draw
+from agentlm.tuning.mixture import streams
+from agentlm.tuning.model import TrainableDecoder, random_tensors, stored_tensors
+from agentlm.tuning.optimizer import make_optimizer
+from agentlm.tuning.parallel import Ranks, fill, lay_out, whole
+from agentlm.tuning.plan import Plan, make_plan
+from agentlm.tuning.rendering import Rendered, digest_of_tokenizer, render
+from agentlm.tuning.trainer import StepResult, Trainer
+
+MODEL_NAME = "model"
+RUN_NAME = "run.json"
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    model: Path | None
+    """The model's directory; None if the run was interrupted."""
+    step: int
+
+
+def run(
+    config: TuneConfig,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    local_rank: int = 0,
+) -> Outcome:
+    """Trains as the configuration says, in this process, which is one of `world`.
+
+    With `resume` it goes on from the directory's last checkpoint, or begins if there is none; without, the directory
+    must be empty. SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
+
+    Raises:
+        ConfigError: the configuration contradicts the model, the data or the machine.
+        TuneError: the directory holds another run, or there is no room for this one.
+        RenderingError: conversations cannot be turned into tokens.
+    """
+    device = _device(config, local_rank)
+    _set_up(config)
+    directory = Path(config.output)
+    if rank == 0:
+        _refuse_other_contents(directory, resume)
+    base = hub.resolve(config.model.path, config.model.revision, progress=wanted() and not quiet)
+    tensor = config.parallel.tensor
+    ranks = Ranks.join(device, tensor, sharded=config.training.dtype == "bfloat16", rank=rank, world=world)
+    try:
+        with _interruptions() as interrupted:
+            return _Run(config, directory, base, ranks, quiet).carry_out(interrupted)
+    finally:
+        ranks.leave()
+
+
+class _Run:
+    def __init__(self, config: TuneConfig, directory: Path, base: Path, ranks: Ranks, quiet: bool) -> None:
+        self.config, self.directory, self.base, self.ranks = config, directory, base, ranks
+        self.quiet = quiet
+        self.model_config = ModelConfig.load(base)
+        self.checkpoints = Checkpoints(directory / "checkpoints", ranks, config.checkpoints.keep)
+
+    def carry_out(self, interrupted: Callable[[], bool]) -> Outcome:
+        config, ranks = self.config, self.ranks
+        _check_batch(config, ranks)
+        if (self.directory / MODEL_NAME).is_dir():
+            return Outcome(
+                self.directory / MODEL_NAME, self.checkpoints.steps()[-1] if self.checkpoints.steps() else 0
+            )
+        source = self._source()
+        rendered, held_out = self._rendered()
+        plan = plan_of(config, rendered)
+        identity = self._identity(plan)
+        begun = self.checkpoints.steps()
+        if ranks.first:
+            self._claim(identity, plan)
+        ranks.wait()
+        if begun:
+            self._check_same(self.checkpoints.about(begun[-1])["identity"], identity)
+        model = self._model(source)
+        optimizer = make_optimizer(model.named_parameters(), config.training)
+        trainer = Trainer(model, optimizer, config.training, rendered, plan, ranks, len(config.data.sources))
+        tensors = training_tensors(trainer.parameters, optimizer)
+        progress = Progress(0, 0, 0, 0.0)
+        if begun:
+            progress = self.checkpoints.load(begun[-1], tensors)
+        else:
+            self._check_room(tensors)
+        log = (
+            RunLog(self.directory, len(plan.steps), progress.step, quiet=self.quiet) if ranks.first else None
+        )
+        try:
+            if log is not None and not begun:
+                for line in mixture_told(config, rendered, plan):
+                    log.say(line)
+            if log is not None and begun:
+                log.say(f"going on after step {progress.step} of {len(plan.steps)}")
+            progress = self._steps(trainer, held_out, progress, tensors, identity, log, interrupted)
+        finally:
+            if log is not None:
+                log.close()
+        if progress.step < len(plan.steps):
+            return Outcome(None, progress.step)
+        self._export(model)
+        if ranks.first:
+            draw(self.directory)
+        return Outcome(self.directory / MODEL_NAME, progress.step)
+
+    def _steps(
+        self,
+        trainer: Trainer,
+        held_out: Rendered | None,
+        progress: Progress,
+        tensors: dict[str, Tensor],
+        identity: dict[str, Any],
+        log: RunLog | None,
+        interrupted: Callable[[], bool],
+    ) -> Progress:
+        config, total = self.config, len(trainer.plan.steps)
+        every, evaluated = config.checkpoints.every, config.evaluation.every
+        while progress.step < total:
+            result = trainer.step(progress.step)
+            progress = Progress(
+                progress.step + 1,
+                progress.tokens + result.tokens,
+                progress.trained + result.trained,
+                progress.seconds + result.seconds,
+            )
+            done = progress.step == total
+            if log is not None:
+                log.step(self._told(progress, result))
+            if not math.isfinite(result.loss) or not math.isfinite(result.norm):
+                raise TuneError(
+                    f"step {progress.step}: the loss is {result.loss}, the gradient's norm {result.norm}. The checkpoint "
+                    "before it is kept: lower `training.learning_rate`, or look at the data of this step."
+                )
+            if held_out is not None and (done or (evaluated is not None and progress.step % evaluated == 0)):
+                losses = trainer.evaluate(
+                    held_out, len(config.evaluation.sources), config.data.length * config.training.micro_batch
+                )
+                if log is not None:
+                    names = [source.name for source in config.evaluation.sources]
+                    named = {names[index]: loss for index, loss in losses.items()}
+                    log.event("evaluation", {"step": progress.step, "loss": named})
+                    log.say(
+                        f"step {progress.step}: held out: "
+                        + ", ".join(f"{n} {v:.4f}" for n, v in named.items())
+                    )
+            stop = self.ranks.any(interrupted())
+            if done or stop or (every is not None and progress.step % every == 0):
+                self.checkpoints.save(progress, tensors, {"identity": identity})
+            if stop and not done:
+                break
+        return progress
+
+    def _told(self, progress: Progress, result: StepResult) -> dict[str, Any]:
+        names = [source.name for source in self.config.data.sources]
+        return {
+            "step": progress.step,
+            "loss": result.loss,
+            "losses": {names[index]: loss for index, loss in result.losses.items()},
+            "gradient_norm": result.norm,
+            "learning_rate": result.learning_rate,
+            "tokens": progress.tokens,
+            "trained_tokens": progress.trained,
+            "tokens_per_second": result.tokens / result.seconds,
+            "trained_tokens_per_second": result.trained / result.seconds,
+            "seconds": progress.seconds,
+        }
+
+    def _source(self) -> Checkpoint | None:
+        """The weights to start from, checked; None for a new model."""
+        if self.config.model.init == "random":
+            return None
+        source = Checkpoint.open(self.base)
+        self.model_config = checked(self.model_config, source)
+        return source
+
+    def _rendered(self) -> tuple[Rendered, Rendered | None]:
+        """The conversations to train on and those held out. The first rank renders, the others take what it kept."""
+        found = None
+        for turn in (True, False):
+            if self.ranks.first == turn:
+                found = (self._render(self.config.data.sources), self._render(self.config.evaluation.sources))
+            self.ranks.wait()
+        assert found is not None
+        rendered, held_out = found
+        assert rendered is not None
+        return rendered, held_out
+
+    def _render(self, sources: Any) -> Rendered | None:
+        if not sources:
+            return None
+        data = self.config.data
+        rendered = render(
+            sources,
+            self.base,
+            template=self.config.model.chat_template,
+            length=min(data.length, self.model_config.context_length),
+            over_length=data.over_length,
+            cache=self.directory / "rendered",
+        )
+        largest = int(rendered.ids.max())
+        if largest >= self.model_config.vocab:
+            raise ConfigError(
+                f"the tokenizer in {self.base} gives token {largest}, and the model knows {self.model_config.vocab}: the "
+                "tokenizer belongs to another model"
+            )
+        return rendered
+
+    def _identity(self, plan: Plan) -> dict[str, Any]:
+        """What must be the same when a run goes on."""
+        config = self.config.to_dict()
+        return {
+            "model": self.config.model.init,
+            "base": digest_of_model(self.base, weights=self.config.model.init == "weights"),
+            "tokenizer": digest_of_tokenizer(self.base, self.config.model.chat_template),
+            "plan": plan.digest(),
+            "seed": self.config.seed,
+            "lora": config.get("lora"),
+            "training": {
+                name: value
+                for name, value in config["training"].items()
+                if name not in ("micro_batch", "activation_checkpointing", "compile", "device", "threads")
+            },
+        }
+
+    def _claim(self, identity: dict[str, Any], plan: Plan) -> None:
+        self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.clear()
+        about = {"config": self.config.to_dict(), "identity": identity, "steps": len(plan.steps)}
+        _write_whole(self.directory / RUN_NAME, json.dumps(about, indent=2) + "\n")
+        _write_whole(self.directory / "config.toml", self.config.to_toml())
+
+    def _check_same(self, saved: dict[str, Any], now: dict[str, Any]) -> None:
+        """Raises `TuneError` if the checkpoint is of another run."""
+        now = json.loads(json.dumps(now))
+        reasons = {
+            "base": "the base model is another one",
+            "tokenizer": "the tokenizer or the chat template is another one",
+            "plan": "the data, their mixture, `data.length` or `training.batch` differ",
+            "lora": "[lora] differs",
+            "training": "[training] differs",
+        }
+        for name, value in saved.items():
+            if now.get(name) != value:
+                if isinstance(value, dict) and isinstance(now.get(name), dict):
+                    keys = sorted(key for key in value | now[name] if value.get(key) != now[name].get(key))
+                    told = f"{reasons.get(name, name)}: {', '.join(keys)}"
+                else:
+                    told = reasons.get(name, f"`{name}` differs")
+                raise TuneError(
+                    f"{self.directory} holds a run that this one cannot go on from: {told}. Go on with the configuration "
+                    f"in {self.directory / 'config.toml'}, or choose another output."
+                )
+
+    def _model(self, source: Checkpoint | None) -> TrainableDecoder:
+        config, training = self.config, self.config.training
+        with torch.device("meta" if self.ranks.mesh is not None else self.ranks.device):
+            model = TrainableDecoder(self.model_config)
+        lay_out(model, self.ranks, TORCH_DTYPES[training.dtype])
+        if self.ranks.mesh is not None:
+            model.to_empty(device=self.ranks.device)
+        model.ops.forget()
+        parameters = dict(model.named_parameters())
+        tensors = (
+            random_tensors(self.model_config, config.seed)
+            if source is None
+            else stored_tensors(self.model_config, source)
+        )
+        with torch.no_grad():
+            for name, value in tensors:
+                fill(parameters[name], value)
+        for layer in model.layers:
+            layer.checkpointed = training.activation_checkpointing == "layers"
+        return model
+
+    def _check_room(self, tensors: dict[str, Tensor]) -> None:
+        """Raises `TuneError` if the disk has no room for the checkpoints and the model."""
+        one = sum(_bytes(tensor) for tensor in tensors.values())
+        exported = sum(int(np.prod(shape)) for shape in tensor_shapes(self.model_config).values()) * 4
+        # While one is written, those that it will replace are still there.
+        needed = one * (self.config.checkpoints.keep + 1) + exported
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise TuneError(
+                f"{self.directory} has {free / 1e9:.1f} GB free; {self.config.checkpoints.keep + 1} checkpoints of "
+                f"{one / 1e9:.1f} GB and the model ({exported / 1e9:.1f} GB) need {needed / 1e9:.1f} GB. Free some, choose "
+                "another `output`, or lower `checkpoints.keep`."
+            )
+
+    def _export(self, model: TrainableDecoder) -> None:
+        """Writes the model's directory beside its place and renames it."""
+        beside = self.directory / f".{MODEL_NAME}"
+        dtype = self._stored_dtype()
+        if self.ranks.first:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        self.ranks.wait()
+        parameters = dict(model.named_parameters())
+        shapes = tensor_shapes(self.model_config)
+        write_weights(
+            beside,
+            shapes,
+            ((name, whole(parameters[name])) for name in shapes),
+            dtype,
+            writes=self.ranks.first,
+        )
+        if self.ranks.first:
+            copy_companions(
+                self.base,
+                beside,
+                dtype,
+                tied=self.model_config.tied,
+                template=self.config.model.chat_template,
+            )
+            beside.rename(self.directory / MODEL_NAME)
+        self.ranks.wait()
+
+    def _stored_dtype(self) -> torch.dtype:
+        """What the base model is stored in, or was meant to be by its config.json."""
+        named = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+        return named.get(self.model_config.dtype or "", TORCH_DTYPES[self.config.training.dtype])
+
+
+def plan_of(config: TuneConfig, rendered: Rendered) -> Plan:
+    """The plan of a run over rendered conversations."""
+    data, training = config.data, config.training
+    drawn = None if training.epochs is None else max(1, round(training.epochs * len(rendered)))
+    mixture = streams(data, rendered.source, rendered.factors(data.tag_weights))
+    return make_plan(
+        rendered.lengths,
+        mixture,
+        seed=config.seed,
+        batch=training.batch,
+        capacity=data.length,
+        packing=data.packing,
+        steps=training.steps,
+        drawn=drawn,
+        cost=rendered.trained if data.unit == "trained_tokens" else None,
+    )
+
+
+def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str]:
+    """What the plan makes of the mixture, a line a source: shares as they come out, epochs, what was left out."""
+    counts = plan.counts(len(rendered))
+    lines = []
+    drawn = int(counts.sum())
+    tokens, trained = int((counts * rendered.lengths).sum()), int((counts * rendered.trained).sum())
+    for index, source in enumerate(config.data.sources):
+        own = rendered.source == index
+        times = int(counts[own].sum())
+        own_trained = int((counts[own] * rendered.trained[own]).sum())
+        lines.append(
+            f"{source.name}: {int(own.sum())} conversations, drawn {times} times ({times / drawn:.1%} of all, "
+            f"{own_trained / trained:.1%} of trained tokens), {times / max(1, int(own.sum())):.2f} epochs"
+        )
+        lines += [
+            f"{source.name}: {number} conversations left out: {reason}"
+            for reason, number in rendered.left_out[index].items()
+        ]
+    lines += [f"  for example {example}" for example in rendered.examples]
+    packs = sum(len(step) for step in plan.steps)
+    lines.append(
+        f"{len(plan.steps)} steps of {config.training.batch} packs: {tokens} tokens, {trained} of them trained; packs are "
+        f"{tokens / (packs * config.data.length):.1%} full"
+    )
+    return lines
+
+
+def digest_of_model(directory: Path, *, weights: bool) -> str:
+    """SHA-256 over config.json and, of each weights file, its size, header and first and last mebibyte."""
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for file in sorted(directory.glob("*.safetensors")) if weights else ():
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _device(config: TuneConfig, local_rank: int) -> torch.device:
+    wanted_device = config.training.device
+    if wanted_device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError('`training.device` = "cuda", and torch finds no GPU here')
+    if wanted_device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _set_up(config: TuneConfig) -> None:
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    torch.use_deterministic_algorithms(config.training.deterministic)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def _check_batch(config: TuneConfig, ranks: Ranks) -> None:
+    batch, micro = config.training.batch, config.training.micro_batch
+    if batch % ranks.data:
+        raise ConfigError(
+            f"`training.batch` = {batch} packs cannot be shared evenly by {ranks.data} ranks: make it a multiple"
+        )
+    if micro > batch // ranks.data:
+        raise ConfigError(
+            f"`training.micro_batch` = {micro} is more than the {batch // ranks.data} packs that a rank computes a step"
+        )
+
+
+def _refuse_other_contents(directory: Path, resume: bool) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise TuneError(f"{directory} is a file: name another output")
+    contents = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    if not contents:
+        return
+    if not resume:
+        raise TuneError(
+            f"{directory} is not empty ({', '.join(contents[:4])}): go on with --resume, or choose another output"
+        )
+    if RUN_NAME not in contents and set(contents) - {"rendered", "checkpoints"}:
+        raise TuneError(
+            f"{directory} holds no run of `agentlm tune` to go on from ({', '.join(contents[:4])})"
+        )
+
+
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM came; a second one ends the process as it always does."""
+    came: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if came:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        came.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Not the main thread: signals are another's business.
+        before = {}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    beside = file.with_name(f".{file.name}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(file)
