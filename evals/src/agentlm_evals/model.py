@@ -108,8 +108,14 @@ class Model(Protocol):
             RefusedError: The request was refused.
         """
 
-    async def score(self, prompt: str, continuations: Sequence[str]) -> list[float]:
-        """The log-probability (natural) of each continuation's last token after the raw prompt, teacher-forced.
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[str], window: int | None = None
+    ) -> list[float]:
+        """The log-probability (natural) of each continuation's last token right after the prompt, teacher-forced.
+
+        A last message of the assistant's is continued where it ends. The token is the last one that the continuation has
+        by itself: `" A"` is the letter as a word of its own. Of a prompt that has more than `window` tokens the last
+        `window` - 1 are kept.
 
         Raises:
             UnsupportedError: The server gives no log-probabilities of a prompt.

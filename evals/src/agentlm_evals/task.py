@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agentlm_evals.errors import ConfigError, DataError
@@ -37,6 +38,7 @@ from agentlm_evals.outcome import Score
 if TYPE_CHECKING:
     from agentlm_evals.harness.episode import Episode
     from agentlm_evals.protocols import Protocol
+    from agentlm_evals.protocols.source import Extract
 
 
 class Group(StrEnum):
@@ -96,11 +98,13 @@ class Source:
 
     directory: Path | None = None
     """A folder as `agentlm data fetch` lays it out (`DIR/<task>/...`); None: the task's own items in this wheel."""
+    file: Path | None = None
+    """One file of items in the official form, in place of the folder's."""
 
     @property
     def is_own(self) -> bool:
         """Whether these are items of our own making: their number is no published task's number."""
-        return self.directory is None
+        return self.directory is None and self.file is None
 
     def path(self, *names: str) -> Path:
         """The first of the files, named relative to the folder, that is there.
@@ -108,7 +112,12 @@ class Source:
         Raises:
             DataError: None of them is there.
         """
-        assert self.directory is not None
+        if self.file is not None:
+            if not self.file.is_file():
+                raise DataError(f"{self.file} is not there")
+            return self.file
+        if self.directory is None:
+            raise DataError("no data directory was named: --data DIR")
         for name in names:
             if (path := self.directory / name).is_file():
                 return path
@@ -159,6 +168,10 @@ def scripted(*replies: str) -> Agent:
     return reply
 
 
+NONE: Mapping[str, Any] = MappingProxyType({})
+"""What a task leaves out."""
+
+
 class Task(ABC):
     """One evaluation: its items, its dialogue and its scorer. Instances hold no state of a run."""
 
@@ -172,7 +185,11 @@ class Task(ABC):
     """The mean of the paper's five baselines (`reference` §4.2), which a score is divided by in Overall."""
     protocols: tuple[str, ...] = ("agentlm",)
     """The protocols it knows; the first is the default."""
-    assumptions: Mapping[str, str] = {}
+    sources: "Mapping[str, Extract]" = NONE
+    """Where the texts of the protocol `agenttuning` stand in its sources, by the task's own keys (`episode.texts`)."""
+    source_files: Mapping[str, str] = NONE
+    """SHA-256 of every file that they stand in."""
+    assumptions: Mapping[str, str] = NONE
     """What we had to assume in a protocol, by its name; printed on every row."""
     options: tuple[Option, ...] = ()
     max_samples: int | None = None
@@ -224,6 +241,11 @@ class Task(ABC):
     def score(self, sample: Sample, answer: Any, protocol: str) -> Score:
         """What the answer is worth. Pure, so that a run can be scored again."""
 
+    def numbers(self, scores: Mapping[str, Sequence[Score]]) -> Mapping[str, float]:
+        """Further numbers for the report, of each sample's scores in the order of epochs (pass@k); none by default."""
+        del scores
+        return {}
+
     # --- checks --------------------------------------------------------------------------------------------------
     @abstractmethod
     def gold(self, sample: Sample, protocol: str) -> Agent | None:
@@ -246,7 +268,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -147,6 +147,20 @@ class Episode:
         self.calls.append(Call(prompt, decoding, seed, generation, time.monotonic() - begun))
         return generation
 
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[str], window: int | None = None
+    ) -> list[float]:
+        """See `Model.score`; the scores go into the notes.
+
+        Raises:
+            LimitReached: A budget is spent, or the prompt does not fit.
+            UnsupportedError: The server gives no log-probabilities of a prompt.
+        """
+        self.check_budget()
+        scores = await self.model.score(prompt, continuations, window)
+        self.notes["scores"] = dict(zip(continuations, scores, strict=True))
+        return scores
+
     @property
     def generated_tokens(self) -> int:
         """Of all calls so far."""

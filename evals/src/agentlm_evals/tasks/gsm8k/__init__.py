@@ -16,6 +16,7 @@ from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
 from agentlm_evals.task import Agent, Group, Metric, Sample, Setting, Task, own_samples, read_lines, scripted
 from agentlm_evals.tasks.gsm8k.prompts import INSTRUCTION, READY, SHOTS, SYSTEM, question
+from agentlm_evals.tasks.gsm8k.published import FILES, PUBLISHED
 
 _GOLD = re.compile(r"####\s*(-?[0-9.,]+)")
 _DIGITS = re.compile(r"\d+")
@@ -54,6 +55,8 @@ class GSM8K(Task):
     published_mean = 52.82
     protocols = (AGENTLM, AGENTTUNING)
     max_samples = 1319
+    sources = PUBLISHED
+    source_files = FILES
 
     def samples(self, setting: Setting) -> list[Sample]:
         """The official test set (`gsm8k/test.jsonl`), or our own problems."""
@@ -96,7 +99,7 @@ class GSM8K(Task):
             episode.user(texts[f"shot{index}.question"] if published else question(asked))
             episode.example(texts[f"shot{index}.answer"] if published else worked)
         asked = str(episode.sample.input["question"])
-        episode.user(texts["question"].format(question=asked) if published else question(asked))
+        episode.user(texts["question"].format(asked) if published else question(asked))
 
     def score(self, sample: Sample, answer: Any, protocol: str) -> Score:
         """Right if the number is the gold one; a reply without any number has not the form."""
@@ -112,12 +115,16 @@ class GSM8K(Task):
             return format_or_limit("no number in the reply", **details)
         return right(**details) if given == gold else wrong(**details)
 
-    def gold(self, sample: Sample, protocol: str) -> Agent:
-        """The data set's own solution, its calculator marks taken out."""
-        del protocol  # both read it
+    def gold(self, sample: Sample, protocol: str) -> Agent | None:
+        """The data set's own solution, without calculator marks; none where the original's rule cannot read it."""
         solution = re.sub(r"<<[^>]*>>", "", str(sample.input["answer"]))
-        answer = str(number(str(sample.target)))
-        return scripted(_GOLD.sub("", solution).rstrip() + f"\nThe answer is {answer}")
+        answer = number(str(sample.target))
+        assert answer is not None  # `samples` saw to that
+        if protocol == AGENTTUNING and last_digits(f"{answer.normalize():f}") != answer:
+            # Two of the official items have a negative answer (489 and 1113): no reply is right by the last digits.
+            return None
+        # 10.00 is 10: the original's rule would read its last two digits.
+        return scripted(f"{_GOLD.sub('', solution).rstrip()}\nThe answer is {answer.normalize():f}")
 
 
 TASK = GSM8K()

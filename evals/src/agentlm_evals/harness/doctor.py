@@ -1,0 +1,76 @@
+"""Plays a task's gold answers, and one that does nothing, through its environment and scorer. Refuses to ask any model."""
+
+from dataclasses import dataclass, field
+
+from agentlm_evals.harness.episode import Episode
+from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
+from agentlm_evals.harness.run import run_episode
+from agentlm_evals.models.scripted import ScriptedModel
+from agentlm_evals.outcome import Outcome, Score
+from agentlm_evals.task import Agent, Sample, Setting, Task
+
+
+@dataclass(slots=True)
+class Finding:
+    """What came of it."""
+
+    gold: int = 0
+    """Samples that have a gold path."""
+    solved: int = 0
+    without: int = 0
+    """Samples whose data hold no solution."""
+    nothing_solved: int = 0
+    """Samples that an agent which does nothing got right."""
+    wrong: list[str] = field(default_factory=list)
+    """Gold paths that were not right, each with the reason."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether every gold path is right."""
+        return self.solved == self.gold and self.gold + self.without > 0
+
+    def line(self) -> str:
+        """In one line."""
+        parts = [f"gold {self.solved} of {self.gold} right", f"do-nothing {self.nothing_solved} right"]
+        if self.without:
+            parts.append(f"{self.without} without a gold path")
+        return ", ".join(parts)
+
+
+async def play(plan: TaskPlan, sample: Sample, agent: Agent, environment: object) -> Score:
+    """One episode with a scripted agent."""
+    episode = Episode(
+        sample=sample,
+        setting=plan.setting,
+        model=ScriptedModel(agent),
+        decoding=plan.decoding,
+        run_seed=plan.run_seed,
+        environment=environment,
+        judge=ScriptedModel(lambda _prompt: "[[10]]", "script"),
+    )
+    return (await run_episode(plan, episode)).score
+
+
+async def examine(task: Task, setting: Setting, limit: int | None = None) -> Finding:
+    """The first `limit` samples, each with its gold path and with one that does nothing.
+
+    Raises:
+        EvalError: The environment does not open, or the items cannot be read.
+    """
+    plan = plan_task(task, setting, RunSettings(limit=limit))
+    finding = Finding()
+    async with task.environment(setting) as environment:
+        for sample in plan.samples:
+            agent = task.gold(sample, setting.protocol.name)
+            if agent is None:
+                finding.without += 1
+            else:
+                finding.gold += 1
+                score = await play(plan, sample, agent, environment)
+                if score.outcome is Outcome.RIGHT:
+                    finding.solved += 1
+                else:
+                    finding.wrong.append(f"{sample.id}: {score.outcome.value} {dict(score.details)}")
+            score = await play(plan, sample, task.nothing(), environment)
+            finding.nothing_solved += score.outcome is Outcome.RIGHT
+    return finding

@@ -1,0 +1,89 @@
+"""Which model is asked, as the command line says it: URLs, ports, or a checkpoint that we serve. Refuses to know tasks."""
+
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentlm_evals.errors import ConfigError
+from agentlm_evals.models.cache import CallCache
+from agentlm_evals.models.child import serve, weights_digest
+from agentlm_evals.models.pool import Patience, Pool
+from agentlm_evals.models.served import Api, ServedModel, connect
+from agentlm_evals.models.template import SERVER
+
+_PORTS = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model and how it is spoken to."""
+
+    model: str | None = None
+    """A directory or hub name; with `urls` only a name for the report."""
+    urls: tuple[str, ...] = ()
+    serve_arguments: tuple[str, ...] = ()
+    api: Api | None = None
+    template: str | None = None
+    """How messages become a prompt; None: the protocol's, or the server's own."""
+    api_key: str | None = None
+    patience: Patience = field(default_factory=Patience)
+    cache_directory: Path | None = None
+    """Where answers to greedy requests are kept; None: nowhere."""
+
+    def __post_init__(self) -> None:
+        if self.urls and self.serve_arguments:
+            raise ConfigError(
+                "--serve-arg is for a checkpoint that we serve; --url and --port name servers that run already"
+            )
+
+
+def port_urls(host: str, ports: Sequence[str]) -> list[str]:
+    """URLs of ports and ranges of ports, both ends included.
+
+    Raises:
+        ConfigError: What was given is neither.
+    """
+    base = (host if "://" in host else f"http://{host}").rstrip("/")
+    urls = []
+    for text in ports:
+        found = _PORTS.fullmatch(text.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last <= 65535:
+            raise ConfigError(
+                f"a port is {text!r}; it must be a number from 1 to 65535, or a range such as 23330-23337"
+            )
+        urls += [f"{base}:{port}" for port in range(first, last + 1)]
+    return urls
+
+
+@contextmanager
+def served_urls(choice: ModelChoice) -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """The servers' URLs and the weights' digest if we know it; a checkpoint is served for as long as the block runs."""
+    if choice.urls:
+        yield choice.urls, None
+        return
+    digest = None
+    if choice.model and choice.cache_directory and Path(choice.model).is_dir():
+        digest = weights_digest(Path(choice.model), choice.cache_directory / "weights.json")
+    with serve(choice.model, choice.serve_arguments) as url:
+        yield (url,), digest
+
+
+@asynccontextmanager
+async def open_model(
+    choice: ModelChoice, urls: Sequence[str], weights: str | None = None
+) -> AsyncIterator[ServedModel]:
+    """Connects to the servers for as long as the block runs."""
+    pool = Pool(urls, choice.patience, choice.api_key)
+    cache = CallCache(choice.cache_directory / "calls.sqlite") if choice.cache_directory else None
+    try:
+        name = choice.model and Path(choice.model).name
+        yield await connect(
+            pool, api=choice.api, template=choice.template or SERVER, cache=cache, weights=weights, name=name
+        )
+    finally:
+        await pool.close()
+        if cache:
+            cache.close()

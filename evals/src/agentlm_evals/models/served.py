@@ -1,0 +1,348 @@
+"""A model behind a pool of servers. Refuses to know tasks, episodes and run directories."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agentlm_evals.errors import ConfigError, LimitReached, ModelError, RefusedError, UnsupportedError
+from agentlm_evals.model import Decoding, Generation, Limits, Message, Prompt
+from agentlm_evals.models.cache import CallCache
+from agentlm_evals.models.dialect import (
+    Ask,
+    openai_chat,
+    openai_completion,
+    read_openai,
+    read_tgi,
+    tgi_generate,
+    token_ids,
+)
+from agentlm_evals.models.endpoint import Answer
+from agentlm_evals.models.pool import Pool, Refusal
+from agentlm_evals.models.template import SERVER, TEMPLATES
+
+Api = Literal["tgi", "openai"]
+DEFAULT_CONCURRENCY = 16
+"""Requests at once to a server that does not say how many it takes."""
+MOST_CONCURRENCY = 256
+
+_TOO_LONG = re.compile(
+    r"must have less than|maximum context length|must be <=|longer than|too long|does not fit|exceeds", re.I
+)
+_TGI_NUMBERS = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
+_VLLM_NUMBERS = re.compile(
+    r"maximum context length is (\d+) tokens.*?\((\d+) in the (?:messages|prompt)", re.S
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the servers say of themselves; for the log and the report."""
+
+    model: str
+    api: Api
+    weights: str | None
+    """A digest or commit of the weights; None: not known, so that nothing is cached."""
+    version: str
+    limits: Limits
+    concurrency: int
+    """Requests that all servers together take at once."""
+    takes_ids: bool
+    """Whether `/v1/completions` scores prompts given as token ids."""
+
+
+class ServedModel:
+    """`Model` over HTTP."""
+
+    def __init__(
+        self, pool: Pool, facts: ServerFacts, template: str = SERVER, cache: CallCache | None = None
+    ) -> None:
+        if template != SERVER and template not in TEMPLATES:
+            raise ConfigError(
+                f"template is {template!r}; it must be {SERVER} or one of {', '.join(TEMPLATES)}"
+            )
+        self.pool = pool
+        self.facts = facts
+        self.template = template
+        self._cache = cache if facts.weights else None
+        self._last_ids: dict[str, int] = {}
+
+    def with_template(self, template: str) -> "ServedModel":
+        """The same servers, another way to render messages."""
+        return ServedModel(self.pool, self.facts, template, self._cache)
+
+    @property
+    def name(self) -> str:
+        """As the servers name it."""
+        return self.facts.model
+
+    @property
+    def limits(self) -> Limits:
+        """The narrowest server's."""
+        return self.facts.limits
+
+    async def generate(self, prompt: Prompt, decoding: Decoding, seed: int) -> Generation:
+        """See `Model.generate`."""
+        if not isinstance(prompt, str) and self.template != SERVER:
+            prompt = TEMPLATES[self.template](prompt)
+        try:
+            return await self._generate(prompt, decoding, seed)
+        except Refusal as refusal:
+            room = _room(refusal)
+            if room is None:
+                raise
+            if not 0 < room < decoding.max_new_tokens:
+                raise LimitReached(f"the prompt does not fit: {refusal.said}") from refusal
+            # The prompt fits, a reply of full length would not: the model gets what room there is.
+            return await self._generate(prompt, decoding.with_(max_new_tokens=room), seed)
+
+    async def _generate(self, prompt: Prompt, decoding: Decoding, seed: int) -> Generation:
+        read: Callable[[Answer, Sequence[str]], Generation] = read_openai
+        if not isinstance(prompt, str):
+            if decoding.truncate is not None:
+                raise ConfigError("truncate cuts raw prompts: choose a --template by name")
+            ask = openai_chat(prompt, decoding, seed, self.facts.model)
+        elif self.facts.api == "tgi":
+            ask, read = tgi_generate(prompt, decoding, seed), read_tgi
+        else:
+            if decoding.truncate is not None:
+                raise UnsupportedError("this server has no `truncate`: OpenAI's routes do not know it")
+            ask = openai_completion(prompt, decoding, seed, self.facts.model)
+        keeps = self._cache is not None and decoding.is_greedy
+        if keeps and (found := await self._cached(ask)) is not None:
+            return Generation(**found)
+        generation: Generation = await self.pool.ask(
+            "POST", ask.path, ask.body, lambda answer: read(answer, decoding.stop)
+        )
+        if keeps:
+            await self._keep(ask, _fields(generation))
+        return generation
+
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[str], window: int | None = None
+    ) -> list[float]:
+        """See `Model.score`."""
+        if self.facts.takes_ids:
+            ids = await self._ids(prompt)
+            if window is not None and len(ids) > window:
+                ids = ids[-(window - 1) :]
+            lasts = [await self._last_id(text) for text in continuations]
+            # A letter's id does not depend on what the tokenizer merges across the border.
+            body = {
+                "model": self.facts.model,
+                "prompt": [[*ids, last] for last in lasts],
+                "max_tokens": 0,
+                "echo": True,
+                "logprobs": 1,
+            }
+            return await self._scored(Ask("/v1/completions", body), _last_logprobs)
+        text = await self.render(prompt)
+        scores = []
+        for continuation in continuations:
+            if self.facts.api == "tgi":
+                parameters: dict[str, Any] = {
+                    "max_new_tokens": 1,
+                    "decoder_input_details": True,
+                    "details": True,
+                }
+                if window is not None:
+                    parameters["truncate"] = window
+                ask = Ask("/generate", {"inputs": text + continuation, "parameters": parameters})
+                scores += await self._scored(ask, _prefill_logprob)
+            else:
+                body = {
+                    "model": self.facts.model,
+                    "prompt": text + continuation,
+                    "max_tokens": 1,
+                    "echo": True,
+                    "logprobs": 1,
+                }
+                scores += await self._scored(Ask("/v1/completions", body), _echo_logprob)
+        return scores
+
+    async def _scored(self, ask: Ask, read: Callable[[Answer], list[float]]) -> list[float]:
+        if self._cache is not None and (found := await self._cached(ask)) is not None:
+            return [float(value) for value in found["scores"]]
+        try:
+            scores: list[float] = await self.pool.ask("POST", ask.path, ask.body, read)
+        except Refusal as refusal:
+            if _room(refusal) is not None:
+                raise LimitReached(f"the prompt does not fit: {refusal.said}") from refusal
+            raise UnsupportedError(f"the server scores no prompts: {refusal}") from refusal
+        if self._cache is not None:
+            await self._keep(ask, {"scores": scores})
+        return scores
+
+    async def render(self, prompt: Prompt) -> str:
+        """The raw prompt that the template makes of messages, without the token that the tokenizer puts first.
+
+        Raises:
+            UnsupportedError: The server renders them itself and does not show how.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        if self.template != SERVER:
+            return TEMPLATES[self.template](prompt)
+        if self.facts.api != "tgi":
+            raise UnsupportedError(
+                "OpenAI's routes do not show a rendered prompt: choose a --template by name"
+            )
+
+        def read(answer: Answer) -> str:
+            text, first = str(answer.body["templated_text"]), answer.body["tokenize_response"][0]["text"]
+            return text.removeprefix(first) if first.startswith("<") else text
+
+        text: str = await self.pool.ask("POST", "/chat_tokenize", _messages(prompt), read)
+        return text
+
+    async def _ids(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str) and self.template != SERVER:
+            prompt = TEMPLATES[self.template](prompt)
+        if isinstance(prompt, str):
+            path, body = "/tokenize", {"inputs": prompt}
+        else:
+            path, body = "/chat_tokenize", _messages(prompt)
+        ids: list[int] = await self.pool.ask("POST", path, body, token_ids)
+        return ids
+
+    async def _last_id(self, text: str) -> int:
+        if text not in self._last_ids:
+            self._last_ids[text] = (await self._ids(text))[-1]
+        return self._last_ids[text]
+
+    async def count_prompt_tokens(self, prompt: Prompt) -> int:
+        """See `Model.count_prompt_tokens`."""
+        if self.facts.api != "tgi":
+            raise UnsupportedError("OpenAI's routes count no tokens")
+        return len(await self._ids(prompt))
+
+    async def _cached(self, ask: Ask) -> dict[str, Any] | None:
+        assert self._cache is not None
+        return await self._cache.get(self._key(ask))
+
+    async def _keep(self, ask: Ask, value: dict[str, Any]) -> None:
+        assert self._cache is not None
+        await self._cache.put(self._key(ask), value)
+
+    def _key(self, ask: Ask) -> dict[str, Any]:
+        return {
+            "weights": self.facts.weights,
+            "server": self.facts.version,
+            "path": ask.path,
+            "body": ask.body,
+        }
+
+
+def _messages(prompt: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": [{"role": message.role, "content": message.content} for message in prompt]}
+
+
+def _fields(generation: Generation) -> dict[str, Any]:
+    return {name: getattr(generation, name) for name in Generation.__slots__}
+
+
+def _room(refusal: Refusal) -> int | None:
+    """Tokens that a reply may have, by a refusal for length; 0 if the prompt is too long, None if it is another refusal."""
+    if refusal.status not in (400, 413, 422) or not _TOO_LONG.search(refusal.said):
+        return None
+    numbers = _TGI_NUMBERS.search(refusal.said) or _VLLM_NUMBERS.search(refusal.said)
+    return max(int(numbers[1]) - int(numbers[2]), 0) if numbers else 0
+
+
+def _last_logprobs(answer: Answer) -> list[float]:
+    choices = sorted(answer.body["choices"], key=lambda choice: int(choice["index"]))
+    return [float(choice["logprobs"]["token_logprobs"][-1]) for choice in choices]
+
+
+def _prefill_logprob(answer: Answer) -> list[float]:
+    prefill = answer.body["details"]["prefill"]
+    if not prefill:
+        raise Refusal(
+            422, "the list `prefill` is empty", "the server gives no log-probabilities of the prompt"
+        )
+    return [float(prefill[-1]["logprob"])]
+
+
+def _echo_logprob(answer: Answer) -> list[float]:
+    # The one token that had to be generated comes last.
+    return [float(answer.body["choices"][0]["logprobs"]["token_logprobs"][-2])]
+
+
+async def connect(
+    pool: Pool,
+    *,
+    api: Api | None = None,
+    template: str = SERVER,
+    cache: CallCache | None = None,
+    weights: str | None = None,
+    name: str | None = None,
+    wait: float = 60.0,
+) -> ServedModel:
+    """Asks the servers who they are and makes a model of them.
+
+    Args:
+        pool: The servers.
+        api: Which routes to use; None asks.
+        template: How messages become a prompt.
+        cache: Where answers to greedy requests are kept.
+        weights: A digest of the weights, if the caller knows it.
+        name: What the model is called; None: what the servers say.
+        wait: Seconds that servers have to become well.
+
+    Raises:
+        ModelError: A server is not there, or servers differ in their model.
+        ConfigError: The template's name is not known.
+    """
+    await pool.wait_well(wait)
+    infos = [answer for answer in await pool.probe("/info") if answer and answer.status == 200]
+    infos = [answer for answer in infos if isinstance(answer.body, dict) and "model_id" in answer.body]
+    is_tgi = len(infos) == len(pool.endpoints)
+    lists = [answer for answer in await pool.probe("/v1/models") if answer and answer.status == 200]
+    if api is None:
+        if not is_tgi and not lists:
+            raise ModelError(
+                f"{pool.endpoints[0].url} speaks neither TGI's routes (/info) nor OpenAI's (/v1/models)"
+            )
+        api = "tgi" if is_tgi else "openai"
+    names = {str(answer.body["model_id"]) for answer in infos} if is_tgi else _listed(lists)
+    digests = {answer.body.get("model_sha") for answer in infos}
+    if len(names) > 1 or len(digests) > 1:
+        raise ModelError(f"the servers hold different models: {', '.join(sorted(map(str, names | digests)))}")
+    totals = [
+        int(answer.body[key]) for answer in infos for key in ("max_total_tokens",) if answer.body.get(key)
+    ]
+    inputs = [
+        int(answer.body[key]) for answer in infos for key in ("max_input_tokens",) if answer.body.get(key)
+    ]
+    at_once = [int(answer.body.get("max_concurrent_requests") or DEFAULT_CONCURRENCY) for answer in infos]
+    most = min(MOST_CONCURRENCY, sum(at_once) if is_tgi else DEFAULT_CONCURRENCY * len(pool.endpoints))
+    versions = {f"{answer.body.get('router', 'tgi')} {answer.body.get('version', '?')}" for answer in infos}
+    if not weights and is_tgi:
+        weights = next(iter(digests))
+    facts = ServerFacts(
+        model=name or next(iter(names), "model"),
+        api=api,
+        weights=weights,
+        version=", ".join(sorted(versions)) or "OpenAI-compatible",
+        limits=Limits(min(inputs, default=None), min(totals, default=None)),
+        concurrency=most,
+        takes_ids=False,
+    )
+    model = ServedModel(pool, facts, template, cache)
+    if is_tgi and lists and await _takes_ids(pool, facts.model):
+        model.facts = replace(facts, takes_ids=True)
+    return model
+
+
+def _listed(lists: Sequence[Answer]) -> set[str]:
+    return {str(answer.body["data"][0]["id"]) for answer in lists if answer.body.get("data")}
+
+
+async def _takes_ids(pool: Pool, model: str) -> bool:
+    """Whether prompts of token ids are scored without generating a token: our server does so, TGI's does not."""
+    body = {"model": model, "prompt": [[1, 1]], "max_tokens": 0, "echo": True, "logprobs": 1}
+    try:
+        await pool.ask("POST", "/v1/completions", body, _last_logprobs)
+    except (RefusedError, ModelError):
+        return False
+    return True
