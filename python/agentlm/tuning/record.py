@@ -3,6 +3,7 @@
 Refuses to know other people's formats, templates and tokens. docs/guide-data.md shows the format to a reader.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -258,18 +259,21 @@ class LineWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._file is not self._raw:
-                self._file.close()
             if kind is None:
+                if self._file is not self._raw:
+                    self._file.close()
                 self._raw.flush()
                 os.fsync(self._raw.fileno())
-            self._raw.close()
-            if kind is None:
+                self._raw.close()
                 _take_the_usual_mode(self._beside)
                 self._beside.replace(self.path)
         finally:
-            self._raw.close()
             self._beside.unlink(missing_ok=True)
+            # What is still unwritten after a failure is of no use, and a full disk would fail again.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            with contextlib.suppress(OSError):
+                self._raw.close()
 
 
 class Writer(LineWriter):

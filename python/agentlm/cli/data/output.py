@@ -1,0 +1,47 @@
+"""What the commands of `agentlm data` print alike: counts, tables, progress, and the names of files beside an output."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it has one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def beside(output: Path, ending: str) -> Path:
+    """The file beside an output that has `ending` in place of its own."""
+    name = output.name.removesuffix(".gz").removesuffix(".jsonl")
+    return output.with_name(f"{name}{ending}")
+
+
+def rejects_path(output: Path) -> Path:
+    """Where rejected rows go by default."""
+    return beside(output, ".rejects.jsonl")
+
+
+@contextmanager
+def reading(what: str) -> Iterator[Callable[[int], None] | None]:
+    """Yields `advance(rows read)`, or None when nobody would see a bar."""
+    from agentlm.progress import wanted
+
+    if not wanted():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="row", unit_scale=True) as bar:
+        yield lambda done: bar.update(done - bar.n)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side: the first to the left, the others to the right."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    made = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        made.append("  ".join(cells).rstrip())
+    return "\n".join(made)

@@ -1,0 +1,122 @@
+"""Rows of data files as parsed JSON values: JSONL, JSON arrays, parquet; one in memory at a time.
+
+Refuses to know what a row means.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentlm.tuning.data.errors import DataError, RowError, extra
+from agentlm.tuning.data.json_stream import array_rows, is_lines
+from agentlm.tuning.record import open_bytes
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+"""What a folder is searched for; the first three may be gzipped."""
+
+_BATCH = 64
+"""Rows of parquet in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it stands in its file."""
+
+    file: Path
+    line: int
+    """Its line; in a JSON array the element's number, in parquet the row's. From 1."""
+    value: Any
+    """The parsed value; the text where it is no JSON."""
+    error: RowError | None = None
+    """Why `value` is only text."""
+
+
+def files(paths: Iterable[str | Path]) -> list[Path]:
+    """The files meant: a folder stands for those in it (and in its folders) with one of `SUFFIXES`, by name.
+
+    Raises:
+        DataError: A path is not there, a folder holds no such file, or a file is named twice.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and kind(file) in SUFFIXES)
+            if not inside:
+                raise DataError(f"{path} holds no file that ends in {', '.join(SUFFIXES)}")
+            found += inside
+        elif path.exists() or str(path) == "-":
+            found.append(path)
+        else:
+            raise DataError(f"{path} is not there")
+    twice = next((path for index, path in enumerate(found) if path in found[:index]), None)
+    if twice is not None:
+        raise DataError(f"{twice} is named twice")
+    return found
+
+
+def kind(path: Path) -> str:
+    """A file's suffix, without that of its compression."""
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+def read(path: Path) -> Iterator[Row]:
+    """Every row of a file.
+
+    `.parquet` is read by columns; `.jsonl` and `.ndjson` by lines; anything else by what it begins with: an array, lines of
+    objects, or one object that keeps its rows in a list. A line that is no JSON is a row with an error.
+
+    Raises:
+        DataError: The file cannot be read, or breaks off inside an array.
+        MissingExtraError: It is parquet and pyarrow is not installed.
+    """
+    if kind(path) == ".parquet":
+        yield from _parquet(path)
+        return
+    try:
+        if kind(path) in (".jsonl", ".ndjson") or str(path) == "-":
+            yield from _lines(path)
+            return
+        with open_bytes(path) as file:
+            lines = is_lines(file, str(path))
+        if lines:
+            yield from _lines(path)
+            return
+        with open_bytes(path) as file:
+            for number, value in array_rows(file, str(path)):
+                yield Row(path, number, value)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield Row(
+                    path, number, json.loads(line.removeprefix(b"\xef\xbb\xbf"), parse_constant=_no_constant)
+                )
+            except (ValueError, RecursionError) as error:
+                text = line.decode(errors="replace").rstrip("\r\n")
+                yield Row(path, number, text, RowError(f"not JSON: {error}"))
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    parquet = extra("pyarrow.parquet", f"reading {path}")
+    arrow = extra("pyarrow", f"reading {path}")
+    try:
+        number = 0
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(path, number, value)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet after row {number}: {error}") from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
