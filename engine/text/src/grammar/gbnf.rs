@@ -6,6 +6,9 @@ use std::str::Chars;
 
 use super::GrammarError;
 
+/// Characters of the grammar that a message quotes.
+const LONGEST_QUOTE: usize = 40;
+
 /// Whether a grammar has GBNF's sign of definition outside its comments.
 pub(super) fn is_gbnf(text: &str) -> bool {
     text.lines().any(|line| {
@@ -29,7 +32,10 @@ pub(super) fn to_lark(text: &str) -> Result<String, GrammarError> {
             && begins(at)
             && names.insert(name.as_str(), names.len()).is_some()
         {
-            return Err(GrammarError::Invalid(format!("rule `{name}` is defined twice")));
+            return Err(GrammarError::Invalid(format!(
+                "rule `{}` is defined twice",
+                beginning(name)
+            )));
         }
     }
     if !names.contains_key("root") {
@@ -40,7 +46,10 @@ pub(super) fn to_lark(text: &str) -> Result<String, GrammarError> {
         match piece {
             Piece::Name(name) => {
                 let Some(number) = names.get(name.as_str()) else {
-                    return Err(GrammarError::Invalid(format!("there is no rule `{name}`")));
+                    return Err(GrammarError::Invalid(format!(
+                        "there is no rule `{}`",
+                        beginning(name)
+                    )));
                 };
                 lark.push_str(if begins(at) { "\n" } else { " " });
                 if name == "root" {
@@ -117,7 +126,10 @@ fn string(rest: &mut Peekable<Chars<'_>>) -> Result<String, GrammarError> {
             _ => {}
         }
     }
-    Err(GrammarError::Invalid(format!("{string} has no closing quote")))
+    Err(GrammarError::Invalid(format!(
+        "{} has no closing quote",
+        beginning(&string)
+    )))
 }
 
 /// A class of characters as a regular expression, where more characters have a meaning.
@@ -153,10 +165,23 @@ fn bounds(rest: &mut Peekable<Chars<'_>>) -> Result<String, GrammarError> {
         }
     }
     if rest.next_if_eq(&'}').is_none() {
-        return Err(GrammarError::Invalid(format!("{bounds} has no closing brace")));
+        return Err(GrammarError::Invalid(format!(
+            "{} has no closing brace",
+            beginning(&bounds)
+        )));
     }
     bounds.push('}');
     Ok(bounds)
+}
+
+/// What a message quotes of a piece: a client may have written pages without a closing quote.
+fn beginning(piece: &str) -> String {
+    let line = piece.split('\n').next().unwrap_or_default();
+    let mut start: String = line.chars().take(LONGEST_QUOTE).collect();
+    if start.len() < piece.len() {
+        start.push('…');
+    }
+    start
 }
 
 #[cfg(test)]
@@ -198,6 +223,7 @@ mod tests {
             ("root ::= b", "there is no rule `b`"),
             ("root ::= \"x\"\nroot ::= \"y\"", "rule `root` is defined twice"),
             ("root ::= \"x", "\"x has no closing quote"),
+            ("root ::= \"x\ny ::= z", "\"x… has no closing quote"),
             ("root ::= [x", "a class has no closing bracket"),
             ("root ::= \"x\"{2", "{2 has no closing brace"),
             ("root ::= \"x\" ::= \"y\"", "`::=` must follow a rule's name"),
@@ -207,5 +233,9 @@ mod tests {
         for (text, why) in cases {
             assert_eq!(to_lark(text).unwrap_err().to_string(), why, "{text}");
         }
+        let long = to_lark(&format!("root ::= {}", "b".repeat(1000)))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(long, format!("there is no rule `{}…`", "b".repeat(LONGEST_QUOTE)));
     }
 }
