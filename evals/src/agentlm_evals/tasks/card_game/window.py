@@ -1,0 +1,39 @@
+"""What AgentBench shows a model of a long dialogue: the first message, and of the rest what fits 3,500 segments.
+
+Facts: AgentTuning e33a45d, AgentBench.old/src/agent.py. Refuses to know tokens and tasks.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agentlm_evals.model import Message
+
+SEGMENTS = 3500
+_SEGMENT = re.compile(r"[^\W\d_]{1,7}|[^ \n]")
+"""A run of up to seven letters, or one other character that is neither a blank nor a line's end."""
+
+
+def window(messages: Sequence[Message]) -> list[Message]:
+    """Messages from the newest back while they are fewer than `SEGMENTS` with the first one, which is always there.
+
+    The rest begins with a model's turn. If messages are left out, the first one says how many.
+    """
+    first, *later = messages
+    segments = _segments(first.content)
+    kept: list[Message] = []
+    for message in reversed(later):
+        segments += _segments(message.content)
+        if segments >= SEGMENTS:
+            break
+        kept.insert(0, message)
+    if kept and kept[0].role == "user":
+        del kept[0]
+    omitted = len(later) - len(kept)
+    if omitted:
+        first = replace(first, content=f"{first.content}\n\n[NOTICE] {omitted} messages are omitted.")
+    return [first, *kept]
+
+
+def _segments(text: str) -> int:
+    return sum(1 for _ in _SEGMENT.finditer(text))
