@@ -1,5 +1,6 @@
 """Operations with gradients of their own, where autograd's would cost memory or speed. Refuses to know models and steps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,30 @@ LOGITS_BYTES = 64 << 20
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) * up`, of which only the two operands are kept for the way back."""
     out: Tensor = _SwiGlu.apply(gate, up)
+    return out
+
+
+def linears(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """`x @ weightᵀ` for each weight; the gradients of `x` are added up where they are made."""
+    outs: tuple[Tensor, ...] = _Linears.apply(x, *weights)
+    return outs
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`x / sqrt(mean(x²) + eps) * weight` over the last dimension."""
+    if x.is_cuda or x.dtype != torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    # On a CPU torch has no kernel for it: the formula's steps, each with a gradient, would take twice as long.
+    out: Tensor = _RmsNorm.apply(x, weight, eps)
+    return out
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates each head's first half against its second, in float32.
+
+    `x` is `[tokens, heads, head_dim]`, `cos` and `sin` are float32 `[tokens, 1, head_dim / 2]`.
+    """
+    out: Tensor = _Rotated.apply(x, cos, sin)
     return out
 
 
@@ -77,6 +102,70 @@ class _SwiGlu(torch.autograd.Function):
         of_up = F.silu(gate).mul_(gradient)
         of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
         return of_gate, of_up
+
+
+class _Linears(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        return tuple(x @ weight.t() for weight in weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        of_x: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            for gradient, weight in zip(gradients, weights, strict=True):
+                of_x = gradient @ weight if of_x is None else of_x.addmm_(gradient, weight)
+        needed = ctx.needs_input_grad[1:]
+        return (
+            of_x,
+            *(g.t() @ x if wanted else None for g, wanted in zip(gradients, needed, strict=True)),
+        )
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (x * scale).mul_(gradient).flatten(0, -2).sum(0)
+        scaled = gradient * weight
+        along = (scaled * x).sum(-1, keepdim=True).mul_(scale**3).div_(x.shape[-1])
+        return scaled.mul_(scale).addcmul_(x, along, value=-1), of_weight, None
+
+
+class _Rotated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, sin, 1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    wide = x.float()
+    first, second = wide.chunk(2, dim=-1)
+    out = torch.empty_like(wide, memory_format=torch.contiguous_format)
+    of_first, of_second = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=of_first).addcmul_(second, sin, value=sign)
+    torch.mul(second, cos, out=of_second).addcmul_(first, sin, value=-sign)
+    return out.to(x.dtype)
 
 
 class _ToSlots(torch.autograd.Function):

@@ -20,7 +20,16 @@ from torch.distributed.tensor import DTensor
 from agentlm.model import rope
 from agentlm.model.config import ModelConfig
 from agentlm.model.weights import TensorRef
-from agentlm.ops.differentiable import copied_to, from_slots, summed_over, swiglu, to_slots
+from agentlm.ops.differentiable import (
+    copied_to,
+    from_slots,
+    linears,
+    rms_norm,
+    rotated,
+    summed_over,
+    swiglu,
+    to_slots,
+)
 from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
 
 PADDING = 1.25
@@ -208,15 +217,18 @@ class PackedOps:
     def linear(self, x: Activation, linear: Linear) -> Activation:
         """See `Ops`. Matrices bound together give parts."""
         weights = self._linears[linear]
-        if self._by_row[linear]:
-            (weight,) = weights
-            total = summed_over(self._product(x.value, weight, by_row=True), self.group)
-            return Activation((total if weight.bias is None else total + local(weight.bias),))
-        shared = copied_to(x.value, self.group)
+        by_row = self._by_row[linear]
+        given = x.value if by_row else copied_to(x.value, self.group)
+        outs = [
+            self._with_lora(out, given, weight, by_row)
+            for out, weight in zip(linears(given, [local(w.weight) for w in weights]), weights, strict=True)
+        ]
+        if by_row:
+            outs = [summed_over(out, self.group) for out in outs]
         return Activation(
             tuple(
-                self._product(shared, weight, bias=None if weight.bias is None else local(weight.bias))
-                for weight in weights
+                out if weight.bias is None else out + local(weight.bias)
+                for out, weight in zip(outs, weights, strict=True)
             )
         )
 
@@ -229,7 +241,8 @@ class PackedOps:
         # Each rank norms its own heads, so that its gradient of the weight is one of several.
         q = q if q_norm is None else self._norm(q, q_norm, eps, shared=True)
         k = k if k_norm is None else self._norm(k, k_norm, eps, shared=True)
-        q, k = self._rotate(q), self._rotate(k)
+        assert self._turns is not None, "attention belongs to a step"
+        q, k = rotated(q, *self._turns), rotated(k, *self._turns)
         context = self.context
         out = _attend_varlen(q, k, v, context, spec) if q.is_cuda else _attend_groups(q, k, v, context, spec)
         return Activation((out.flatten(1),))
@@ -250,18 +263,15 @@ class PackedOps:
         weight = local(self._names[vector].weight)
         if shared:
             weight = copied_to(weight, self.group)
-        return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+        return rms_norm(x, weight, eps)
 
-    def _product(
-        self, x: Tensor, weight: Weight, *, bias: Tensor | None = None, by_row: bool = False
-    ) -> Tensor:
-        out = F.linear(x, local(weight.weight), bias)
+    def _with_lora(self, out: Tensor, x: Tensor, weight: Weight, by_row: bool) -> Tensor:
         if weight.lora_a is None or weight.lora_b is None:
             return out
         a, b = local(weight.lora_a), local(weight.lora_b)
         # One of the two is whole on every rank, and each rank's gradient of it one of several.
         a, b = (a, copied_to(b, self.group)) if by_row else (copied_to(a, self.group), b)
-        return out + F.linear(F.linear(x, a), b) * weight.lora_scale
+        return torch.addmm(out, x @ a.t(), b.t(), alpha=weight.lora_scale)
 
     def _rotary(self, context: PackedContext) -> tuple[Tensor, Tensor]:
         """Cosines and sines, float32, of the positions met so far."""
@@ -276,13 +286,6 @@ class PackedOps:
             device = context.ids.device
             self._tables = (torch.from_numpy(cos).to(device), torch.from_numpy(sin).to(device))
         return self._tables
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        """Rotates each head's first half against its second, in float32: `x` is `[tokens, heads, head_dim]`."""
-        assert self._turns is not None
-        cos, sin = self._turns
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 def local(parameter: Tensor) -> Tensor:

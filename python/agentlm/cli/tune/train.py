@@ -105,6 +105,9 @@ def command(
     if print_config:
         click.echo(settings.to_toml(), nl=False)
         return
+    # Read when torch is first imported. Threads that spin while they wait starve those that compute where another process
+    # wants the cores too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.training.deterministic:
         # cuBLAS reads it when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
