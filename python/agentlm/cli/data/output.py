@@ -45,3 +45,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
         made.append("  ".join(cells).rstrip())
     return "\n".join(made)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, and says so."""
+    import click
+
+    from agentlm.tuning.record import LineWriter
+
+    with LineWriter(path) as writer:
+        writer.write(text.removesuffix("\n"))
+    click.echo(f"wrote {path}")

@@ -10,12 +10,10 @@ from typing import Any
 
 from agentlm.tuning.data.errors import RowError
 from agentlm.tuning.data.formats.context import Context, id_of, model_tags, reward_of
+from agentlm.tuning.data.formats.episode_end import reward_at_end
 from agentlm.tuning.record import Conversation, Message
 
 _OBSERVATION = re.compile(r"^Observation(?: \d+)?:", re.MULTILINE)
-_REWARD = re.compile(
-    r"^Observation(?: \d+)?: Episode finished, reward = (-?\d+(?:\.\d+)?)\s*\Z", re.MULTILINE
-)
 _NEXT = re.compile(r"^(?:Thought|Action|Finish)(?: \d+)?:", re.MULTILINE)
 
 
@@ -43,8 +41,8 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
     output = _text(row, ("output", "response", "completion"))
     messages += _turns(output)
     reward = reward_of(row)
-    if reward is None and (said := _REWARD.search(output)):
-        reward = float(said.group(1))
+    if reward is None:
+        reward = reward_at_end(output)
     return Conversation(
         id=id_of(row, context),
         source=context.source,

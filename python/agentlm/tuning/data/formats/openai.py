@@ -1,5 +1,6 @@
 """OpenAI's messages: the format of its chat API and of its fine-tuning files, older function calls included.
 
+An observation at the end that only says the episode's reward (FireAct's) becomes the record's reward.
 Refuses images and sound: a row that holds some is rejected, not thinned out.
 """
 
@@ -20,6 +21,7 @@ from agentlm.tuning.data.formats.context import (
     text_of,
     tools_of,
 )
+from agentlm.tuning.data.formats.episode_end import reward_at_end
 from agentlm.tuning.record import Conversation, Message
 
 _KEYS = frozenset((
@@ -43,13 +45,19 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
     messages: list[Message] = []
     for index, one in enumerate(given):
         messages.append(_message(one, f"messages[{index}]", messages))
+    reward = reward_of(row)
+    if len(messages) > 1 and messages[-1].role == "user":
+        said = reward_at_end(messages[-1].content or "")
+        if said is not None:
+            messages.pop()
+            reward = said if reward is None else reward
     item = row.get("item")
     return Conversation(
         id=id_of(row, context),
         source=context.source,
         task=context.task or (row["task"] if isinstance(row.get("task"), str) else None),
         item=item if isinstance(item, str) else None,
-        reward=reward_of(row),
+        reward=reward,
         tags=(*context.tags, *model_tags(row)),
         messages=tuple(messages),
         tools=tools_of(row.get("tools") or row.get("functions")),

@@ -1,0 +1,83 @@
+"""A checkpoint's tokenizer and chat template as the data commands use them.
+
+It is the renderer of the trainer and the server. Refuses to know files of records, and to render by any other way.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentlm._engine import ChatTemplate, Tokenizer
+from agentlm.tuning.data.errors import DataError
+from agentlm.tuning.record import Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the trainer sees it."""
+
+    text: str
+    ids: list[int]
+    trained: list[bool]
+    """For each token whether it is under the loss."""
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens are under the loss."""
+        return sum(self.trained)
+
+
+class Renderer:
+    """A checkpoint's renderer.
+
+    Raises:
+        DataError: `directory` is no folder.
+        TokenizerError, ChatTemplateError: It has no tokenizer, or no chat template that can be used.
+    """
+
+    def __init__(self, directory: str | Path, template: str | Path | None = None) -> None:
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise DataError(
+                f"{directory} is not there; --model takes a checkpoint's folder with its tokenizer"
+            )
+        self.template_file = None if template is None else Path(template)
+        self.tokenizer = Tokenizer(self.directory)
+        self.template = ChatTemplate(self.directory, self.tokenizer, template)
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """Text, token ids and mask. Raises `ChatTemplateError` where the template refuses, or leaves the mask open."""
+        return Rendered(*self.template.conversation(conversation.messages_json()))
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Tokens of the conversation. Raises `ChatTemplateError`."""
+        return len(self.render(conversation).ids)
+
+    def context_length(self) -> int | None:
+        """Positions that the model has, by its config.json; None where that does not say."""
+        found = self._json("config.json").get("max_position_embeddings")
+        return found if isinstance(found, int) else None
+
+    def bos_id(self) -> int | None:
+        """The token that the tokenizer puts before a text, or that the configuration names; None without one."""
+        empty = self.tokenizer.encode("")
+        if empty and empty[0] not in self.tokenizer.eos_token_ids:
+            return empty[0]
+        token = self._json("tokenizer_config.json").get("bos_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) == 1:
+                return ids[0]
+        return None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        file = self.directory / name
+        if not file.is_file():
+            return {}
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{file} is not JSON: {error}") from error
+        return value if isinstance(value, dict) else {}
