@@ -15,6 +15,10 @@ History = Callable[[Sequence[Message]], Sequence[Message]]
 """What of a dialogue is shown to the model (AgentBench's window of 3,500 segments is one)."""
 
 
+TEMPLATE_TOKENS = 32
+"""More than any known chat template puts around one message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What one episode may spend; None: no bound but the task's own rules."""
@@ -114,7 +118,9 @@ class Episode:
         for count in range(most, -1, -1):
             self.messages.clear()
             pose(count)
-            if await self.model.count_prompt_tokens(self.messages) <= room:
+            # No token is shorter than a byte, so that a short dialogue needs no counting.
+            most_tokens = sum(len(message.content.encode()) + TEMPLATE_TOKENS for message in self.messages)
+            if most_tokens <= room or await self.model.count_prompt_tokens(self.messages) <= room:
                 return count
         raise LimitReached(f"the question does not fit the model's context of {limit} tokens")
 

@@ -72,7 +72,7 @@ class TaskPlan:
     def identity(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """What decides an episode's result. Two runs that agree in it may share their records."""
         setting = self.setting
-        return {
+        identity = {
             "format": FORMAT,
             "task": self.task.name,
             "protocol": setting.protocol.name,
@@ -85,6 +85,9 @@ class TaskPlan:
             "model": dict(model),
             "run_seed": self.run_seed,
         }
+        # As it is read back: tuples are lists then.
+        whole: dict[str, Any] = json.loads(json.dumps(identity))
+        return whole
 
 
 def plan_task(task: Task, setting: Setting, settings: RunSettings) -> TaskPlan:

@@ -152,6 +152,14 @@ def _call(call: Call) -> dict[str, Any]:
     }
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error itself, of groups within groups."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
 class Runner:
     """A run: its plans, its model, its directory."""
 
@@ -218,7 +226,7 @@ class Runner:
                     for plan in self.plans:
                         group.create_task(self._run_task(plan, done[plan.task.name]))
             except* (RequirementError, ModelError, RefusedError) as errors:
-                raise errors.exceptions[0] from None
+                raise _first(errors) from None
             finally:
                 self._progress.close()
             outcomes = self._progress.outcomes
