@@ -6,6 +6,7 @@ the first seat; here there is no clock in the rules. Refuses to know servers.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -37,7 +38,7 @@ def opponent_of(sample: Sample, epoch: int = 0) -> Opponent:
     return OPPONENTS[sample.input["opponent"]](Random(f"{sample.id} {epoch}"))
 
 
-class _Player:
+class Player:
     """The model's side of a match: what it is asked, and how its replies are read."""
 
     def __init__(self, episode: Episode) -> None:
@@ -106,7 +107,8 @@ class _Player:
         """The rules, the last exchanges and what is asked; the published protocol puts the rules behind the exchanges."""
         exchanges = self._exchanges[phase][-2 * SHOWN[phase] :]
         if self.is_published:
-            return window([*exchanges, *self._rules[phase], *asked])
+            shown = window([*exchanges, *self._rules[phase], *asked])
+            return [replace(message, content=message.content.strip()) for message in shown]
         return [*self._rules[phase], *exchanges, *asked]
 
 
@@ -157,7 +159,7 @@ class CardGame(Task):
         line_ups = [list(Kind), opponent.line_up()]
         recorded = RecordedMatch((line_ups[seat], line_ups[1 - seat]))
         match = recorded.match
-        player = _Player(episode)
+        player = Player(episode)
         while match.winner is None:
             if match.player != seat:
                 recorded.decide(as_decision(match, opponent.decide(match)))
