@@ -1,0 +1,5 @@
+//! Grammars, compiled and walked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| agentlm_fuzz::grammars::check(data));
