@@ -46,7 +46,7 @@ def test_whole_streams_give_their_text() -> None:
     [
         pytest.param(NATIVE, _native("a", final="a"), id="a token is missing"),
         pytest.param(NATIVE, _native("a", "b", final=None), id="no final text"),
-        pytest.param(NATIVE, _native("a", "b", final="ba"), id="another text"),
+        pytest.param(NATIVE, _native("a", "b", final="b-a"), id="another text"),
         pytest.param(NATIVE, _native("a", "b", final="ab")[:-1], id="half an event"),
         pytest.param(NATIVE, b"", id="nothing"),
         pytest.param(NATIVE, b'data: {"error":"x"}\n\n', id="an error"),
