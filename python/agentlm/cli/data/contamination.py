@@ -1,7 +1,6 @@
 """`agentlm data contamination`: does training data hold an evaluation set? A table, and reports as HTML and JSON."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +68,7 @@ def command(
     tokens, of which at most 4 differ. Samples are clean (less than 20 % of their tokens), not clean, not dirty (less than
     80 %) or dirty.
     """
+    from agentlm.cli.data.output import write_text
     from agentlm.tuning.contamination import Settings, page, read_samples, scan, sources
 
     settings = Settings(
@@ -80,9 +80,9 @@ def command(
         found = scan(samples, training, settings, data_fields=data_fields, progress=progress)
     _print(found)
     if json_file is not None:
-        _write(json_file, json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        write_text(json_file, json.dumps(found.to_dict(), ensure_ascii=False, indent=1))
     if html is not None:
-        _write(html, page(found, show))
+        write_text(html, page(found, show))
     if fail_above is not None:
         _judge(found, fail_above)
 
@@ -102,10 +102,11 @@ def _progress(size: int) -> Iterator[Callable[[int], None] | None]:
 
 
 def _print(found: "Contamination") -> None:
+    from agentlm.cli.data.output import table
     from agentlm.tuning.contamination import BUCKETS
 
     head = ["set", "samples", *(f"{bucket.name} {bucket.rule}" for bucket in BUCKETS), "tokens", "too short"]
-    rows = [head]
+    rows = []
     for name in found.sets():
         samples = [sample for sample in found.samples if sample.set == name]
         buckets = [len(found.bucket(bucket, name)) for bucket in BUCKETS]
@@ -118,13 +119,7 @@ def _print(found: "Contamination") -> None:
                 f"{sum(sample.is_short for sample in samples):,}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        click.echo("  ".join(cells))
+    click.echo(table(head, rows))
     for sample in found.worst()[:5]:
         span = sample.spans[0]
         text = " ".join("".join(run for _, run in span.evaluation).split())
@@ -146,17 +141,3 @@ def _judge(found: "Contamination", allowed: float) -> None:
         percent = 100 * len(found.bucket(not_clean, name)) / samples
         if percent > allowed:
             raise click.ClickException(f"{percent:.1f} % of {name} is not clean; {allowed:g} % are allowed")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as beside:
-        try:
-            beside.write(text)
-            beside.close()
-            Path(beside.name).chmod(0o644)
-            Path(beside.name).replace(path)
-        except BaseException:
-            Path(beside.name).unlink(missing_ok=True)
-            raise
-    click.echo(f"wrote {path}")
