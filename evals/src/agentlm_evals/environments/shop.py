@@ -33,7 +33,8 @@ KINDS = (
 COLOURS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey")
 SIZES = ("small", "medium", "large")
 SEARCH, BACK, BUY = "search", "back to search", "buy now"
-_SHOWN = 4
+_SHOWN = 3
+"""Results on a page: those that share most words with the search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,7 @@ class Shop(Game):
     def _show(self) -> str:
         if self.page:
             chosen = [f"chosen: {value}" for value in self.chosen.values()]
-            options = ["colour: " + ", ".join(self.page.colours), "size: " + ", ".join(self.page.sizes)]
-            return self._observation([self.page.title, f"{self.page.price} dollars", *options, *chosen])
+            return self._observation([self.page.title, f"{self.page.price} dollars", *chosen])
         if self.results:
             return self._observation([f"{p.code} {p.title}, {p.price} dollars" for p in self.results])
         return self._observation(["Instruction: " + self.wish.text, "Search"])
@@ -208,7 +208,7 @@ def _deal(rng: Random) -> Shop:
     codes = iter(f"B{code}" for code in rng.sample(range(10, 100), 12))
 
     def product(material: str, kind: str, price: int, colour: bool, size: bool) -> Product:
-        colours = set(rng.sample(COLOURS, 3)) - {wish.colour}
+        colours = set(rng.sample(COLOURS, 2)) - {wish.colour}
         sizes = set(SIZES) - {wish.size}
         colours |= {wish.colour} if colour else set()
         sizes |= {wish.size} if size else set()
