@@ -1,0 +1,33 @@
+"""The study's command line: `python -m bench.nano_study` (under three hours on two cores), `--rehearse` for minutes."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.machine import commit, describe
+from bench.nano_study.plan import FULL, REHEARSAL
+from bench.nano_study.report import summarise, table
+from bench.nano_study.run import ROOT, run
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table and writes the record."""
+    parser = argparse.ArgumentParser(prog="python -m bench.nano_study", description=main.__doc__)
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "build" / "nano-study", help="where runs are kept"
+    )
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes: whether all of it runs")
+    parser.add_argument("--record", type=Path, help="a JSON file for the results")
+    given = parser.parse_args()
+    size = REHEARSAL if given.rehearse else FULL
+    folder = given.folder.resolve() / ("rehearsal" if given.rehearse else "full")
+    rows = summarise(run(folder, size), size)
+    print(table(rows))
+    if given.record:
+        body = {"machine": describe(2), "commit": commit(), "size": asdict(size), "rows": rows}
+        given.record.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

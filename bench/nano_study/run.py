@@ -1,0 +1,140 @@
+"""Trains and tests the study's cells, one after the other, in child processes. Refuses to know what a result means.
+
+Everything lies in one folder, and what is complete there is not made again: a study that was stopped goes on.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from agentlm_evals.environments import HELD_IN, HELD_OUT, Item, Split, World
+from agentlm_evals.episode import play_all
+from agentlm_evals.model import Decoding, Message, Model
+from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
+from agentlm_evals.nano import chats
+from agentlm_evals.nano.corpus import write_corpus
+from bench.nano_study.plan import Cell, Size, cells, config, to_toml
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUPS: dict[str, Sequence[World]] = {"held-in": HELD_IN, "held-out": HELD_OUT}
+CONCURRENCY = 32
+REPLY_TOKENS = 64
+QUESTIONS_SEED = 7
+
+
+def prepare(folder: Path, size: Size) -> None:
+    """The corpus and the base's files."""
+    if not (folder / "corpus" / "general.jsonl").is_file():
+        write_corpus(folder / "corpus", scale=size.scale)
+    if not (folder / "base" / "config.json").is_file():
+        _call([sys.executable, "recipes/nano/base.py", str(folder / "corpus"), str(folder / "base")])
+
+
+def _call(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def train(cell: Cell, size: Size, folder: Path) -> float:
+    """Tunes the cell unless its model is there; seconds that it took, over all attempts of this process."""
+    where = folder / cell.name
+    if (where / "model" / "config.json").is_file():
+        return 0.0
+    began = time.monotonic()
+    file = folder / f"{cell.name}.toml"
+    file.write_text(to_toml(config(cell, size, str(folder))), encoding="utf-8")
+    command = [sys.executable, "-m", "agentlm", "tune", str(file)]
+    if where.is_dir():
+        command.append("--resume")
+    _call(command)
+    return time.monotonic() - began
+
+
+def items(worlds: Sequence[World], count: int) -> list[Item]:
+    """The same test items for every cell, equally many of each world."""
+    each = max(1, count // len(worlds))
+    return [Item(world.name, Split.TEST, number) for world in worlds for number in range(each)]
+
+
+def questions(count: int) -> list[chats.Exchange]:
+    """The same questions for every cell, kinds in turn; none of them is in the corpus."""
+    rng = Random(QUESTIONS_SEED)
+    found: dict[str, chats.Exchange] = {}
+    number = 0
+    while len(found) < count:
+        exchange = chats.draw(chats.TESTED[number % len(chats.TESTED)], Split.TEST, rng)
+        found.setdefault(exchange.question, exchange)
+        number += 1
+    return list(found.values())
+
+
+async def ask(model: Model, asked: Sequence[chats.Exchange]) -> list[float]:
+    """1 for each question whose answer holds what is wanted, else 0."""
+    free = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(exchange: chats.Exchange) -> float:
+        async with free:
+            reply = await model.generate([Message("user", exchange.question)], Decoding(REPLY_TOKENS), 0)
+        return float(exchange.wanted in reply.text)
+
+    return list(await asyncio.gather(*(one(exchange) for exchange in asked)))
+
+
+async def _test(urls: Sequence[str], choice: ModelChoice, where: Path, size: Size) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    async with open_model(choice, urls) as model:
+        for group, worlds in GROUPS.items():
+            played = await play_all(
+                items(worlds, size.episodes),
+                model,
+                where / f"{group}.jsonl",
+                source=f"nano-study-{group}",
+                concurrency=CONCURRENCY,
+            )
+            scores[group] = {record["item"]: record["reward"] for record in played}
+            if faults := [record for record in played if record["reward"] is None]:
+                raise RuntimeError(f"{len(faults)} episodes of {where} broke: {faults[0]['meta']['details']}")
+        asked = questions(size.episodes)
+        answers = await ask(model, asked)
+        scores["general"] = dict(zip([exchange.question for exchange in asked], answers, strict=True))
+    return scores
+
+
+def test(cell: Cell, size: Size, folder: Path) -> dict[str, Any]:
+    """Scores by group and item; kept in `scores.json`.
+
+    Raises:
+        RuntimeError: An episode ended by a fault: run again, and only those are played.
+    """
+    where = folder / cell.name
+    kept = where / "scores.json"
+    if kept.is_file():
+        scores: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return scores
+    choice = ModelChoice(model=str(where / "model"))
+    with served_urls(choice) as (urls, _):
+        scores = asyncio.run(_test(urls, choice, where, size))
+    unfinished = kept.with_name(f"scores.{os.getpid()}.part")
+    unfinished.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    unfinished.replace(kept)
+    return scores
+
+
+def run(folder: Path, size: Size) -> dict[str, dict[str, Any]]:
+    """The whole study; scores by cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder, size)
+    results: dict[str, dict[str, Any]] = {}
+    for cell in tqdm(list(cells(size)), desc="cells", disable=not sys.stderr.isatty()):
+        seconds = train(cell, size, folder)
+        results[cell.name] = test(cell, size, folder)
+        print(f"{cell.name}: trained in {seconds:.0f} s", file=sys.stderr)
+    return results
