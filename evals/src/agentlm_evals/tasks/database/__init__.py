@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -35,6 +36,7 @@ from agentlm_evals.task import (
 from agentlm_evals.tasks.database import mariadb, pool
 from agentlm_evals.tasks.database.engine import Session
 from agentlm_evals.tasks.database.item import SELECT, read_table, statement_type
+from agentlm_evals.tasks.database.published import FILES, PUBLISHED
 from agentlm_evals.tasks.database.rules import (
     Reply,
     feedback,
@@ -48,7 +50,7 @@ from agentlm_evals.tasks.database.window import window
 
 ROUNDS = 15
 READY = "Ok."
-FILES = {
+SPLITS = {
     "std": ("dbbench/standard.jsonl", "database/standard.jsonl", "standard.jsonl"),
     "dev": ("dbbench/dev.jsonl", "database/dev.jsonl", "dev.jsonl"),
 }
@@ -62,6 +64,11 @@ class Database(Task):
     published_mean = 11.92
     protocols = (AGENTLM, AGENTTUNING)
     max_samples = 300
+    sources = PUBLISHED
+    source_files = FILES
+    assumptions = MappingProxyType(
+        {AGENTTUNING: "MySQL's error texts where the engine is not MySQL: the engine's own"}
+    )
     options = (
         Option("engine", pool.AUTO, "which engine runs the statements; auto: MariaDB where installed, else SQLite",
                (pool.AUTO, pool.MARIADB, pool.SQLITE)),
@@ -97,8 +104,8 @@ class Database(Task):
         if source.is_own:
             rows = own_samples(__file__)
         else:
-            split = setting.options["split"]
-            names = FILES["std"] + FILES["dev"] if split == "auto" else FILES[split]
+            split = setting.options.get("split", "auto")
+            names = SPLITS["std"] + SPLITS["dev"] if split == "auto" else SPLITS[split]
             rows = read_lines(source.path(*names))
         samples = []
         for index, row in enumerate(rows):
@@ -159,15 +166,15 @@ class Database(Task):
 
     async def _talk(self, episode: Episode, session: Session) -> tuple[str, Reply]:
         published = episode.protocol == AGENTTUNING
-        for _ in range(ROUNDS + 1):
+        for round_ in range(ROUNDS + 1):
             reply = read_reply(await episode.ask(history=window if published else None), published=published)
-            if reply.action == "Answer":
+            if reply.action == "Answer" or (published and reply.action != "Operation"):
                 return "answer" if reply.answer is not None else "no final answer", reply
             if reply.action != "Operation":
                 return "no action", reply
             if reply.sql is None:
                 return "no statement", reply
-            if _ == ROUNDS:
+            if round_ == ROUNDS:
                 break
             episode.user(feedback(await run_sync(session.execute, reply.sql)))
         return "rounds", Reply()

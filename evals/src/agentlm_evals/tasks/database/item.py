@@ -43,11 +43,11 @@ def _repaired(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[li
             name, again = f"{column}_{again}", again + 1
         names.append(name)
     width = len(names)
-    return names, [[*row[:width], *[None] * (width - len(row))] for row in rows]
+    return names, [[*row[:width], *[""] * (width - len(row))] for row in rows]
 
 
 def read_table(body: Mapping[str, Any], *, repair: bool) -> Table:
-    """An item's table as the data have it, or with what no engine would load set right.
+    """An item's table as the data have it, or with what no engine would load set right. A missing cell is the text None.
 
     Raises:
         DataError: No engine could load it.
@@ -58,7 +58,7 @@ def read_table(body: Mapping[str, Any], *, repair: bool) -> Table:
         rows = [list(row) for row in info["rows"]]
         if repair:
             columns, rows = _repaired(columns, rows)
-        cells = tuple(tuple(None if cell is None else str(cell) for cell in row) for row in rows)
+        cells = tuple(tuple(str(cell) for cell in row) for row in rows)
         return Table(str(body["table_name"]), tuple(columns), cells)
     except (KeyError, TypeError) as error:
         raise DataError(f"an item's table lacks {error}") from error

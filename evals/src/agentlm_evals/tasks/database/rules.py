@@ -58,12 +58,13 @@ class Reply:
 def read_reply(text: str, *, published: bool) -> Reply:
     """A turn: the first `Action:` line, the first SQL block, the text after `Final Answer:`.
 
-    The published rules want every line break and letter in its place; ours let spaces and capitals be.
+    The published rules want every line break and letter in its place, and take an answer whatever the action says; ours let
+    spaces and capitals be.
     """
     action = (_ACTION if published else _LENIENT_ACTION).search(text)
-    if action is None:
+    if action is None and not published:
         return Reply()
-    kind = action[1] if published else action[1].capitalize()
+    kind = "" if action is None else action[1] if published else action[1].capitalize()
     if kind == "Operation":
         sql = (_SQL if published else _LENIENT_SQL).search(text)
         return Reply(kind, sql=sql[1].strip().replace("\n", " ") if sql else None)
@@ -76,42 +77,45 @@ def _literal(text: str) -> Any:
     if len(text) > MOST_ANSWER:
         raise ValueError("too long")
     try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    try:
         return ast.literal_eval(text)
+    except ValueError:
+        try:
+            return json.loads(text)  # null, true, false
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
-def read_list(text: str, *, published: bool) -> list[str]:
-    """A final answer as strings. What is no list counts as one element.
+def read_list(text: str, *, published: bool) -> list[Any]:
+    """A final answer as a list; ours is one of strings. What is no list counts as one element.
 
-    The published rule makes a list of whatever the text evaluates to, so that a quoted string falls into its letters.
+    The published rule makes a list of whatever the text evaluates to, so that a quoted string falls into its letters and
+    numbers stay numbers.
     """
     raw = text.strip()
     try:
         value = _literal(raw)
     except ValueError:
         return [text if published else raw]
-    if isinstance(value, list | tuple | set | frozenset | dict):
-        return [str(element) for element in value]
     if published:
-        return list(value) if isinstance(value, str) else [text]
-    return [str(value)]
+        return list(value) if isinstance(value, list | tuple | set | dict | str | bytes) else [text]
+    return (
+        [str(element) for element in value] if isinstance(value, list | tuple | set | dict) else [str(value)]
+    )
 
 
-def same(given: Sequence[str], label: Sequence[str]) -> bool:
+def same(given: Sequence[Any], label: Sequence[str]) -> bool:
     """Whether an answer is the label: as numbers or texts if each is one element, else as sets."""
-    if len(given) == 1 and len(label) == 1:
-        try:
-            return float(given[0]) == float(label[0])
-        except ValueError:
-            return given[0] == label[0]
-    return set(given) == set(label)
+    try:
+        if len(given) == 1 and len(label) == 1:
+            try:
+                return float(given[0]) == float(label[0])
+            except (TypeError, ValueError, OverflowError):
+                return bool(given[0] == label[0])
+        return set(given) == set(label)
+    except TypeError:  # a list within a list has no place in a set
+        return False
 
 
 def feedback(result: str) -> str:
