@@ -148,6 +148,8 @@ async def _run(
             plan.task.name: model.with_template(choice.template or plan.setting.protocol.template or SERVER)
             for plan in plans
         }
+        for one in {each.template: each for each in models.values()}.values():
+            await one.check_template()
         about = {
             "name": model.name,
             "weights": model.facts.weights,

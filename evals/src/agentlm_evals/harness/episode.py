@@ -19,6 +19,10 @@ TEMPLATE_TOKENS = 32
 """More than any known chat template puts around one message."""
 
 
+LEAST_REPLY = 16
+"""Tokens that the question without any example has to leave free."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What one episode may spend; None: no bound but the task's own rules."""
@@ -120,6 +124,8 @@ class Episode:
             pose(count)
             # No token is shorter than a byte, so that a short dialogue needs no counting.
             most_tokens = sum(len(message.content.encode()) + TEMPLATE_TOKENS for message in self.messages)
+            if count == 0:
+                room = limit - LEAST_REPLY
             if most_tokens <= room or await self.model.count_prompt_tokens(self.messages) <= room:
                 return count
         raise LimitReached(f"the question does not fit the model's context of {limit} tokens")

@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agentlm_evals.errors import ConfigError, LimitReached, ModelError, RefusedError, UnsupportedError
+from agentlm_evals.errors import (
+    ConfigError,
+    LimitReached,
+    ModelError,
+    RefusedError,
+    RequirementError,
+    UnsupportedError,
+)
 from agentlm_evals.model import Decoding, Generation, Limits, Message, Prompt
 from agentlm_evals.models.cache import CallCache
 from agentlm_evals.models.dialect import (
@@ -172,6 +179,23 @@ class ServedModel:
         if self._cache is not None:
             await self._keep(ask, {"scores": scores})
         return scores
+
+    async def check_template(self) -> None:
+        """Finds out whether messages can be rendered at all, before any episode has to.
+
+        Raises:
+            RequirementError: The server has no chat template.
+        """
+        if self.template != SERVER:
+            return
+        ask = openai_chat([Message("user", "Hello")], Decoding(max_new_tokens=1), 0, self.facts.model)
+        try:
+            await self.pool.ask("POST", ask.path, ask.body, lambda answer: read_openai(answer, ()))
+        except Refusal as refusal:
+            named = ", ".join(TEMPLATES)
+            raise RequirementError(
+                f"the server cannot render messages ({refusal.said}): choose a --template ({named})"
+            ) from refusal
 
     async def render(self, prompt: Prompt) -> str:
         """The raw prompt that the template makes of messages, without the token that the tokenizer puts first.

@@ -1,0 +1,288 @@
+"""A model behind servers: what goes over the wire, what is asked again, what is refused, what is kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentlm_evals.errors import (
+    ConfigError,
+    LimitReached,
+    ModelError,
+    RefusedError,
+    RequirementError,
+    UnsupportedError,
+)
+from agentlm_evals.model import Decoding, Limits, Message
+from agentlm_evals.models.cache import CallCache
+from agentlm_evals.models.choice import ModelChoice, open_model, port_urls
+from agentlm_evals.models.pool import Patience, Pool
+from agentlm_evals.models.served import connect
+from tests.evals.server import Reply, said, scripted_server, tgi
+
+_TOO_LONG = (
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 100. "
+    "Given: {} `inputs` tokens and {} `max_new_tokens`"
+)
+GREEDY = Decoding(max_new_tokens=16)
+DIALOGUE = [Message("system", "Be kind."), Message("user", "Hello")]
+
+
+def choice(**more: Any) -> ModelChoice:
+    return ModelChoice(patience=Patience(attempts=4, seconds=20, timeout=5), **more)
+
+
+async def test_a_raw_prompt_goes_over_the_wire_as_it_is() -> None:
+    prompt = "[INST] <<SYS>>\nü\n<</SYS>>\n\n {x} [/INST] "
+    async with (
+        scripted_server(tgi(lambda _: said("Hi"))) as server,
+        open_model(choice(), [server.url]) as model,
+    ):
+        generation = await model.generate(prompt, GREEDY, 5)
+        assert (generation.text, generation.finish_reason, generation.generated_tokens) == (
+            "Hi",
+            "eos_token",
+            3,
+        )
+        assert server.bodies("/generate") == [
+            {"inputs": prompt, "parameters": {"max_new_tokens": 16, "details": True, "do_sample": False}}
+        ]
+        assert (model.name, model.limits, model.facts.concurrency) == ("m", Limits(99, 100), 7)
+
+
+async def test_sampling_sends_the_seed_and_greedy_none() -> None:
+    async with (
+        scripted_server(tgi(lambda _: said("Hi"))) as server,
+        open_model(choice(), [server.url]) as model,
+    ):
+        decoding = Decoding(max_new_tokens=4, temperature=0.7, top_p=0.9, stop=("\n",), truncate=50)
+        await model.generate("x", decoding, 12345)
+        assert server.bodies("/generate")[0]["parameters"] == {
+            "max_new_tokens": 4,
+            "details": True,
+            "do_sample": True,
+            "temperature": 0.7,
+            "seed": 12345,
+            "top_p": 0.9,
+            "stop": ["\n"],
+            "truncate": 50,
+        }
+
+
+async def test_messages_become_the_named_template() -> None:
+    async with scripted_server(tgi(lambda _: said("Hi"))) as server:
+        async with open_model(choice(template="llama-2"), [server.url]) as model:
+            await model.generate(DIALOGUE, GREEDY, 0)
+        expected = "[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHello [/INST]"
+        assert server.bodies("/generate")[0]["inputs"] == expected
+
+
+async def test_a_server_without_a_chat_route_is_found_out_before_any_episode() -> None:
+    async with (
+        scripted_server(tgi(lambda _: said("Hi"))) as server,
+        open_model(choice(), [server.url]) as model,
+    ):
+        with pytest.raises(RequirementError, match=r"choose a --template \(llama-2"):
+            await model.check_template()
+
+
+async def test_a_stop_string_is_left_out_whatever_the_server_does() -> None:
+    handler = tgi(lambda _: said("one\n", "stop_sequence"))
+    async with scripted_server(handler) as server, open_model(choice(), [server.url]) as model:
+        decoding = Decoding(max_new_tokens=4, stop=("\n",))
+        assert (await model.generate("x", decoding, 0)).text == "one"
+
+
+FAILURES: list[Reply] = [
+    (500, {"error": "ill"}),
+    (503, None),
+    (429, {"error": "Model is overloaded"}, {"Retry-After": "0"}),
+    (424, {"error": "Request failed during generation", "error_type": "generation"}),
+    (200, {"error": "no text"}),
+    (200, {"generated_text": None, "details": {"finish_reason": "length", "generated_tokens": 1}}),
+    (200, []),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+async def test_an_error_is_asked_again_and_never_an_answer(failure: Reply) -> None:
+    replies = [failure, said("right")]
+    async with (
+        scripted_server(tgi(lambda _: replies.pop(0))) as server,
+        open_model(choice(), [server.url]) as model,
+    ):
+        assert (await model.generate("x", GREEDY, 0)).text == "right"
+        assert model.pool.traffic.retries == 1
+    async with scripted_server(tgi(lambda _: failure)) as server, open_model(choice(), [server.url]) as model:
+        with pytest.raises(ModelError, match="no answer to POST /generate after 4 attempts"):
+            await model.generate("x", GREEDY, 0)
+
+
+async def test_a_refusal_is_not_asked_again() -> None:
+    async with scripted_server(tgi(lambda _: (422, {"error": "`top_p` must be > 0.0"}))) as server:
+        async with open_model(choice(), [server.url]) as model:
+            with pytest.raises(RefusedError, match="top_p"):
+                await model.generate("x", GREEDY, 0)
+        assert len(server.bodies("/generate")) == 1
+
+
+async def test_a_reply_gets_the_room_that_the_prompt_leaves() -> None:
+    def answer(body: Any) -> Reply:
+        if (wanted := body["parameters"]["max_new_tokens"]) > 10:
+            return 422, {"error": _TOO_LONG.format(90, wanted), "error_type": "validation"}
+        return said("short")
+
+    async with scripted_server(tgi(answer)) as server, open_model(choice(), [server.url]) as model:
+        assert (await model.generate("x", GREEDY, 0)).text == "short"
+        assert server.bodies("/generate")[-1]["parameters"]["max_new_tokens"] == 10
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        _TOO_LONG.format(190, 16),
+        "Input validation error: `inputs` must have less than 99 tokens. Given: 190",
+        "This model's maximum context length is 100 tokens. You requested 206 tokens (190 in the messages, 16 in it)",
+    ],
+)
+async def test_a_prompt_that_does_not_fit_is_the_episodes_limit(message: str) -> None:
+    handler = tgi(lambda _: (422, {"error": message}))
+    async with scripted_server(handler) as server, open_model(choice(), [server.url]) as model:
+        with pytest.raises(LimitReached, match="does not fit"):
+            await model.generate("x", GREEDY, 0)
+
+
+def _openai(reply: Reply) -> Any:
+    def handle(method: str, path: str, body: Any) -> Reply:
+        if path == "/v1/models":
+            return 200, {"data": [{"id": "gpt"}]}
+        return reply if path.startswith("/v1/") else (404, None)
+
+    return handle
+
+
+async def test_openais_routes() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    body = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": usage}
+    async with scripted_server(_openai((200, body))) as server:
+        async with open_model(choice(api_key="k"), [server.url]) as model:
+            generation = await model.generate(DIALOGUE, Decoding(max_new_tokens=4, temperature=1.0), 9)
+        assert (generation.text, generation.finish_reason, generation.prompt_tokens) == ("Hi", "eos_token", 7)
+        assert server.bodies("/v1/chat/completions") == [
+            {
+                "model": "gpt",
+                "max_tokens": 4,
+                "temperature": 1.0,
+                "seed": 9,
+                "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}],
+            }
+        ]
+
+
+async def test_what_openais_routes_cannot_do_is_said() -> None:
+    async with scripted_server(_openai((200, {}))) as server, open_model(choice(), [server.url]) as model:
+        with pytest.raises(UnsupportedError, match="choose a --template"):
+            await model.score(DIALOGUE, [" A"])
+        with pytest.raises(UnsupportedError, match="count no tokens"):
+            await model.count_prompt_tokens("x")
+
+
+async def test_scores_come_from_the_last_token_of_each_continuation() -> None:
+    def answer(body: Any) -> Reply:
+        value = {"A": -1.0, "B": -0.5}[body["inputs"][-1]]
+        prefill = [{"id": 1, "text": "x", "logprob": None}, {"id": 2, "text": "y", "logprob": value}]
+        return 200, {"generated_text": "", "details": {"prefill": prefill}}
+
+    async with scripted_server(tgi(answer)) as server, open_model(choice(), [server.url]) as model:
+        assert await model.score("Answer:", [" A", " B"]) == [-1.0, -0.5]
+        assert [body["inputs"] for body in server.bodies("/generate")] == ["Answer: A", "Answer: B"]
+
+
+async def test_a_server_without_prompt_scores_is_told_apart() -> None:
+    async with (
+        scripted_server(tgi(lambda _: said("x"))) as server,
+        open_model(choice(), [server.url]) as model,
+    ):
+        with pytest.raises(UnsupportedError, match="scores no prompts"):
+            await model.score("Answer:", [" A"])
+
+
+async def test_only_greedy_calls_to_known_weights_are_kept(tmp_path: Path) -> None:
+    async def ask(sha: str | None, temperature: float, prompt: str = "x") -> int:
+        """How many of two equal requests reach the server."""
+        async with scripted_server(tgi(lambda _: said("Hi"), model_sha=sha)) as server:
+            cache = CallCache(tmp_path / "calls.sqlite")
+            pool = Pool([server.url])
+            model = await connect(pool, cache=cache)
+            for _ in range(2):
+                assert (
+                    await model.generate(prompt, Decoding(max_new_tokens=4, temperature=temperature), 1)
+                ).text == "Hi"
+            await pool.close()
+            cache.close()
+            return len(server.bodies("/generate"))
+
+    assert await ask("a", 0.0) == 1
+    assert await ask("a", 0.0) == 0, "kept from one run to the next"
+    assert await ask("b", 0.0) == 1, "other weights"
+    assert await ask("a", 0.0, "y") == 1, "another prompt"
+    assert await ask("a", 0.7) == 2, "sampled"
+    assert await ask(None, 0.0) == 2, "weights that nobody knows"
+
+
+async def test_servers_of_different_models_are_refused() -> None:
+    async with (
+        scripted_server(tgi(lambda _: said("x"))) as one,
+        scripted_server(tgi(lambda _: said("x"), model_id="n")) as two,
+    ):
+        with pytest.raises(ModelError, match="different models"):
+            async with open_model(choice(), [one.url, two.url]):
+                pass
+
+
+async def test_a_server_that_is_not_there_is_named() -> None:
+    pool = Pool(["http://127.0.0.1:9"])
+    with pytest.raises(ModelError, match=r"no healthy server at http://127.0.0.1:9 \(ConnectError"):
+        await connect(pool, wait=0.1)
+    await pool.close()
+
+
+async def test_the_environments_proxies_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    async with (
+        scripted_server(tgi(lambda _: said("Hi"))) as server,
+        open_model(choice(), [server.url]) as model,
+    ):
+        assert (await model.generate("x", GREEDY, 0)).text == "Hi"
+
+
+def test_ports_and_ranges() -> None:
+    assert port_urls("127.0.0.1", ["30070"]) == ["http://127.0.0.1:30070"]
+    assert port_urls("http://h", ["1-3", "5"]) == [f"http://h:{port}" for port in (1, 2, 3, 5)]
+    for wrong in ("0", "70000", "5-3", "x", "1-", ""):
+        with pytest.raises(ConfigError, match="must be a number from 1 to 65535"):
+            port_urls("h", [wrong])
+
+
+def test_urls_are_checked() -> None:
+    for wrong in ("localhost:80", "ftp://x", "http://"):
+        with pytest.raises(ConfigError, match="must be http://HOST:PORT"):
+            Pool([wrong])
+    with pytest.raises(ConfigError, match="named twice"):
+        Pool(["http://a", "http://a"])
+    with pytest.raises(ConfigError, match="no server was given"):
+        Pool([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said_"),
+    [
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"max_new_tokens": 1, "temperature": -1.0}, "0 .the likeliest"),
+        ({"max_new_tokens": 1, "top_p": 0.0}, r"\(0, 1\]"),
+    ],
+)
+def test_decoding_is_checked(changes: dict[str, Any], said_: str) -> None:
+    with pytest.raises(ConfigError, match=said_):
+        Decoding(**changes)

@@ -1,0 +1,65 @@
+"""Intervals and differences against values known from elsewhere."""
+
+import math
+
+import pytest
+
+from agentlm_evals.report.statistics import bootstrap, clustered, paired, wilson
+
+
+def test_wilsons_interval_is_the_published_one() -> None:
+    # Newcombe 1998, table I: 81 of 263 without continuity correction.
+    found = wilson(81, 263)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    # The same, 0 of 20: 0 to 0.1611.
+    assert (wilson(0, 20).low, round(wilson(0, 20).high, 4)) == (0.0, 0.1611)
+    assert wilson(20, 20).high == 1.0
+
+
+def test_no_episode_gives_no_number() -> None:
+    assert math.isnan(wilson(0, 0).value)
+    assert math.isnan(bootstrap([[], []]).value)
+
+
+def test_a_macro_average_weighs_groups_alike() -> None:
+    assert bootstrap([[1.0] * 99, [0.0]]).value == pytest.approx(0.5)
+
+
+def test_a_bootstraps_interval_is_near_the_normal_one_and_always_the_same() -> None:
+    values = [float(at % 10) / 10 for at in range(400)]
+    found = bootstrap([values])
+    assert found == bootstrap([values])
+    half = 1.96 * 0.2872 / 20
+    assert found.low == pytest.approx(0.45 - half, abs=0.005)
+    assert found.high == pytest.approx(0.45 + half, abs=0.005)
+
+
+def test_repeated_episodes_of_one_item_do_not_narrow_the_interval() -> None:
+    once = clustered([[1.0], [0.0]] * 10)
+    often = clustered([[1.0] * 50, [0.0] * 50] * 10)
+    assert (once.low, once.high) == (often.low, often.high)
+
+
+def test_a_paired_difference_of_equal_runs_is_noise() -> None:
+    found = paired([1.0, 0.0, 1.0], [1.0, 0.0, 1.0])
+    assert (found.estimate.value, found.p, found.is_more_than_noise) == (0.0, 1.0, False)
+
+
+def test_a_paired_difference_in_one_direction_is_more_than_noise() -> None:
+    found = paired([1.0] * 12 + [0.0] * 8, [0.0] * 20)
+    assert found.estimate.value == pytest.approx(0.6)
+    assert (found.better, found.worse) == (12, 0)
+    # Two-sided sign test: 2 * 0.5 ** 12.
+    assert found.p == pytest.approx(2 * 0.5**12)
+    assert found.is_more_than_noise
+
+
+def test_graded_differences_are_tested_by_permutation() -> None:
+    found = paired([0.5, 0.25, 0.75, 0.5] * 10, [0.25, 0.3, 0.5, 0.5] * 10)
+    assert found.is_more_than_noise
+    assert found.p < 0.05
+
+
+def test_values_without_partners_are_refused() -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        paired([1.0], [1.0, 0.0])
