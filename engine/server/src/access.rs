@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::app::App;
+use crate::config::V1Dialect;
 use crate::error::ApiError;
 
 /// Refuses requests without one of the configured keys.
@@ -19,11 +20,16 @@ pub(crate) async fn require_key(State(app): State<Arc<App>>, request: Request, n
     if is_allowed(&app.config.api_keys, request.headers()) {
         return next.run(request).await;
     }
-    if request.uri().path().starts_with("/v1/") {
-        ApiError::Unauthorized.v1(app.config.v1_dialect)
-    } else {
-        ApiError::Unauthorized.native()
-    }
+    worded(&ApiError::Unauthorized, is_v1(&request), app.config.v1_dialect)
+}
+
+fn is_v1(request: &Request) -> bool {
+    request.uri().path().starts_with("/v1/")
+}
+
+/// An error's answer in the wording of its route.
+fn worded(error: &ApiError, v1: bool, dialect: V1Dialect) -> Response {
+    if v1 { error.v1(dialect) } else { error.native() }
 }
 
 const BEARER: &[u8] = b"Bearer ";
@@ -97,13 +103,14 @@ pub(crate) async fn cors(State(app): State<Arc<App>>, request: Request, next: Ne
 }
 
 /// A handler that panics is answered with a 500, and the connection lives on.
-pub(crate) async fn catch_panic(request: Request, next: Next) -> Response {
+pub(crate) async fn catch_panic(State(dialect): State<V1Dialect>, request: Request, next: Next) -> Response {
+    let v1 = is_v1(&request);
     let mut answer = pin!(next.run(request));
     std::future::poll_fn(|context| {
         // The future is not polled again after a panic, so nobody sees what it left half done.
         match std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
             Ok(poll) => poll,
-            Err(_) => Poll::Ready(ApiError::Internal.native()),
+            Err(_) => Poll::Ready(worded(&ApiError::Internal, v1, dialect)),
         }
     })
     .await
@@ -120,7 +127,7 @@ mod tests {
     use std::net::TcpStream;
 
     use axum::Router;
-    use axum::middleware::from_fn;
+    use axum::middleware::from_fn_with_state;
     use axum::routing::get;
 
     use super::*;
@@ -130,23 +137,31 @@ mod tests {
         async fn broken() -> StatusCode {
             panic!("a fault of the handler's own")
         }
-        let router = Router::new().route("/", get(broken)).layer(from_fn(catch_panic));
+        let catch = from_fn_with_state(V1Dialect::OpenAi, catch_panic);
+        let router = Router::new()
+            .route("/", get(broken))
+            .route("/v1/", get(broken))
+            .layer(catch);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(axum::serve(listener, router).into_future());
-        let ask = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream
-                .write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
-                .unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        });
-        let answer = ask.await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
-        let body = "{\"error\":\"internal server error\",\"error_type\":\"internal\"}";
-        assert!(answer.ends_with(body), "{answer}");
+        let native = r#"{"error":"internal server error","error_type":"internal"}"#;
+        for (path, body) in [
+            ("/", native),
+            ("/v1/", r#","http_status_code":500},"error_type":"internal"}"#),
+        ] {
+            let ask = tokio::task::spawn_blocking(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                answer
+            });
+            let answer = ask.await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+            assert!(answer.ends_with(body), "{answer}");
+        }
         server.abort();
     }
 

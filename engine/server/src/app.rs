@@ -1,12 +1,13 @@
 //! What all handlers share, and which path leads to which.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use agentlm_host::EngineHandle;
 use agentlm_text::{GrammarCompiler, Renderer, Tokenizer};
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state, map_request_with_state};
-use axum::routing::{delete, get, post};
+use axum::middleware::{from_fn_with_state, map_request_with_state};
+use axum::routing::get;
+use bytes::Bytes;
 
 use crate::access;
 use crate::body_timeout;
@@ -14,9 +15,11 @@ use crate::config::ServerConfig;
 use crate::gate::Gate;
 use crate::metrics;
 use crate::metrics::Metrics;
+use crate::openapi::{self, Access, Routes};
 use crate::request_log::{self, Log};
+use crate::routes::openai::describe;
 use crate::routes::{
-    chat, compat, completions, generate, health, info, invocations, models, operate, tokenize, vertex,
+    chat, compat, completions, docs, generate, health, info, invocations, models, operate, tokenize, vertex,
 };
 use crate::seed::Seeds;
 
@@ -34,6 +37,8 @@ pub(crate) struct App {
     pub(crate) log: Arc<Log>,
     /// `system_fingerprint`.
     pub(crate) fingerprint: String,
+    /// Made when it is first asked for.
+    document: OnceLock<Bytes>,
 }
 
 impl App {
@@ -60,47 +65,89 @@ impl App {
             tokenizer,
             renderer,
             grammars,
+            document: OnceLock::new(),
         }
+    }
+
+    /// The API's document, as JSON.
+    pub(crate) fn document(&self) -> Bytes {
+        let make = || {
+            openapi::openapi(&self.config, self.engine.limits())
+                .to_string()
+                .into()
+        };
+        self.document.get_or_init(make).clone()
     }
 }
 
-/// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    let guarded = Router::new()
-        .route("/", post(compat::generate))
-        .route("/generate", post(generate::handler::generate))
-        .route("/generate_stream", post(generate::handler::generate_stream))
-        .route("/invocations", post(invocations::invocations))
-        .route("/vertex", post(vertex::vertex))
-        .route("/tokenize", post(tokenize::tokenize))
-        .route("/chat_tokenize", post(tokenize::chat_tokenize))
-        .route("/v1/chat/completions", post(chat::handler::chat_completions))
-        .route("/v1/completions", post(completions::handler::completions))
-        .route_layer(from_fn_with_state(app.clone(), access::require_key));
-    let operate = Router::new()
-        .route(
-            "/adapters",
-            get(operate::list_adapters).post(operate::load_adapter),
+/// All routes, by who may call them.
+pub(crate) fn tables() -> [Routes; 3] {
+    let guarded = Routes::new(Access::Key)
+        .post(
+            "/generate",
+            generate::handler::generate,
+            generate::describe::generate,
         )
-        .route("/adapters/{name}", delete(operate::unload_adapter))
-        .route("/weights/reload", post(operate::reload_weights))
-        .route("/sleep", post(operate::sleep))
-        .route("/wake", post(operate::wake))
-        .route_layer(from_fn_with_state(app.clone(), operate::require_configured_key))
-        .route_layer(from_fn_with_state(app.clone(), access::require_key));
-    let open = Router::new()
-        .route("/", get(health::health))
-        .route("/health", get(health::health))
-        .route("/ping", get(health::health))
-        .route("/info", get(info::info))
-        .route("/metrics", get(metrics::render))
-        .route("/v1/models", get(models::models));
+        .post(
+            "/generate_stream",
+            generate::handler::generate_stream,
+            generate::describe::generate_stream,
+        )
+        .post("/", compat::generate, generate::describe::either)
+        .post(
+            "/v1/chat/completions",
+            chat::handler::chat_completions,
+            describe::chat,
+        )
+        .post(
+            "/v1/completions",
+            completions::handler::completions,
+            describe::completions,
+        )
+        .post("/invocations", invocations::invocations, describe::invocations)
+        .post("/vertex", vertex::vertex, describe::vertex)
+        .post("/tokenize", tokenize::tokenize, tokenize::describe)
+        .post("/chat_tokenize", tokenize::chat_tokenize, tokenize::describe_chat);
+    let operate = Routes::new(Access::Operator)
+        .get("/adapters", operate::list_adapters, operate::describe_list)
+        .post("/adapters", operate::load_adapter, operate::describe_load)
+        .delete(
+            "/adapters/{name}",
+            operate::unload_adapter,
+            operate::describe_unload,
+        )
+        .post(
+            "/weights/reload",
+            operate::reload_weights,
+            operate::describe_reload,
+        )
+        .post("/sleep", operate::sleep, operate::describe_sleep)
+        .post("/wake", operate::wake, operate::describe_wake);
+    let open = Routes::new(Access::Open)
+        .get("/health", health::health, health::describe)
+        .get("/ping", health::health, health::describe_ping)
+        .get("/", health::health, health::describe_root)
+        .get("/info", info::info, info::describe)
+        .get("/metrics", metrics::render, metrics::describe)
+        .get("/v1/models", models::models, models::describe)
+        .get(openapi::PATH, docs::document, docs::describe_document)
+        .get("/docs", docs::page, docs::describe_page)
+        .get("/docs/", docs::page, docs::describe_slash);
+    [guarded, operate, open]
+}
+
+/// All routes, and what stands before them.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let [guarded, operate, open] = tables().map(Routes::into_router);
+    let key = || from_fn_with_state(app.clone(), access::require_key);
+    let configured = from_fn_with_state(app.clone(), operate::require_configured_key);
     guarded
-        .merge(operate)
+        .route_layer(key())
+        .merge(operate.route_layer(configured).route_layer(key()))
         .merge(open)
         .fallback(access::not_found)
         .layer(map_request_with_state(app.clone(), body_timeout::watch))
-        .layer(from_fn(access::catch_panic))
+        .layer(from_fn_with_state(app.config.v1_dialect, access::catch_panic))
         .layer(from_fn_with_state(app.clone(), access::cors))
         .layer(from_fn_with_state(app.clone(), request_log::observe))
         .with_state(app)

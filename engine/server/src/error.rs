@@ -114,6 +114,11 @@ impl ApiError {
         }
     }
 
+    /// Whether the client is told when to try again.
+    pub(crate) fn retries(&self) -> bool {
+        matches!(self, Self::Overloaded | Self::Closing)
+    }
+
     /// The label of `tgi_request_failure`.
     pub(crate) fn failure(&self) -> Failure {
         match self {
@@ -231,7 +236,7 @@ impl ApiError {
                 .headers_mut()
                 .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        if matches!(self, Self::Overloaded | Self::Closing) {
+        if self.retries() {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         response

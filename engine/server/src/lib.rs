@@ -17,6 +17,8 @@ mod error;
 mod flow;
 mod gate;
 mod metrics;
+mod number;
+mod openapi;
 mod prompt;
 mod request_id;
 mod request_log;
@@ -28,5 +30,6 @@ mod tls;
 mod wire;
 
 pub use config::{ConfigError, LogConfig, LogLevel, ServerConfig, TlsFiles, V1Dialect};
+pub use openapi::openapi;
 pub use serve::{RunningServer, ServeError, check_address, check_tls, serve};
 pub use tls::TlsError;

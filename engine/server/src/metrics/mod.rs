@@ -12,8 +12,15 @@ use agentlm_core::params::Limits;
 use agentlm_host::{Finished, Histogram, RequestError, Timing};
 
 use crate::error::ApiError;
+use crate::openapi::{Answer, Operation, Schemas};
 use crate::request_log::Record;
 pub(crate) use exposition::render;
+
+/// `GET /metrics` in the API's document.
+pub(crate) fn describe(_: &mut Schemas) -> Operation {
+    Operation::new("server", "metrics", "Prometheus text")
+        .answering(Answer::Text("text/plain; charset=utf-8"))
+}
 
 /// The `err` label of `tgi_request_failure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

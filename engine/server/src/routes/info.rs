@@ -5,12 +5,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::openapi::{Answer, Operation, Schemas};
 
-#[derive(Serialize)]
-struct Info<'a> {
+/// The served model and its limits.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Info<'a> {
     model_id: &'a str,
     model_sha: Option<&'a str>,
     model_pipeline_tag: Option<&'a str>,
@@ -26,6 +29,12 @@ struct Info<'a> {
     version: &'a str,
     sha: Option<&'a str>,
     docker_label: Option<&'a str>,
+}
+
+/// `GET /info` in the API's document.
+pub(crate) fn describe(schemas: &mut Schemas) -> Operation {
+    Operation::new("server", "info", "The model and the limits")
+        .answering(Answer::Json(schemas.answered::<Info<'_>>()))
 }
 
 /// The keys and their order are TGI's.

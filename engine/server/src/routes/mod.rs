@@ -4,6 +4,7 @@ pub(crate) mod adapter;
 pub(crate) mod chat;
 pub(crate) mod compat;
 pub(crate) mod completions;
+pub(crate) mod docs;
 pub(crate) mod generate;
 pub(crate) mod health;
 pub(crate) mod info;

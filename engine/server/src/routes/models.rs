@@ -5,21 +5,25 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::openapi::{Answer, Operation, Schemas};
 
 /// All names that a request may call the model by.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Models {
+    #[schemars(extend("const" = "list"))]
     object: &'static str,
     data: Vec<Model>,
 }
 
 /// One of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Model {
     id: String,
+    #[schemars(extend("const" = "model"))]
     object: &'static str,
     /// 0, as in TGI.
     created: u64,
@@ -27,6 +31,12 @@ pub(crate) struct Model {
     /// The model that an adapter adapts.
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
+}
+
+/// `GET /v1/models` in the API's document.
+pub(crate) fn describe(schemas: &mut Schemas) -> Operation {
+    Operation::new("openai", "models", "The served model and its adapters")
+        .answering(Answer::Json(schemas.answered::<Models>()))
 }
 
 /// The handler.

@@ -10,12 +10,15 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::app::App;
 use crate::body;
 use crate::error::ApiError;
+use crate::openapi::{Answer, Operation, Schemas, failures};
 
 /// How long requests in the way may take to end, unless the caller says otherwise.
 const PATIENCE_SECONDS: f64 = 60.0;
@@ -23,22 +26,23 @@ const PATIENCE_SECONDS: f64 = 60.0;
 const MAX_PATIENCE_SECONDS: f64 = 3600.0;
 
 /// A loaded adapter.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Adapter {
-    /// Requests choose it by this name.
+    /// Requests choose it by this name, which is neither the model's own nor `tgi`.
+    #[schemars(length(min = 1))]
     pub(crate) name: String,
     /// Directory on the server, in peft's format.
     pub(crate) path: String,
 }
 
 /// All loaded adapters.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Adapters {
     pub(crate) adapters: Vec<Adapter>,
 }
 
 /// What becomes of the requests that run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
     /// They finish; new ones wait.
@@ -49,23 +53,85 @@ pub(crate) enum Mode {
 }
 
 /// How to exchange the weights, or to fall asleep.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct Exchange {
     /// Directory on the server with a checkpoint of the same shape; the served one again if absent.
     pub(crate) path: Option<String>,
+    /// `drain` if absent.
     pub(crate) mode: Option<Mode>,
     /// Seconds that running requests have to finish.
+    #[schemars(extend("minimum" = 0, "maximum" = MAX_PATIENCE_SECONDS, "default" = PATIENCE_SECONDS))]
     pub(crate) timeout: Option<f64>,
 }
 
 /// What the engine is after an exchange.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Weights {
     /// How often the weights were exchanged.
     pub(crate) weight_version: u32,
     /// Whether their memory was given back.
     pub(crate) asleep: bool,
+}
+
+/// `GET /adapters` in the API's document.
+pub(crate) fn describe_list(schemas: &mut Schemas) -> Operation {
+    Operation::new("operator", "list_adapters", "The loaded adapters")
+        .answering(Answer::Json(schemas.answered::<Adapters>()))
+        .failing([ApiError::Internal])
+}
+
+/// `POST /adapters`.
+pub(crate) fn describe_load(schemas: &mut Schemas) -> Operation {
+    let example = json!({"name": "support", "path": "/data/adapters/support"});
+    Operation::new("operator", "load_adapter", "Loads an adapter")
+        .takes(&schemas.asked::<Adapter>(), &example)
+        .answering(Answer::Json(schemas.answered::<Adapter>()))
+        .failing(failures::control())
+}
+
+/// `DELETE /adapters/{name}`.
+pub(crate) fn describe_unload(_: &mut Schemas) -> Operation {
+    Operation::new(
+        "operator",
+        "unload_adapter",
+        "Unloads an adapter, once the requests that use it have ended",
+    )
+    .named("name", "The adapter's name.")
+    .failing(failures::control())
+}
+
+/// `POST /weights/reload`.
+pub(crate) fn describe_reload(schemas: &mut Schemas) -> Operation {
+    described(
+        schemas,
+        "reload_weights",
+        "Exchanges the weights for those of another checkpoint of the same shape",
+    )
+}
+
+/// `POST /sleep`.
+pub(crate) fn describe_sleep(schemas: &mut Schemas) -> Operation {
+    described(
+        schemas,
+        "sleep",
+        "Gives back the memory of weights and cache, until the engine is woken",
+    )
+}
+
+/// `POST /wake`.
+pub(crate) fn describe_wake(schemas: &mut Schemas) -> Operation {
+    described(schemas, "wake", "Wakes the engine")
+}
+
+fn described(schemas: &mut Schemas, id: &'static str, summary: &'static str) -> Operation {
+    Operation::new("operator", id, summary)
+        .may_take(
+            &schemas.asked::<Exchange>(),
+            &json!({"mode": "drain", "timeout": 60}),
+        )
+        .answering(Answer::Json(schemas.answered::<Weights>()))
+        .failing(failures::control())
 }
 
 /// Refuses these routes on a server without a key.

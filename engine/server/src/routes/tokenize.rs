@@ -6,36 +6,89 @@ use agentlm_text::{Encoding, Tokenizer};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::chat::render::render;
 use super::chat::types::ChatRequest;
 use super::chat::validate::conversation;
-use super::generate::types::GenerateRequest;
 use crate::app::App;
 use crate::body;
 use crate::error::ApiError;
+use crate::openapi::{Answer, Operation, Schemas, failures};
 use crate::prompt::{encode, on_pool};
+use crate::routes::openai::describe::conversation as example;
+
+/// What is to be tokenised. `/generate`'s other fields are not looked at.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct TokenizeRequest {
+    inputs: String,
+}
 
 /// One token; `start` and `stop` are bytes of the text.
-#[derive(Debug, Serialize)]
-struct SimpleToken {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct SimpleToken {
     id: u32,
     text: String,
     start: usize,
     stop: usize,
 }
 
-#[derive(Debug, Serialize)]
-struct ChatTokens {
+/// A conversation's tokens.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ChatTokens {
     tokenize_response: Vec<SimpleToken>,
     templated_text: String,
+}
+
+/// What rendering a conversation looks at.
+const OF_CHAT: [&str; 9] = [
+    "messages",
+    "tools",
+    "tool_choice",
+    "tool_prompt",
+    "functions",
+    "function_call",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+];
+
+/// `POST /tokenize` in the API's document.
+pub(crate) fn describe(schemas: &mut Schemas) -> Operation {
+    let tokens = schemas.answered::<Vec<SimpleToken>>();
+    Operation::new("generation", "tokenize", "How a prompt falls into tokens")
+        .takes(
+            &schemas.asked::<TokenizeRequest>(),
+            &json!({"inputs": "Hello there."}),
+        )
+        .answering(Answer::Json(tokens))
+        .failing([ApiError::Validation(String::new()), ApiError::Internal])
+}
+
+/// `POST /chat_tokenize`. The other fields of a chat are not looked at, but for their types.
+pub(crate) fn describe_chat(schemas: &mut Schemas) -> Operation {
+    let asked = schemas.derived::<ChatRequest>("ChatTokenizeRequest", |schema| {
+        if let Some(fields) = schema["properties"].as_object_mut() {
+            fields.retain(|name, _| OF_CHAT.contains(&name.as_str()));
+        }
+    });
+    Operation::new(
+        "generation",
+        "chat_tokenize",
+        "How a rendered chat falls into tokens",
+    )
+    .takes(&asked, &example())
+    .answering(Answer::Json(schemas.answered::<ChatTokens>()))
+    .failing([ApiError::Validation(String::new()), ApiError::Internal])
+    .failing(failures::conversation())
 }
 
 /// With the special tokens that the tokenizer adds; parameters and lengths are not looked at, as in TGI.
 pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Response {
     let tokens = async {
-        let request: GenerateRequest = body::json(request, app.config.payload_limit).await?;
+        let request: TokenizeRequest = body::json(request, app.config.payload_limit).await?;
         let tokenizer = app.tokenizer.clone();
         on_pool(move || {
             Ok(tokens(

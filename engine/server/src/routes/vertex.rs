@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,13 +25,15 @@ use crate::metrics::Meter;
 use crate::{body, prompt};
 
 /// What is asked.
-#[derive(Debug, Deserialize)]
-struct VertexRequest {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct VertexRequest {
+    #[schemars(length(min = 1), extend("x-cap" = {"maxItems": "max-concurrent-requests"}))]
     instances: Vec<Instance>,
 }
 
 /// One prompt, or one conversation.
-#[derive(Debug)]
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
 enum Instance {
     Generate(Box<GenerateRequest>),
     Chat(Box<ChatRequest>),
@@ -55,14 +58,14 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, serde_path_to_error::Er
 }
 
 /// The texts, in the order of the instances.
-#[derive(Debug, Serialize)]
-struct Predictions {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Predictions {
     predictions: Vec<String>,
 }
 
 /// An error that says no more than what kind it is.
-#[derive(Debug, Serialize)]
-struct Opaque {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Opaque {
     error: &'static str,
     error_type: &'static str,
 }

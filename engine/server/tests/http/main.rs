@@ -15,6 +15,7 @@ mod lifecycle;
 mod limits;
 mod native;
 mod openai;
+mod openapi;
 mod operate;
 mod protection;
 mod sagemaker;

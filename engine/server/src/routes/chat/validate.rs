@@ -9,7 +9,6 @@ use super::render::Conversation;
 use super::tools::Tools;
 use super::types::ChatRequest;
 use crate::error::ApiError;
-use crate::routes::openai::format::Formats;
 use crate::routes::openai::sampling::{Fields, Sampling};
 
 /// A chat request that can be served, if its length allows.
@@ -53,30 +52,9 @@ pub(crate) fn validate(mut request: ChatRequest, limits: &Limits) -> Result<Vali
     let chat = conversation(&mut request)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let fields = Fields {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        typical_p: request.typical_p,
-        repetition_penalty: request.repetition_penalty,
-        frequency_penalty: request.frequency_penalty,
-        presence_penalty: request.presence_penalty,
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
-        min_tokens: request.min_tokens,
-        ignore_eos: request.ignore_eos,
-        stop: request.stop,
-        seed: request.seed,
-        n: request.n,
-        logit_bias: request.logit_bias,
         top_logprobs: (logprobs || request.top_logprobs.is_some()).then(|| request.top_logprobs.unwrap_or(0)),
-        formats: Formats {
-            response_format: request.response_format,
-            guided_json: request.guided_json,
-            guided_regex: request.guided_regex,
-            guided_choice: request.guided_choice,
-            guided_grammar: request.guided_grammar,
-            structured_outputs: request.structured_outputs,
-        },
+        ..request.take_fields()
     };
     let mut sampling = fields.validate(limits)?;
     sampling.params.logprobs = logprobs;
@@ -96,10 +74,7 @@ pub(crate) fn validate(mut request: ChatRequest, limits: &Limits) -> Result<Vali
         chat,
         sampling,
         stream: request.stream.unwrap_or(false),
-        include_usage: request
-            .stream_options
-            .and_then(|options| options.include_usage)
-            .unwrap_or(false),
+        include_usage: request.includes_usage(),
         logprobs,
         model: request.model,
     })

@@ -1,46 +1,41 @@
 //! The completion request and answer as they are on the wire. Nulls are taken for absence.
 
+use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::body::Stop;
+use crate::number::Single;
+use crate::openapi::shapes;
 use crate::routes::chat::types::StreamOptions;
 use crate::routes::openai::answer::Usage;
+use crate::routes::openai::format::Formats;
 use crate::routes::openai::logprobs::CompletionLogprobs;
+use crate::routes::openai::request::v1_request;
+use crate::routes::openai::sampling::Fields;
 
-/// OpenAI's fields, and beside them vLLM's and those of our own sampler.
-#[derive(Debug, Deserialize)]
-pub(crate) struct CompletionRequest {
-    pub(crate) prompt: Prompts,
-    pub(crate) model: Option<String>,
-    pub(crate) max_tokens: Option<u32>,
-    pub(crate) min_tokens: Option<u32>,
-    pub(crate) ignore_eos: Option<bool>,
-    pub(crate) temperature: Option<f32>,
-    pub(crate) top_p: Option<f32>,
-    pub(crate) top_k: Option<i32>,
-    pub(crate) min_p: Option<f32>,
-    pub(crate) typical_p: Option<f32>,
-    pub(crate) stream: Option<bool>,
-    pub(crate) stream_options: Option<StreamOptions>,
-    pub(crate) seed: Option<u64>,
-    pub(crate) suffix: Option<IgnoredAny>,
-    pub(crate) repetition_penalty: Option<f32>,
-    pub(crate) frequency_penalty: Option<f32>,
-    pub(crate) presence_penalty: Option<f32>,
-    pub(crate) logit_bias: Option<Value>,
-    pub(crate) stop: Option<Stop>,
-    pub(crate) n: Option<u32>,
-    pub(crate) best_of: Option<u32>,
-    pub(crate) echo: Option<bool>,
-    pub(crate) logprobs: Option<u32>,
-    pub(crate) response_format: Option<Value>,
-    pub(crate) guided_json: Option<Value>,
-    pub(crate) guided_regex: Option<Value>,
-    pub(crate) guided_choice: Option<Value>,
-    pub(crate) guided_grammar: Option<Value>,
-    pub(crate) structured_outputs: Option<Value>,
+v1_request! {
+    /// OpenAI's fields, and beside them vLLM's and those of our own sampler.
+    pub(crate) struct CompletionRequest {
+        #[schemars(with = "shapes::PromptForms")]
+        pub(crate) prompt: Prompts,
+        /// Most tokens to generate; up to the context's end if absent. 0 is allowed with `echo`, and shows the prompt alone.
+        #[schemars(extend("minimum" = 0))]
+        pub(crate) max_tokens: Option<u32>,
+        /// Not supported.
+        #[schemars(with = "Option<shapes::Nothing>")]
+        pub(crate) suffix: Option<IgnoredAny>,
+        /// Runs a prompt, of which the `n` likeliest are answered; at least `n`, and no more than that in a stream.
+        #[schemars(extend("minimum" = 1, "x-cap" = {"maximum": "max-best-of"}))]
+        pub(crate) best_of: Option<u32>,
+        /// The text begins with the prompt.
+        #[schemars(extend("default" = false))]
+        pub(crate) echo: Option<bool>,
+        /// Log-probabilities are told, and those of so many of the likeliest tokens.
+        #[schemars(extend("x-cap" = {"maximum": "max-top-n-tokens"}))]
+        pub(crate) logprobs: Option<u32>,
+    }
 }
 
 /// One prompt.
@@ -135,10 +130,12 @@ impl<'de> Deserialize<'de> for Prompts {
 }
 
 /// The whole answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Completion {
+    #[schemars(extend("const" = "text_completion"))]
     pub(crate) object: &'static str,
     pub(crate) id: String,
+    /// Unix seconds.
     pub(crate) created: u64,
     pub(crate) model: String,
     pub(crate) system_fingerprint: String,
@@ -147,12 +144,44 @@ pub(crate) struct Completion {
 }
 
 /// One of the answer's choices.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CompletionChoice {
     pub(crate) index: u32,
     pub(crate) text: String,
     pub(crate) logprobs: Option<CompletionLogprobs>,
+    /// `stop_sequence` in TGI's wording only.
+    #[schemars(extend("enum" = ["stop", "length", "stop_sequence"]))]
     pub(crate) finish_reason: &'static str,
+}
+
+/// One event of a stream. The bytes are [`crate::routes::openai::stream`]'s.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it says what is written by hand")]
+pub(crate) struct CompletionChunk {
+    #[schemars(extend("const" = "text_completion"))]
+    object: String,
+    id: String,
+    /// Unix seconds.
+    created: u64,
+    model: String,
+    system_fingerprint: String,
+    /// Empty in the chunk that tells the usage.
+    choices: Vec<CompletionPart>,
+    /// Null before the last chunk; there if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+/// What an event adds to a choice.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it says what is written by hand")]
+pub(crate) struct CompletionPart {
+    index: u32,
+    text: String,
+    logprobs: Option<CompletionLogprobs>,
+    /// Null before the choice's end. TGI's wording is "" then, and `eos_token` and `stop_sequence` are its own.
+    #[schemars(extend("enum" = ["stop", "length", "stop_sequence", "eos_token", "", null]))]
+    finish_reason: Option<String>,
 }
 
 #[cfg(test)]

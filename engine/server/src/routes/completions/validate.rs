@@ -4,7 +4,6 @@ use agentlm_core::params::{Limits, ParamError};
 
 use super::types::{CompletionRequest, OnePrompt};
 use crate::error::ApiError;
-use crate::routes::openai::format::Formats;
 use crate::routes::openai::sampling::{Fields, Sampling};
 
 /// A completion request that can be served, if its lengths allow.
@@ -36,7 +35,7 @@ impl Valid {
 
 /// Checks everything that needs no tokens.
 pub(crate) fn validate(
-    request: CompletionRequest,
+    mut request: CompletionRequest,
     limits: &Limits,
     max_prompts: usize,
 ) -> Result<Valid, ApiError> {
@@ -44,7 +43,7 @@ pub(crate) fn validate(
     if request.suffix.is_some() {
         return Err(ApiError::Suffix);
     }
-    let prompts = request.prompt.0;
+    let prompts = std::mem::take(&mut request.prompt.0);
     if prompts.len() > max_prompts {
         return Err(ApiError::BatchSize(max_prompts));
     }
@@ -59,30 +58,9 @@ pub(crate) fn validate(
         return refuse(&error.to_string());
     }
     let fields = Fields {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        typical_p: request.typical_p,
-        repetition_penalty: request.repetition_penalty,
-        frequency_penalty: request.frequency_penalty,
-        presence_penalty: request.presence_penalty,
         max_tokens: if prompt_only { Some(1) } else { request.max_tokens },
-        min_tokens: request.min_tokens,
-        ignore_eos: request.ignore_eos,
-        stop: request.stop,
-        seed: request.seed,
-        n: request.n,
-        logit_bias: request.logit_bias,
         top_logprobs: request.logprobs,
-        formats: Formats {
-            response_format: request.response_format,
-            guided_json: request.guided_json,
-            guided_regex: request.guided_regex,
-            guided_choice: request.guided_choice,
-            guided_grammar: request.guided_grammar,
-            structured_outputs: request.structured_outputs,
-        },
+        ..request.take_fields()
     };
     let mut sampling = fields.validate(limits)?;
     let stream = request.stream.unwrap_or(false);
@@ -105,10 +83,7 @@ pub(crate) fn validate(
         best_of,
         prompt_only,
         stream,
-        include_usage: request
-            .stream_options
-            .and_then(|options| options.include_usage)
-            .unwrap_or(false),
+        include_usage: request.includes_usage(),
         logprobs: request.logprobs.is_some(),
         echo,
         model: request.model,

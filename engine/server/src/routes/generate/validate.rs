@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::types::{GenerateParameters, GenerateRequest};
 use crate::error::ApiError;
+use crate::number::Single;
 use crate::routes::openai::format;
 use crate::routes::openai::sampling::logit_bias;
 
@@ -69,22 +70,22 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
             format!("`best_of` must be > 0 and <= {max_best_of}. Given: {best_of}")
         });
     }
+    let single = |given: Option<Single>| given.map(f32::from);
+    let (asked_temperature, top_p) = (single(given.temperature), single(given.top_p));
+    let (min_p, typical_p) = (single(given.min_p), single(given.typical_p));
     let off = 1.0;
-    let warps = given.temperature.is_some_and(|value| value != off)
+    let warps = asked_temperature.is_some_and(|value| value != off)
         || given.top_k.is_some()
-        || given.top_p.is_some_and(|value| value != off)
-        || given.min_p.is_some_and(|value| value != 0.0)
-        || given.typical_p.is_some_and(|value| value != off);
+        || top_p.is_some_and(|value| value != off)
+        || min_p.is_some_and(|value| value != 0.0)
+        || typical_p.is_some_and(|value| value != off);
     let sampling = given.do_sample == Some(true) || warps;
-    let asks_to_sample = sampling
-        || given.temperature.is_some()
-        || given.top_p.is_some()
-        || given.min_p.is_some()
-        || given.typical_p.is_some();
+    let asks_to_sample =
+        sampling || asked_temperature.is_some() || top_p.is_some() || min_p.is_some() || typical_p.is_some();
     if best_of > 1 && !asks_to_sample {
         return refuse("you must use sampling when `best_of` is > 1".to_owned());
     }
-    let temperature = given.temperature.unwrap_or(1.0);
+    let temperature = asked_temperature.unwrap_or(1.0);
     if !(temperature > 0.0 && temperature.is_finite()) {
         return refuse_param(ParamError::Temperature);
     }
@@ -96,12 +97,12 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
         ignore_eos: given.ignore_eos.unwrap_or(false),
         temperature: if sampling { temperature } else { 0.0 },
         top_k: u32::try_from(given.top_k.unwrap_or(0)).unwrap_or(0),
-        top_p: given.top_p.unwrap_or(1.0),
-        min_p: given.min_p.unwrap_or(0.0),
-        typical_p: given.typical_p.unwrap_or(1.0),
-        repetition_penalty: given.repetition_penalty.unwrap_or(1.0),
-        frequency_penalty: given.frequency_penalty.unwrap_or(0.0),
-        presence_penalty: given.presence_penalty.unwrap_or(0.0),
+        top_p: top_p.unwrap_or(1.0),
+        min_p: min_p.unwrap_or(0.0),
+        typical_p: typical_p.unwrap_or(1.0),
+        repetition_penalty: single(given.repetition_penalty).unwrap_or(1.0),
+        frequency_penalty: single(given.frequency_penalty).unwrap_or(0.0),
+        presence_penalty: single(given.presence_penalty).unwrap_or(0.0),
         stop: given.stop.unwrap_or_default().0,
         top_n_tokens: given.top_n_tokens.unwrap_or(0),
         // A stream shows them at each token, and the best of several runs is chosen by them.

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agentlm_core::FinishReason;
 use agentlm_host::Finished;
 use bytes::BytesMut;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
@@ -44,7 +45,7 @@ impl Identity {
 }
 
 /// Tokens of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: u32,
     pub(crate) completion_tokens: u32,
@@ -55,7 +56,7 @@ pub(crate) struct Usage {
 }
 
 /// Tokens of the prompt that were not computed anew.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct PromptDetails {
     pub(crate) cached_tokens: u32,
 }

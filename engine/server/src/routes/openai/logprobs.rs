@@ -1,8 +1,11 @@
 //! Log-probabilities in the two forms of `/v1`: chat's list of tokens, and the parallel lists of completions.
 
+use std::borrow::Cow;
+
 use agentlm_host::{PromptToken, Token, TopToken};
 use agentlm_text::Tokenizer;
 use bytes::BytesMut;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -12,19 +15,19 @@ use crate::routes::completions::echo::Echo;
 use crate::wire;
 
 /// Chat's form.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ChatLogprobs {
     content: Vec<ChatToken>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ChatToken {
     #[serde(flatten)]
     token: ChatTop,
     top_logprobs: Vec<ChatTop>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ChatTop {
     token: String,
     logprob: f32,
@@ -75,7 +78,7 @@ pub(crate) fn chat(dialect: V1Dialect, tokenizer: &Tokenizer, tokens: &[TokenRec
 }
 
 /// The form of completions.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
     /// Null for a prompt's first token, which follows nothing.
@@ -88,6 +91,20 @@ pub(crate) struct CompletionLogprobs {
 /// Likely tokens, most likely first, as one object by their text. Of ids that share a text the likelier one stays.
 #[derive(Debug)]
 struct TopByText(Vec<(String, f32)>);
+
+impl JsonSchema for TopByText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "TopByText".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "additionalProperties": {"type": "number", "format": "float"}})
+    }
+}
 
 impl FromIterator<(String, f32)> for TopByText {
     fn from_iter<I: IntoIterator<Item = (String, f32)>>(likely: I) -> Self {

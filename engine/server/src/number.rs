@@ -1,0 +1,102 @@
+//! A 32-bit float of a request. It knows how it is written, not what it stands for.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer, Visitor};
+
+/// A number, rounded to what 32 bits hold. One that is too small for them is the smallest there is rather than zero: where zero
+/// means something of its own, nobody gets it without having said so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Single(pub(crate) f32);
+
+impl From<f64> for Single {
+    #[expect(clippy::cast_possible_truncation, reason = "the rounding is what it is for")]
+    fn from(value: f64) -> Self {
+        let rounded = value as f32;
+        let lost = rounded == 0.0 && value != 0.0;
+        Self(if lost {
+            f32::from_bits(1).copysign(rounded)
+        } else {
+            rounded
+        })
+    }
+}
+
+impl From<Single> for f32 {
+    fn from(value: Single) -> Self {
+        value.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Single {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Single;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("f32")
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Single, E> {
+                Ok(Single::from(value))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "24 bits of it are kept in the end")]
+            fn visit_u64<E>(self, value: u64) -> Result<Single, E> {
+                Ok(Single::from(value as f64))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "24 bits of it are kept in the end")]
+            fn visit_i64<E>(self, value: i64) -> Result<Single, E> {
+                Ok(Single::from(value as f64))
+            }
+        }
+
+        deserializer.deserialize_f32(Number)
+    }
+}
+
+impl JsonSchema for Single {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Single".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "format": "float"})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_zero_does_not_become_zero() {
+        let cases = [
+            ("0", 0.0),
+            ("-0.0", 0.0),
+            ("1e-50", f32::from_bits(1)),
+            ("-1e-300", -f32::from_bits(1)),
+            ("0.1", 0.1),
+            ("7", 7.0),
+            ("-7", -7.0),
+            ("1e39", f32::INFINITY),
+        ];
+        for (text, expected) in cases {
+            let Single(value) = serde_json::from_str(text).unwrap();
+            assert_eq!(value, expected, "{text}");
+        }
+        for text in [r#""1""#, "null", "true", "[]"] {
+            let error = serde_json::from_str::<Single>(text).unwrap_err().to_string();
+            assert!(error.contains("expected f32"), "{text}: {error}");
+        }
+    }
+}
