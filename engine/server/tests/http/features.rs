@@ -4,6 +4,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use agentlm_host::{Control, Quiesce};
+use agentlm_server::V1Dialect;
 use serde_json::{Value, json};
 
 use crate::client::{Reply, post};
@@ -121,31 +122,39 @@ fn an_echo_is_scored_with_its_text() {
 
 #[test]
 fn an_echo_streams_the_same_text_and_scores() {
-    let server = start();
-    for max_tokens in [0, 1, 3] {
-        let fields = format!(",\"max_tokens\":{max_tokens},\"echo\":true,\"logprobs\":1");
-        let whole = complete(&server, &fields).json();
-        let whole = &whole["choices"][0];
-        let streamed = events(&complete(&server, &format!("{fields},\"stream\":true")));
-        let text: String = streamed
-            .iter()
-            .map(|event| event["choices"][0]["text"].as_str().unwrap())
-            .collect();
-        assert_eq!(whole["text"], text);
-        for list in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
-            let parts = streamed.iter();
-            let parts = parts.flat_map(|event| {
-                let part = &event["choices"][0]["logprobs"][list];
-                part.as_array().unwrap().clone()
-            });
-            assert_eq!(whole["logprobs"][list], Value::Array(parts.collect()), "{list}");
+    for v1_dialect in [V1Dialect::OpenAi, V1Dialect::Tgi] {
+        let mut setup = Setup::default();
+        setup.config.v1_dialect = v1_dialect;
+        let server = setup.start();
+        for max_tokens in [0, 1, 3] {
+            assert_echo_streams(&server, max_tokens);
         }
-        let reasons: Vec<&Value> = streamed
-            .iter()
-            .map(|event| &event["choices"][0]["finish_reason"])
-            .collect();
-        assert_eq!(reasons.last(), Some(&&json!("length")));
     }
+}
+
+fn assert_echo_streams(server: &Fixture, max_tokens: u32) {
+    let fields = format!(",\"max_tokens\":{max_tokens},\"echo\":true,\"logprobs\":1");
+    let whole = complete(server, &fields).json();
+    let whole = &whole["choices"][0];
+    let streamed = events(&complete(server, &format!("{fields},\"stream\":true")));
+    let text: String = streamed
+        .iter()
+        .map(|event| event["choices"][0]["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(whole["text"], text);
+    for list in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        let parts = streamed.iter();
+        let parts = parts.flat_map(|event| {
+            let part = &event["choices"][0]["logprobs"][list];
+            part.as_array().unwrap().clone()
+        });
+        assert_eq!(whole["logprobs"][list], Value::Array(parts.collect()), "{list}");
+    }
+    let reasons: Vec<&Value> = streamed
+        .iter()
+        .map(|event| &event["choices"][0]["finish_reason"])
+        .collect();
+    assert_eq!(reasons.last(), Some(&&json!("length")));
 }
 
 #[test]

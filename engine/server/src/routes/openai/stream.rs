@@ -54,6 +54,8 @@ pub(crate) struct ChoiceStream {
     /// The fixed bytes before the text: of the first event, of the later ones.
     first: Option<Bytes>,
     later: Bytes,
+    /// What the first event says before its text.
+    echo: String,
     /// The fixed bytes after `finish_reason`.
     tail: Bytes,
 }
@@ -129,6 +131,7 @@ impl Group {
             logprobs,
             first: Some(first.freeze()),
             later: later.freeze(),
+            echo: echo.to_owned(),
             tail: tail.freeze(),
         }
     }
@@ -241,14 +244,20 @@ impl Group {
 
 impl ChoiceStream {
     /// TGI's last event of a prompt of `/v1/completions`: other order, the raw reason, the prompt's own usage.
-    fn write_tgi_completion_end(&self, out: &mut BytesMut, text: &str, finished: &Finished) {
+    fn write_tgi_completion_end(&mut self, out: &mut BytesMut, token: &Token<'_>, finished: &Finished) {
         self.group.write_head(out);
         self.group.write_origin(out);
         out.extend_from_slice(b",\"choices\":[{\"index\":");
         wire::integer(out, self.index);
-        out.extend_from_slice(b",\"text\":");
-        wire::string(out, text);
-        out.extend_from_slice(b",\"logprobs\":null,\"finish_reason\":");
+        out.extend_from_slice(b",\"text\":\"");
+        if self.first.take().is_some() {
+            wire::escaped(out, &self.echo);
+        }
+        wire::escaped(out, token.text);
+        out.extend_from_slice(b"\",\"logprobs\":");
+        self.logprobs
+            .write(out, V1Dialect::Tgi, &self.group.tokenizer, token);
+        out.extend_from_slice(b",\"finish_reason\":");
         wire::string(
             out,
             crate::routes::generate::convert::finish_reason(finished.reason),
@@ -302,7 +311,7 @@ impl Sink for ChoiceStream {
             return;
         }
         group.emit(end, self.counts_prompt, |out| match end {
-            Some(finished) if tgi_completion => self.write_tgi_completion_end(out, text, finished),
+            Some(finished) if tgi_completion => self.write_tgi_completion_end(out, token, finished),
             _ => self.write_event(out, text, token, end),
         });
     }
