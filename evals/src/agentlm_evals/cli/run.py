@@ -155,6 +155,7 @@ async def _run(
             "weights": model.facts.weights,
             "template": choice.template,
             "api": model.facts.api,
+            "server": model.facts.version,
         }
         directory = out or Path("runs") / _name(about, plans, settings)
         _check_directory(directory)
@@ -232,7 +233,7 @@ def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -
     protocols = "+".join(sorted({plan.setting.protocol.name for plan in plans}))
     own = [plan.setting.source.is_own for plan in plans]
     decides = [
-        about,
+        {key: value for key, value in about.items() if key != "server"},
         protocols,
         own,
         settings.seed,

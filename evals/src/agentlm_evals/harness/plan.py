@@ -82,7 +82,7 @@ class TaskPlan:
             "data": self.data_digest,
             "decoding": self.decoding.to_json(),
             "versions": dict(self.task.versions(setting)),
-            "model": dict(model),
+            "model": {key: value for key, value in model.items() if key != "server"},
             "run_seed": self.run_seed,
         }
         # As it is read back: tuples are lists then.

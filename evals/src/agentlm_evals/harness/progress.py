@@ -48,10 +48,10 @@ class Progress:
         self._bar.update(1)
         self.show()
 
-    def show(self) -> None:
-        """Redraws the line, at most a few times a second (tqdm sees to that)."""
+    def show(self, *, redraw: bool = False) -> None:
+        """Renews the line; tqdm draws it with its next step, or now."""
         if not self._bar.disable:
-            self._bar.set_postfix_str(self.line(), refresh=False)
+            self._bar.set_postfix_str(self.line(), refresh=redraw)
 
     def line(self) -> str:
         """Running, score so far with its interval (normal approximation), tokens a second, faults."""

@@ -19,6 +19,7 @@ from typing import Any
 from agentlm_evals.errors import (
     EpisodeEnd,
     HarnessFault,
+    LimitReached,
     ModelError,
     RefusedError,
     RequirementError,
@@ -36,6 +37,7 @@ from agentlm_evals.task import Sample
 GIVE_UP_AFTER = 20
 """Episodes in a row without an answer from any server, after which the run stops: the servers are gone."""
 DEFAULT_CONCURRENCY = 64
+SHOW_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,16 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
         json.dumps(answer)
         score = task.score(sample, answer, protocol)
     except EpisodeEnd as end:
-        score = format_or_limit(str(end))
+        score = format_or_limit(str(end), kind="limit" if isinstance(end, LimitReached) else "format")
     except (UnsupportedError, ModelError):
         raise
     except HarnessFault as fault:
         score = harness_fault(f"{type(fault).__name__}: {fault}")
     except TimeoutError as error:
         if deadline.expired():
-            score = format_or_limit(f"the episode's {episode.budget.seconds:g} seconds are over")
+            score = format_or_limit(
+                f"the episode's {episode.budget.seconds:g} seconds are over", kind="limit"
+            )
         else:
             score = harness_fault(f"TimeoutError: {error}", traceback=traceback.format_exc())
     except Exception as error:
@@ -222,15 +226,23 @@ class Runner:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, self.drain)
             try:
+                showing = asyncio.create_task(self._show())
                 async with asyncio.TaskGroup() as group:
                     for plan in self.plans:
                         group.create_task(self._run_task(plan, done[plan.task.name]))
             except* (RequirementError, ModelError, RefusedError) as errors:
                 raise _first(errors) from None
             finally:
+                showing.cancel()
                 self._progress.close()
             outcomes = self._progress.outcomes
             return Result(outcomes.total(), count, outcomes[Outcome.HARNESS_FAULT], self._stopped)
+
+    async def _show(self) -> None:
+        """Keeps the line alive while long episodes run."""
+        while True:
+            await asyncio.sleep(SHOW_SECONDS)
+            self._progress.show(redraw=True)
 
     def drain(self) -> None:
         """No episode begins any more; those that run are finished and stored. Asked again, they are given up."""

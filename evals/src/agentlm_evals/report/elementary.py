@@ -2,7 +2,8 @@
 
 - repetition: the same reply (blanks aside) three times in a row, or the same line four times in a row within a reply;
 - refusal: a reply begins by declining ("I cannot", "I'm sorry", "As an AI");
-- unreadable: the episode ended because a reply had not the form, or a limit was reached.
+- invalid action: a reply had not the form that the task asks for and ended the episode, or the task noted actions that
+  its environment does not know (`notes["invalid_actions"]`).
 """
 
 import re
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from agentlm_evals.harness.journal import Record
 from agentlm_evals.outcome import Outcome
 
-NAMES = ("repetition", "refusal", "unreadable")
+NAMES = ("invalid action", "repetition", "refusal")
 _SAME_REPLIES = 3
 _SAME_LINES = 4
 _REFUSAL = re.compile(
@@ -40,6 +41,9 @@ def errors(record: Record) -> set[str]:
         found.add("repetition")
     if any(_REFUSAL.match(reply) for reply in replies):
         found.add("refusal")
-    if record.score.outcome is Outcome.FORMAT_OR_LIMIT:
-        found.add("unreadable")
+    lost_form = (
+        record.score.outcome is Outcome.FORMAT_OR_LIMIT and record.score.details.get("kind") != "limit"
+    )
+    if lost_form or record.notes.get("invalid_actions"):
+        found.add("invalid action")
     return found

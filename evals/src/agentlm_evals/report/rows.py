@@ -114,12 +114,12 @@ def load_run(directory: Path) -> list[Row]:
         raise RunError(f"{directory} holds no run (there is no run.json)")
     try:
         run = json.loads(path.read_text())
-        return [_row(directory, str(run["model"]["name"]), name, plan) for name, plan in run["tasks"].items()]
+        return [_row(directory, run["model"], name, plan) for name, plan in run["tasks"].items()]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunError(f"{directory} cannot be read as a run: {type(error).__name__}: {error}") from error
 
 
-def _row(directory: Path, model: str, name: str, plan: Mapping[str, Any]) -> Row:
+def _row(directory: Path, model: Mapping[str, Any], name: str, plan: Mapping[str, Any]) -> Row:
     folder = directory / name
     identity = json.loads((folder / "task.json").read_text())
     try:
@@ -140,7 +140,7 @@ def _row(directory: Path, model: str, name: str, plan: Mapping[str, Any]) -> Row
     found = Counter(name for record in judged for name in elementary.errors(record))
     return Row(
         run=directory.name,
-        model=model,
+        model=str(model["name"]),
         task=name,
         title=task.title,
         group=task.group,
@@ -156,7 +156,7 @@ def _row(directory: Path, model: str, name: str, plan: Mapping[str, Any]) -> Row
         protocol_version=identity["protocol_version"],
         own_samples=bool(identity["own_samples"]),
         data=identity["data"],
-        versions=identity["versions"],
+        versions={"server": str(model.get("server", "?")), **identity["versions"]},
         assumption=task.assumptions.get(identity["protocol"]),
         decoding=identity["decoding"],
         categories={
@@ -183,6 +183,8 @@ def _estimate(task: Task, records: Sequence[Record], *, plain: bool = False) -> 
     if macro:
         return bootstrap([[sum(of) / len(of) for of in group.values()] for group in items.values()])
     values = list(items[""].values())
-    if task.metric.is_share and all(len(of) == 1 for of in values):
-        return wilson(sum(of[0] for of in values), len(values))
+    means = [sum(of) / len(of) for of in values]
+    # Several episodes of one item are one observation, at worst; a bootstrap of equal values would claim certainty.
+    if task.metric.is_share and (all(len(of) == 1 for of in values) or len(set(means)) == 1):
+        return wilson(sum(means), len(means))
     return clustered(values)

@@ -96,7 +96,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
     estimate = bootstrap([gaps.tolist()])
     if not better + worse:
         return Difference(estimate, 1.0, 0, 0)
-    if np.isin(gaps, (-1.0, 0.0, 1.0)).all():
+    if len(np.unique(np.abs(gaps[gaps != 0]))) == 1:
+        # Right or wrong, in whatever unit.
         p = _sign_test(better, worse)
     else:
         generator = np.random.default_rng(SEED)

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentlm_evals import __version__
 from agentlm_evals.outcome import Outcome
+from agentlm_evals.report import elementary
 from agentlm_evals.report.compare import Comparison, compare
 from agentlm_evals.report.published import COLUMNS, GROUP_TASKS, OVERALL, SCORES, overall
 from agentlm_evals.report.rows import Row, load_run
@@ -180,16 +181,13 @@ def markdown(report: Report) -> str:
         "Shares of episodes, by rules of our own (not the paper's).",
         "",
     ]
-    lines += [_line(["run", "task", "repetition", "refusal", "unreadable"]), _line(["---"] * 5)]
+    lines += [_line(["run", "task", *elementary.NAMES]), _line(["---"] * 5)]
     lines += [
         _line(
             [
                 row.run,
                 row.label,
-                *(
-                    f"{row.elementary.get(name, math.nan):.3f}"
-                    for name in ("repetition", "refusal", "unreadable")
-                ),
+                *(f"{row.elementary.get(name, math.nan):.3f}" for name in elementary.NAMES),
             ]
         )
         for row in report.rows
