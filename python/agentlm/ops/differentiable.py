@@ -131,7 +131,8 @@ class _RmsNorm(torch.autograd.Function):
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        out: Tensor = x * scale
+        return out.mul_(weight)
 
     @staticmethod
     @once_differentiable

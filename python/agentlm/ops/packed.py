@@ -165,10 +165,6 @@ class PackedOps:
         self._context = context
         self._turns = (cos[context.positions, None], sin[context.positions, None])
 
-    def forget(self) -> None:
-        """Lets go of tables that were made for another device."""
-        self._context = self._turns = self._tables = None
-
     @property
     def context(self) -> PackedContext:
         """The step that was set."""

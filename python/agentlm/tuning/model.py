@@ -6,7 +6,7 @@ is served as it lies.
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder
 from agentlm.model.layout import EMBEDDING, HEAD, tensor_shapes
 from agentlm.model.weights import Checkpoint, TensorRef
-from agentlm.ops.differentiable import linear_loss
+from agentlm.ops.differentiable import copied_to, linear_loss
 from agentlm.ops.dtypes import TORCH_DTYPES
 from agentlm.ops.packed import Activation, PackedContext, PackedOps, Weight, local
 
@@ -101,6 +101,14 @@ class TrainableDecoder(nn.Module):
             if isinstance(layer, TrainableLayer)
         ]
 
+    def add_lora(self, targets: Sequence[str], rank: int, scale: float) -> None:
+        """Freezes every weight and adds low-rank matrices to the layers' linears of these names."""
+        self.requires_grad_(False)
+        for layer in self.layers:
+            for name, module in layer.named_modules():
+                if isinstance(module, Weight) and name.rpartition(".")[2] in targets:
+                    module.add_lora(rank, scale)
+
     def bind(self, group: dist.ProcessGroup | None) -> None:
         """Binds the decoder to the weights; `group` are the ranks that share each tensor out, if any do."""
         weights = {name: module for name, module in self.named_modules() if isinstance(module, Weight)}
@@ -121,8 +129,6 @@ class TrainableDecoder(nn.Module):
 
     def hidden(self, context: PackedContext) -> Tensor:
         """What the head reads: `[tokens, hidden]`."""
-        from agentlm.ops.differentiable import copied_to
-
         self.ops.begin(context)
         residual = self.ops.embed(self.decoder.embedding).value
         x: Tensor | None = None

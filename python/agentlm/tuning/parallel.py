@@ -33,6 +33,8 @@ class Ranks:
     """Ranks that share each matrix out."""
     mesh: DeviceMesh | None
     """`["data", "tensor"]`; None for one process that computes in float32."""
+    owned: bool
+    """Whether the ranks met for this run, and part when it ends."""
 
     @classmethod
     def join(cls, device: torch.device, tensor: int, *, sharded: bool, rank: int = 0, world: int = 1) -> Self:
@@ -46,14 +48,15 @@ class Ranks:
                 f"with torchrun --nproc-per-node"
             )
         mesh = None
+        owned = (world > 1 or sharded) and not dist.is_initialized()
         if world > 1 or sharded:
-            if not dist.is_initialized():
+            if owned:
                 if world > 1:
                     dist.init_process_group()
                 else:
                     dist.init_process_group(store=HashStore(), rank=0, world_size=1)
             mesh = init_device_mesh(device.type, (world // tensor, tensor), mesh_dim_names=("data", "tensor"))
-        return cls(rank, world, device, tensor, mesh)
+        return cls(rank, world, device, tensor, mesh, owned)
 
     @property
     def data(self) -> int:
@@ -91,7 +94,7 @@ class Ranks:
 
     def leave(self) -> None:
         """Ends the meeting."""
-        if self.mesh is not None and dist.is_initialized():
+        if self.owned:
             dist.destroy_process_group()
 
 
@@ -148,7 +151,7 @@ def _placement(model: nn.Module, module: nn.Module, name: str) -> Placement:
     path = next(path for path, found in model.named_modules() if found is module)
     last = path.rpartition(".")[2]
     if last in ("o_proj", "down_proj"):
-        return {"weight": Shard(1), "lora_a": Shard(1)}.get(name, Replicate())
+        return Shard(1) if name in ("weight", "lora_a") else Replicate()
     if last.endswith("norm"):
         return Replicate()
     return Replicate() if name == "lora_a" else Shard(0)

@@ -9,18 +9,19 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from agentlm.errors import ConfigError
 from agentlm.model import hub
+from agentlm.model.adapter import LoraModule
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import checked
 from agentlm.model.layout import tensor_shapes
@@ -30,6 +31,7 @@ from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.export import copy_companions, write_weights
 from agentlm.tuning.log import RunLog, draw
+from agentlm.tuning.lora import load_matching, lora_shapes, lora_tensors, write_adapter
 from agentlm.tuning.mixture import streams
 from agentlm.tuning.model import TrainableDecoder, random_tensors, stored_tensors
 from agentlm.tuning.optimizer import make_optimizer
@@ -39,6 +41,7 @@ from agentlm.tuning.rendering import Rendered, digest_of_tokenizer, render
 from agentlm.tuning.trainer import StepResult, Trainer
 
 MODEL_NAME = "model"
+ADAPTER_NAME = "adapter"
 RUN_NAME = "run.json"
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -47,8 +50,8 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Outcome:
     """How a run ended."""
 
-    model: Path | None
-    """The model's directory; None if the run was interrupted."""
+    result: Path | None
+    """The directory of the model, or of the adapter; None if the run was interrupted."""
     step: int
 
 
@@ -92,33 +95,33 @@ class _Run:
         self.quiet = quiet
         self.model_config = ModelConfig.load(base)
         self.checkpoints = Checkpoints(directory / "checkpoints", ranks, config.checkpoints.keep)
+        self.result = directory / (MODEL_NAME if config.lora is None else ADAPTER_NAME)
 
     def carry_out(self, interrupted: Callable[[], bool]) -> Outcome:
         config, ranks = self.config, self.ranks
         _check_batch(config, ranks)
-        if (self.directory / MODEL_NAME).is_dir():
-            return Outcome(
-                self.directory / MODEL_NAME, self.checkpoints.steps()[-1] if self.checkpoints.steps() else 0
-            )
+        if self.result.is_dir():
+            return Outcome(self.result, self.checkpoints.steps()[-1])
         source = self._source()
+        adapter = self._adapter()
         rendered, held_out = self._rendered()
         plan = plan_of(config, rendered)
         identity = self._identity(plan)
         begun = self.checkpoints.steps()
+        if begun:
+            self._check_same(self.checkpoints.about(begun[-1])["identity"], identity)
+        elif ranks.first:
+            self._check_room()
         if ranks.first:
             self._claim(identity, plan)
         ranks.wait()
-        if begun:
-            self._check_same(self.checkpoints.about(begun[-1])["identity"], identity)
-        model = self._model(source)
+        model = self._model(source, adapter)
         optimizer = make_optimizer(model.named_parameters(), config.training)
         trainer = Trainer(model, optimizer, config.training, rendered, plan, ranks, len(config.data.sources))
         tensors = training_tensors(trainer.parameters, optimizer)
         progress = Progress(0, 0, 0, 0.0)
         if begun:
             progress = self.checkpoints.load(begun[-1], tensors)
-        else:
-            self._check_room(tensors)
         log = (
             RunLog(self.directory, len(plan.steps), progress.step, quiet=self.quiet) if ranks.first else None
         )
@@ -137,7 +140,7 @@ class _Run:
         self._export(model)
         if ranks.first:
             draw(self.directory)
-        return Outcome(self.directory / MODEL_NAME, progress.step)
+        return Outcome(self.result, progress.step)
 
     def _steps(
         self,
@@ -287,67 +290,86 @@ class _Run:
                     f"in {self.directory / 'config.toml'}, or choose another output."
                 )
 
-    def _model(self, source: Checkpoint | None) -> TrainableDecoder:
-        config, training = self.config, self.config.training
-        with torch.device("meta" if self.ranks.mesh is not None else self.ranks.device):
+    def _adapter(self) -> Mapping[str, LoraModule] | None:
+        """The adapter to go on from, checked."""
+        lora = self.config.lora
+        return None if lora is None or lora.adapter is None else load_matching(lora, self.model_config)
+
+    def _model(self, source: Checkpoint | None, adapter: Mapping[str, LoraModule] | None) -> TrainableDecoder:
+        config, training, ranks = self.config, self.config.training, self.ranks
+        with torch.device("meta"):
             model = TrainableDecoder(self.model_config)
-        lay_out(model, self.ranks, TORCH_DTYPES[training.dtype])
-        if self.ranks.mesh is not None:
-            model.to_empty(device=self.ranks.device)
-        model.ops.forget()
-        parameters = dict(model.named_parameters())
+            if config.lora is not None:
+                model.add_lora(config.lora.targets, config.lora.rank, config.lora.alpha / config.lora.rank)
+        dtype = TORCH_DTYPES[training.dtype]
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                # Nothing is added to it that a narrower type would lose.
+                parameter.data = parameter.data.to(dtype)
+        lay_out(model, ranks, dtype)
+        model.to_empty(device=ranks.device)
         tensors = (
             random_tensors(self.model_config, config.seed)
             if source is None
             else stored_tensors(self.model_config, source)
         )
+        if config.lora is not None:
+            tensors = chain(tensors, lora_tensors(model, config.seed, adapter))
+        parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in tensors:
-                fill(parameters[name], value)
+                fill(parameters.pop(name), value)
+        assert not parameters, f"nothing was said of {sorted(parameters)}"
         for layer in model.layers:
             layer.checkpointed = training.activation_checkpointing == "layers"
         return model
 
-    def _check_room(self, tensors: dict[str, Tensor]) -> None:
+    def _check_room(self) -> None:
         """Raises `TuneError` if the disk has no room for the checkpoints and the model."""
-        one = sum(_bytes(tensor) for tensor in tensors.values())
-        exported = sum(int(np.prod(shape)) for shape in tensor_shapes(self.model_config).values()) * 4
+        lora, shapes = self.config.lora, tensor_shapes(self.model_config)
+        trained = sum(
+            math.prod(shape) for shape in (shapes if lora is None else lora_shapes(lora, shapes)).values()
+        )
+        state = 4 if self.config.training.optimizer_state == "bfloat16" else 8
+        one = trained * (4 + state)
         # While one is written, those that it will replace are still there.
-        needed = one * (self.config.checkpoints.keep + 1) + exported
+        needed = one * (self.config.checkpoints.keep + 1) + trained * 4
+        self.directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise TuneError(
                 f"{self.directory} has {free / 1e9:.1f} GB free; {self.config.checkpoints.keep + 1} checkpoints of "
-                f"{one / 1e9:.1f} GB and the model ({exported / 1e9:.1f} GB) need {needed / 1e9:.1f} GB. Free some, choose "
-                "another `output`, or lower `checkpoints.keep`."
+                f"{one / 1e9:.1f} GB and the result ({trained * 4 / 1e9:.1f} GB) need {needed / 1e9:.1f} GB. Free some, "
+                "choose another `output`, or lower `checkpoints.keep`."
             )
 
     def _export(self, model: TrainableDecoder) -> None:
-        """Writes the model's directory beside its place and renames it."""
-        beside = self.directory / f".{MODEL_NAME}"
-        dtype = self._stored_dtype()
+        """Writes the model's or the adapter's directory beside its place and renames it."""
+        beside = self.directory / f".{self.result.name}"
         if self.ranks.first:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         self.ranks.wait()
         parameters = dict(model.named_parameters())
-        shapes = tensor_shapes(self.model_config)
-        write_weights(
-            beside,
-            shapes,
-            ((name, whole(parameters[name])) for name in shapes),
-            dtype,
-            writes=self.ranks.first,
-        )
+        if self.config.lora is None:
+            dtype = self._stored_dtype()
+            shapes = tensor_shapes(self.model_config)
+            tensors = ((name, whole(parameters[name])) for name in shapes)
+            write_weights(beside, shapes, tensors, dtype, writes=self.ranks.first)
+            if self.ranks.first:
+                copy_companions(
+                    self.base,
+                    beside,
+                    dtype,
+                    tied=self.model_config.tied,
+                    template=self.config.model.chat_template,
+                )
+        else:
+            named = {name: whole(p) for name, p in parameters.items() if p.requires_grad}
+            if self.ranks.first:
+                write_adapter(beside, self.config.lora, self.config.model.path, named)
         if self.ranks.first:
-            copy_companions(
-                self.base,
-                beside,
-                dtype,
-                tied=self.model_config.tied,
-                template=self.config.model.chat_template,
-            )
-            beside.rename(self.directory / MODEL_NAME)
+            beside.rename(self.result)
         self.ranks.wait()
 
     def _stored_dtype(self) -> torch.dtype:
@@ -414,10 +436,6 @@ def digest_of_model(directory: Path, *, weights: bool) -> str:
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def _device(config: TuneConfig, local_rank: int) -> torch.device:
     wanted_device = config.training.device
     if wanted_device == "cuda" and not torch.cuda.is_available():
@@ -452,13 +470,14 @@ def _refuse_other_contents(directory: Path, resume: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise TuneError(f"{directory} is a file: name another output")
     contents = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    if not contents:
+    # Rendered conversations are found by what they were made of, and what was never begun may be begun.
+    if not set(contents) - {"rendered"}:
         return
     if not resume:
         raise TuneError(
             f"{directory} is not empty ({', '.join(contents[:4])}): go on with --resume, or choose another output"
         )
-    if RUN_NAME not in contents and set(contents) - {"rendered", "checkpoints"}:
+    if RUN_NAME not in contents:
         raise TuneError(
             f"{directory} holds no run of `agentlm tune` to go on from ({', '.join(contents[:4])})"
         )

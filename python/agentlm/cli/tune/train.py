@@ -117,12 +117,12 @@ def command(
     rank, world, local_rank = launched()
     outcome = run(settings, resume=resume, quiet=quiet, rank=rank, world=world, local_rank=local_rank)
     if rank == 0:
-        if outcome.model is None:
+        if outcome.result is None:
             click.echo(
                 f"interrupted: saved after step {outcome.step}; go on with: agentlm tune {config} --resume",
                 err=True,
             )
         else:
-            click.echo(outcome.model)
-    if outcome.model is None:
+            click.echo(outcome.result)
+    if outcome.result is None:
         sys.exit(130)

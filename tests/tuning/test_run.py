@@ -1,0 +1,306 @@
+"""Whole runs: they learn, they resume bit for bit, accumulation and ranks change nothing, and refusals say why."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentlm import LLM, SamplingParams
+from agentlm.errors import ConfigError
+from agentlm.tuning.checkpoint import TuneError
+from agentlm.tuning.config import TuneConfig
+from agentlm.tuning.log import events
+from agentlm.tuning.rendering import RenderingError
+from agentlm.tuning.run import run
+from agentlm.tuning.trainer import StepResult, Trainer
+from tests.tuning.ranks import launch
+from tests.tuning.runs import (
+    config,
+    losses,
+    norms,
+    settings,
+    sums,
+    tensors,
+    write_base,
+    write_records,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps, with evaluation and checkpoints: what others are compared with."""
+    directory = tmp_path_factory.mktemp("finished")
+    run(
+        config(
+            directory,
+            checkpoints__every=2,
+            evaluation={"every": 2, "sources": [{"name": "held", "path": str(directory / "held.jsonl")}]},
+        ),
+        quiet=True,
+    )
+    return directory
+
+
+def again(finished: Path, output: Path, **changes: Any) -> TuneConfig:
+    """The finished run's configuration with another output and what else is to be changed."""
+    return config(finished, output=str(output), **changes)
+
+
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Ctrl-C comes during so many-th step."""
+    step = Trainer.step
+
+    def interrupted(self: Trainer, index: int) -> StepResult:
+        if index + 1 == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, index)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+def test_a_run_leaves_a_model_that_is_served_and_a_log(finished: Path) -> None:
+    out = finished / "out"
+    steps = [line for line in events(out / "log.jsonl") if line["event"] == "step"]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert set(steps[0]["losses"]) <= {"agent", "general"}
+    held = [line["loss"]["held"] for line in events(out / "log.jsonl") if line["event"] == "evaluation"]
+    assert len(held) == 2
+    assert held[1] < held[0]
+    assert (out / "loss.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert TuneConfig.load(out / "config.toml").training.steps == 4
+    before, after = tensors_of(finished / "base"), tensors(out)
+    assert before.keys() == after.keys()
+    assert all(before[name] != after[name] for name in before)
+    with LLM(str(out / "model"), threads=1, backend="cpu") as llm:
+        (answer,) = llm.chat([{"role": "user", "content": "1+1?"}], SamplingParams(max_new_tokens=4))
+        assert answer.usage.completion_tokens >= 1
+
+
+def tensors_of(directory: Path) -> dict[str, bytes]:
+    from agentlm.model.weights import Checkpoint
+
+    return {tensor.name: tensor.bytes().tobytes() for tensor in Checkpoint.open(directory).tensors()}
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, stop)
+        outcome = run(again(finished, tmp_path / "out"), quiet=True)
+    assert outcome.result is None
+    assert outcome.step == stop
+    assert not (tmp_path / "out" / "model").exists()
+    run(again(finished, tmp_path / "out"), resume=True, quiet=True)
+    assert losses(tmp_path / "out") == losses(finished / "out")
+    assert tensors(tmp_path / "out") == tensors(finished / "out")
+
+
+def test_bfloat16_states_resume_bit_for_bit(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = {"training__optimizer_state": "bfloat16", "training__steps": 3}
+    run(again(finished, tmp_path / "whole", **narrow), quiet=True)
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 1)
+        run(again(finished, tmp_path / "parts", **narrow), quiet=True)
+    run(again(finished, tmp_path / "parts", **narrow), resume=True, quiet=True)
+    assert tensors(tmp_path / "parts") == tensors(tmp_path / "whole")
+
+
+def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(finished: Path, tmp_path: Path) -> None:
+    values = settings(finished, output=str(tmp_path / "out"), checkpoints__every=1, training__steps=12)
+    file = tmp_path / "run.toml"
+    file.write_text(TuneConfig.from_dict(values).to_toml(), encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-m", "agentlm", "tune", str(file), "--quiet"])
+    try:
+        while not list((tmp_path / "out").glob("checkpoints/step-*/run.json")):
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    # What a write that was cut off leaves, is none.
+    (tmp_path / "out" / "checkpoints" / ".step-00000099").mkdir()
+    outcome = run(TuneConfig.from_dict(values), resume=True, quiet=True)
+    assert outcome.step == 12
+    assert not list((tmp_path / "out" / "checkpoints").glob(".step-*"))
+    logged = [line["step"] for line in events(tmp_path / "out" / "log.jsonl") if line["event"] == "step"]
+    assert logged == list(range(1, 13))
+
+
+def test_old_checkpoints_are_removed(finished: Path, tmp_path: Path) -> None:
+    run(again(finished, tmp_path / "out", checkpoints={"every": 1, "keep": 2}), quiet=True)
+    kept = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
+    assert kept == ["step-00000003", "step-00000004"]
+
+
+def test_a_finished_run_is_not_run_again(finished: Path) -> None:
+    before = (finished / "out" / "log.jsonl").read_bytes()
+    outcome = run(again(finished, finished / "out", checkpoints__every=2), resume=True, quiet=True)
+    assert outcome.result == finished / "out" / "model"
+    assert (finished / "out" / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"training__micro_batch": 4}, {"training__activation_checkpointing": "layers"}]
+)
+def test_how_a_step_is_computed_changes_nothing(
+    finished: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run(again(finished, tmp_path / "out", **changes), quiet=True)
+    assert losses(tmp_path / "out") == pytest.approx(losses(finished / "out"), rel=1e-5)
+    assert norms(tmp_path / "out") == pytest.approx(norms(finished / "out"), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def by_two(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks make of the finished run, in several ways: one launch, for starting them takes longest."""
+    directory = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_after(patch, 2)
+        run(again(finished, directory / "resumed"), quiet=True)
+    lora = {"lora": {"rank": 4, "alpha": 8.0}}
+    run(again(finished, directory / "lora-one", **lora), quiet=True)
+    launch(
+        2,
+        again(finished, directory / "fsdp"),
+        again(finished, directory / "tensor", parallel__tensor=2),
+        again(finished, directory / "resumed"),
+        again(finished, directory / "lora-fsdp", **lora),
+        again(finished, directory / "lora-tensor", parallel__tensor=2, **lora),
+    )
+    return directory
+
+
+@pytest.mark.parametrize("way", ["fsdp", "tensor", "resumed"])
+def test_two_ranks_give_the_loss_curve_of_one(finished: Path, by_two: Path, way: str) -> None:
+    assert losses(by_two / way) == pytest.approx(losses(finished / "out"), rel=1e-5)
+    assert norms(by_two / way) == pytest.approx(norms(finished / "out"), rel=1e-4)
+
+
+@pytest.mark.parametrize("way", ["lora-fsdp", "lora-tensor"])
+def test_two_ranks_give_the_adapter_of_one(by_two: Path, way: str) -> None:
+    assert losses(by_two / way) == pytest.approx(losses(by_two / "lora-one"), rel=1e-5)
+    assert norms(by_two / way) == pytest.approx(norms(by_two / "lora-one"), rel=1e-4)
+
+
+def test_a_model_from_nothing_depends_on_the_seed_only(finished: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    shutil.copytree(finished / "base", directory)
+    (directory / "model.safetensors").unlink()
+    new = {"model": {"path": str(directory), "init": "random"}, "training__steps": 2}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(again(finished, tmp_path / name, seed=seed, **new), quiet=True)
+    assert tensors(tmp_path / "a") == tensors(tmp_path / "b")
+    assert tensors(tmp_path / "a") != tensors(tmp_path / "c")
+
+
+def test_bfloat16_computes_what_float32_does_but_for_rounding(finished: Path, tmp_path: Path) -> None:
+    run(again(finished, tmp_path / "out", training__dtype="bfloat16"), quiet=True)
+    assert losses(tmp_path / "out") == pytest.approx(losses(finished / "out"), rel=3e-2)
+    assert losses(tmp_path / "out") != losses(finished / "out")
+
+
+def test_a_full_directory_is_refused_without_resume(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(TuneError, match=r"is not empty \(notes.txt\): go on with --resume"):
+        run(again(finished, tmp_path / "out"), quiet=True)
+    with pytest.raises(TuneError, match="holds no run of `agentlm tune`"):
+        run(again(finished, tmp_path / "out"), resume=True, quiet=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"training__learning_rate": 2e-3}, r"\[training\] differs: learning_rate"),
+        ({"seed": 1}, "the data, their mixture"),
+        ({"data__eta": 0.5}, "the data, their mixture"),
+        ({"model__path": "other"}, "the base model is another one"),
+        ({"model__path": "template"}, "the tokenizer or the chat template is another one"),
+    ],
+)
+def test_a_run_goes_on_as_itself_only(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], told: str
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 1)
+        run(again(finished, tmp_path / "out"), quiet=True)
+    if change.get("model__path") == "other":
+        other = write_base(tmp_path / "other")
+        raw = bytearray((other / "model.safetensors").read_bytes())
+        raw[-1] ^= 1
+        (other / "model.safetensors").write_bytes(raw)
+        change = {"model__path": str(other)}
+    elif change.get("model__path") == "template":
+        other = shutil.copytree(finished / "base", tmp_path / "template")
+        told_settings = json.loads((other / "tokenizer_config.json").read_text(encoding="utf-8"))
+        told_settings["model_max_length"] = 77
+        (other / "tokenizer_config.json").write_text(json.dumps(told_settings), encoding="utf-8")
+        change = {"model__path": str(other)}
+    with pytest.raises(TuneError, match=told):
+        run(again(finished, tmp_path / "out", **change), resume=True, quiet=True)
+    # The same run goes on.
+    assert run(again(finished, tmp_path / "out"), resume=True, quiet=True).step == 4
+
+
+def test_a_full_disk_is_told_before_the_first_step(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    with pytest.raises(TuneError, match="GB free; 3 checkpoints of"):
+        run(again(finished, tmp_path / "out"), quiet=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rendered"]
+    monkeypatch.undo()
+    assert run(again(finished, tmp_path / "out"), quiet=True).step == 4
+
+
+def test_a_tokenizer_of_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    other = write_base(tmp_path / "other")
+    about = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(about | {"vocab_size": 200}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="the tokenizer belongs to another model"):
+        run(again(finished, tmp_path / "out", model={"path": str(other), "init": "random"}), quiet=True)
+
+
+def test_over_long_conversations_are_dropped_split_or_refused(finished: Path, tmp_path: Path) -> None:
+    long = sums(20, "long", turns=12)
+    file = write_records(tmp_path / "long.jsonl", long)
+    data = {"length": 120, "sources": [{"name": "long", "path": str(file)}]}
+    told = {}
+    for way in ("drop", "split"):
+        run(again(finished, tmp_path / way, data=data | {"over_length": way}, training__steps=1), quiet=True)
+        (about,) = (tmp_path / way / "rendered").glob("*/about.json")
+        told[way] = json.loads(about.read_text(encoding="utf-8"))["left_out"][0]
+    assert told["drop"]["too long"] > 0
+    assert told["split"] == {}
+    with pytest.raises(RenderingError, match="drop or split such conversations"):
+        run(again(finished, tmp_path / "refuse", data=data | {"over_length": "refuse"}), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"training__batch": 4, "training__micro_batch": 5}, "more than the 4 packs"),
+        ({"parallel__tensor": 2}, "does not divide the 1 processes"),
+        ({"data__eta": None, "data__sources": [{"name": "a", "path": "gone.jsonl"}]}, "there is no file gone.jsonl"),
+        ({"data__tag_weights": {"shell": 2.0}}, "which no conversation has"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(
+    finished: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        run(again(finished, tmp_path / "out", **changes), quiet=True)
