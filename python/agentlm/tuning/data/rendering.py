@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlm._engine import ChatTemplate, Tokenizer
+from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.tuning.data.errors import DataError
 from agentlm.tuning.record import Conversation
 
@@ -43,7 +44,7 @@ class Renderer:
                 f"{directory} is not there; --model takes a checkpoint's folder with its tokenizer"
             )
         self.template_file = None if template is None else Path(template)
-        self.tokenizer = Tokenizer(self.directory)
+        self.tokenizer = Tokenizer(ensure_tokenizer(self.directory, None))
         self.template = ChatTemplate(self.directory, self.tokenizer, template)
 
     def render(self, conversation: Conversation) -> Rendered:
@@ -56,7 +57,7 @@ class Renderer:
 
     def context_length(self) -> int | None:
         """Positions that the model has, by its config.json; None where that does not say."""
-        found = self._json("config.json").get("max_position_embeddings")
+        found = self.settings("config.json").get("max_position_embeddings")
         return found if isinstance(found, int) else None
 
     def bos_id(self) -> int | None:
@@ -64,7 +65,7 @@ class Renderer:
         empty = self.tokenizer.encode("")
         if empty and empty[0] not in self.tokenizer.eos_token_ids:
             return empty[0]
-        token = self._json("tokenizer_config.json").get("bos_token")
+        token = self.settings("tokenizer_config.json").get("bos_token")
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
             ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -72,7 +73,8 @@ class Renderer:
                 return ids[0]
         return None
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def settings(self, name: str) -> dict[str, Any]:
+        """A JSON file of the checkpoint's folder; empty where there is none. Raises `DataError` if it is no JSON."""
         file = self.directory / name
         if not file.is_file():
             return {}

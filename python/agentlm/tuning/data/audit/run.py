@@ -1,0 +1,185 @@
+"""The audit of files: every conversation looked at, findings counted, a fair sample kept for people to look at.
+
+Refuses to know what is looked at (`checks.py`) and how samples are shown.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentlm.tuning.data.audit.checks import REASONS, Auditor
+from agentlm.tuning.data.errors import DataError
+from agentlm.tuning.data.rejects import Rejects
+from agentlm.tuning.data.rendering import Rendered
+from agentlm.tuning.record import Conversation, RecordError, Writer, read_rows
+
+KEPT_FINDINGS = 1000
+"""Findings that a report holds in full; all are counted, and `refused` files hold all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault of one conversation."""
+
+    file: str
+    line: int
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation that is shown."""
+
+    file: str
+    line: int
+    conversation: Conversation
+    rendered: Rendered
+    faults: tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """What the audit saw."""
+
+    reference: str
+    """What drift was judged by, or why it was not."""
+    conversations: int = 0
+    refused: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    """Tokens of the longest conversation."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Conversations with each kind of fault, allowed ones too."""
+    findings: list[Finding] = field(default_factory=list)
+    """The first `KEPT_FINDINGS`."""
+    samples: list[Sample] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON, without the samples."""
+        return {
+            "conversations": self.conversations,
+            "refused": self.refused,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "longest": self.longest,
+            "drift_judged_by": self.reference,
+            "reasons": dict(self.reasons.most_common()),
+            "findings": [
+                {
+                    "file": each.file,
+                    "line": each.line,
+                    "id": each.id,
+                    "reason": each.reason,
+                    "detail": each.detail,
+                }
+                for each in self.findings
+            ],
+            "meaning": dict(REASONS),
+        }
+
+
+def run(
+    paths: Sequence[str | Path],
+    auditor: Auditor,
+    *,
+    show: int = 0,
+    lines: frozenset[int] = frozenset(),
+    passed: str | Path | None = None,
+    refused: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> AuditReport:
+    """Audits files of records.
+
+    Of the conversations `show` are kept as samples: those at `lines` if given, else drawn evenly with a fixed seed, up to
+    half of them from the refused ones. `passed` and `refused` name files for the conversations of either kind.
+
+    Raises:
+        DataError: An output is also an input.
+        RecordError: A file cannot be read.
+    """
+    inputs = [Path(path) for path in paths]
+    outputs = [Path(path) for path in (passed, refused) if path is not None]
+    for path in outputs:
+        if any(path.resolve() == given.resolve() for given in inputs):
+            raise DataError(f"{path} is an input too; write to another file")
+    report = AuditReport(auditor.reference)
+    sound, faulty = _Drawn(show - show // 2), _Drawn(show // 2)
+    if lines:
+        sound, faulty = _Drawn(show), _Drawn(0)
+    read = 0
+    with ExitStack() as stack:
+        writer = None if passed is None else stack.enter_context(Writer(passed))
+        rejects = None if refused is None else stack.enter_context(Rejects(refused))
+        for path in inputs:
+            for number, text, row in read_rows(path):
+                read += 1
+                report.conversations += 1
+                if isinstance(row, RecordError):
+                    rendered, faults = None, [("record", str(row))]
+                else:
+                    rendered, faults = auditor.faults(row)
+                is_refused = _count(report, path, number, row, faults, auditor.settings.allow)
+                if rendered is not None and isinstance(row, Conversation):
+                    report.tokens += len(rendered.ids)
+                    report.trained_tokens += rendered.trained_tokens
+                    report.longest = max(report.longest, len(rendered.ids))
+                    if not lines or number in lines:
+                        sample = Sample(str(path), number, row, rendered, tuple(faults))
+                        (faulty if faults and not lines else sound).offer(sample)
+                if is_refused and rejects is not None:
+                    kept = text if isinstance(row, RecordError) else row.to_dict()
+                    reason, detail = next(fault for fault in faults if fault[0] not in auditor.settings.allow)
+                    rejects.add(path, number, reason, detail, kept)
+                elif not is_refused and writer is not None and isinstance(row, Conversation):
+                    writer.add(row)
+                if progress is not None:
+                    progress(read)
+    report.samples = [*faulty.drawn(), *sound.drawn()]
+    return report
+
+
+def _count(
+    report: AuditReport,
+    path: Path,
+    line: int,
+    row: Conversation | RecordError,
+    faults: Sequence[tuple[str, str]],
+    allowed: Sequence[str],
+) -> bool:
+    """Counts a conversation's faults; whether it is refused."""
+    report.reasons.update({reason for reason, _ in faults})
+    name = row.id if isinstance(row, Conversation) else ""
+    for reason, detail in faults:
+        if len(report.findings) < KEPT_FINDINGS:
+            report.findings.append(Finding(str(path), line, name, reason, detail))
+    is_refused = any(reason not in allowed for reason, _ in faults)
+    report.refused += is_refused
+    return is_refused
+
+
+class _Drawn:
+    """A sample of fixed size of a stream of unknown length, every element equally likely."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._offered = 0
+        self._kept: list[Sample] = []
+        self._random = random.Random(0)
+
+    def offer(self, sample: Sample) -> None:
+        self._offered += 1
+        if len(self._kept) < self._size:
+            self._kept.append(sample)
+        elif (place := self._random.randrange(self._offered)) < self._size:
+            self._kept[place] = sample
+
+    def drawn(self) -> list[Sample]:
+        """What was drawn, in the stream's order."""
+        return sorted(self._kept, key=lambda sample: (sample.file, sample.line))
