@@ -33,6 +33,7 @@ MOCK_LENGTHS = (32, 64, 128)
 MODEL_LENGTHS = (8, 16, 32)
 """A small machine computes some thousands of tokens a second for all connections together."""
 SPARE_REQUESTS = 64
+SPARE_TOKENS = 512
 
 
 def main() -> int:
@@ -121,7 +122,9 @@ def _measure(name: str, seconds: float, given: argparse.Namespace) -> dict[str, 
     flags = ["--max-concurrent-requests", str(given.connections + SPARE_REQUESTS)]
     if name == MOCK:
         flags += ["--backend", "mock", "--mock-step-time", str(given.mock_step_time)]
+        # Every stream has a token at every step, and new ones find room beside them.
         flags += ["--max-batch-size", str(given.connections + SPARE_REQUESTS)]
+        flags += ["--max-batch-prefill-tokens", str(2 * given.connections + SPARE_TOKENS)]
     else:
         flags += ["--backend", "cpu", *(["--model", given.model] if given.model else [])]
     tally = Tally()
