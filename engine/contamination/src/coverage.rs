@@ -216,7 +216,7 @@ struct Reader {
 impl Reader {
     fn open(scan: &Scan, file: u32, offset: u64, best: &Best) -> Result<Self, ScanError> {
         let source = &scan.sources[file as usize];
-        let data = pieces::again(&source.path, source.form, offset, scan.lookahead)?;
+        let data = pieces::again(&source.path, source.form, offset, scan.cut)?;
         let record = match source.form {
             Form::JsonLines => parse(&data, &source.path, best.line)?,
             Form::Text => None,

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::ScanError;
 use crate::settings::{Form, Source};
 
-/// Bytes of a piece.
-pub(crate) const PIECE: usize = 1 << 20;
+/// Bytes of JSON lines that are handed on at a time.
+const LINES: usize = 1 << 20;
 /// Bytes of the longest line of JSON.
 const LONGEST_LINE: usize = 1 << 28;
 
@@ -24,17 +24,33 @@ pub(crate) struct Piece {
     pub own: usize,
 }
 
-/// How much running text is read behind a piece, so that spans may run on: enough for the longest evaluation text, and more
-/// white space in it than there ever is.
-pub(crate) fn lookahead(longest_text: usize) -> usize {
-    (4 * longest_text).clamp(1 << 12, 1 << 22)
+/// How running text is cut into pieces; each is tokenised by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Bytes of a piece.
+    pub piece: usize,
+    /// Bytes that are read behind it, so that spans may run on.
+    pub lookahead: usize,
+}
+
+impl Cut {
+    /// A cut for evaluation texts of at most so many bytes: what is read ahead holds the longest of them, with more white space
+    /// in it than there ever is. Checkpoints' tokenizers get shorter pieces: many take longer than in proportion.
+    pub fn new(longest_text: usize, is_model: bool) -> Self {
+        let lookahead = (4 * longest_text).clamp(1 << 12, 1 << 22);
+        let least = if is_model { 1 << 15 } else { 1 << 20 };
+        Self {
+            piece: least.max(4 * lookahead),
+            lookahead,
+        }
+    }
 }
 
 /// Calls `each` with every piece in order, until it returns false.
 pub(crate) fn read(
     file: u32,
     source: &Source,
-    lookahead: usize,
+    cut: Cut,
     each: &mut dyn FnMut(Piece) -> bool,
 ) -> Result<bool, ScanError> {
     let failed = |error| ScanError::Read {
@@ -45,8 +61,8 @@ pub(crate) fn read(
     let (mut offset, mut line) = (0, 1);
     let mut held = Vec::new();
     let mut wanted = match source.form {
-        Form::JsonLines => PIECE,
-        Form::Text => PIECE + lookahead,
+        Form::JsonLines => LINES,
+        Form::Text => cut.piece + cut.lookahead,
     };
     loop {
         let missing = wanted.saturating_sub(held.len()) as u64;
@@ -77,8 +93,8 @@ pub(crate) fn read(
                     }
                 }
             }
-            Form::Text if held.len() <= PIECE => held.len(),
-            Form::Text => cut(&held[..PIECE]),
+            Form::Text if held.len() <= cut.piece => held.len(),
+            Form::Text => end_of_piece(&held[..cut.piece]),
         };
         let (data, rest) = match source.form {
             Form::JsonLines => {
@@ -105,13 +121,13 @@ pub(crate) fn read(
         line += lines;
         held = rest;
         if source.form == Form::JsonLines {
-            wanted = PIECE.max(held.len() + 1);
+            wanted = LINES.max(held.len() + 1);
         }
     }
 }
 
 /// Where a piece of running text ends: behind its last line, else its last blank, else its last character.
-fn cut(data: &[u8]) -> usize {
+fn end_of_piece(data: &[u8]) -> usize {
     let at = |place: usize| place + 1;
     memchr::memrchr(b'\n', data)
         .or_else(|| memchr::memrchr(b' ', data))
@@ -140,7 +156,7 @@ pub(crate) fn whole_characters(data: &[u8]) -> usize {
 }
 
 /// The bytes that a piece or a line had when it was scanned.
-pub(crate) fn again(path: &Path, form: Form, offset: u64, lookahead: usize) -> Result<Vec<u8>, ScanError> {
+pub(crate) fn again(path: &Path, form: Form, offset: u64, cut: Cut) -> Result<Vec<u8>, ScanError> {
     let failed = |error| ScanError::Read {
         path: path.to_owned(),
         source: error,
@@ -150,7 +166,7 @@ pub(crate) fn again(path: &Path, form: Form, offset: u64, lookahead: usize) -> R
     let mut data = Vec::new();
     match form {
         Form::Text => {
-            let bytes = (PIECE + lookahead) as u64;
+            let bytes = (cut.piece + cut.lookahead) as u64;
             input.take(bytes).read_to_end(&mut data).map_err(failed)?;
         }
         Form::JsonLines => {
@@ -185,8 +201,8 @@ mod tests {
                 assert_eq!(whole_characters(&bytes[..end]), 1);
             }
         }
-        assert_eq!(cut(b"one\ntwo three"), 4);
-        assert_eq!(cut(b"one two"), 4);
-        assert_eq!(cut("ab\u{e9}".as_bytes()), 4);
+        assert_eq!(end_of_piece(b"one\ntwo three"), 4);
+        assert_eq!(end_of_piece(b"one two"), 4);
+        assert_eq!(end_of_piece("ab\u{e9}".as_bytes()), 4);
     }
 }

@@ -13,7 +13,7 @@ use crate::coverage::{self, SampleReport};
 use crate::index::Index;
 use crate::matcher::{Matcher, Origin, Spans, merge};
 use crate::parts::{self, Part};
-use crate::pieces::{self, Piece};
+use crate::pieces::{self, Cut, Piece};
 use crate::settings::{Form, Settings, Source, TokenKind};
 use crate::words::{Encode, Token, Tokens, Vocabulary};
 
@@ -56,7 +56,7 @@ pub struct Scan {
     pub(crate) spans: Spans,
     pub(crate) sources: Vec<Source>,
     pub(crate) fields: Vec<String>,
-    pub(crate) lookahead: usize,
+    pub(crate) cut: Cut,
     settings: Settings,
 }
 
@@ -83,6 +83,7 @@ impl Scan {
         let settings = settings.validate()?;
         let index = Index::new(&samples, &mut tokens, settings)?;
         let longest = samples.iter().flatten().map(String::len).max().unwrap_or(0);
+        let cut = Cut::new(longest, matches!(tokens, Tokens::Model(_)));
         Ok(Self {
             samples,
             tokens,
@@ -90,7 +91,7 @@ impl Scan {
             spans: Spans::default(),
             sources: Vec::new(),
             fields: Vec::new(),
-            lookahead: pieces::lookahead(longest),
+            cut,
             settings,
         })
     }
@@ -166,7 +167,7 @@ impl Scan {
 
     fn produce(&self, each: &mut dyn FnMut(Piece) -> bool) -> Result<(), ScanError> {
         for (file, source) in self.sources.iter().enumerate() {
-            if !pieces::read(file as u32, source, self.lookahead, each)? {
+            if !pieces::read(file as u32, source, self.cut, each)? {
                 break;
             }
         }

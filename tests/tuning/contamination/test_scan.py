@@ -112,6 +112,18 @@ def test_a_checkpoints_tokens_are_what_is_compared(tmp_path: Path) -> None:
     assert found.tokenization == f"tokens of {model}"
 
 
+def test_a_checkpoints_tokens_are_found_across_the_borders_of_running_text(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    write_tokenizer(model, 300, 4096)
+    text = words(0, 60)
+    for before in range(2**15 - 400, 2**15, 133):
+        data = tmp_path / "data.txt"
+        data.write_text("x" * before + " " + text + " y" * 20_000)
+        (sample,) = scanned(data, text, settings=Settings(model=str(model))).samples
+        assert sample.share == 1, f"after {before} bytes"
+
+
 def test_the_outcome_does_not_depend_on_the_threads(tmp_path: Path) -> None:
     draw = random.Random(7)
     vocabulary = [f"w{number}" for number in range(5)]
