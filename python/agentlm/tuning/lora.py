@@ -45,7 +45,7 @@ def lora_tensors(
         if half not in _HALVES:
             continue
         if adapter is not None:
-            yield name, _stored(adapter[module].a if half == "lora_a" else adapter[module].b)
+            yield name, stored(adapter[module].a if half == "lora_a" else adapter[module].b)
         elif half == "lora_b":
             yield name, torch.zeros(parameter.shape)
         else:
@@ -104,6 +104,7 @@ def write_adapter(directory: Path, lora: LoraSection, base: str, tensors: Mappin
     (directory / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _stored(tensor: TensorRef) -> Tensor:
+def stored(tensor: TensorRef) -> Tensor:
+    """A tensor of a file, float32, copied out of it."""
     raw = torch.from_numpy(tensor.bytes().copy())
     return raw.view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape).float()
