@@ -5,6 +5,7 @@ Standard library only.
 """
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from agentlm_evals.sandbox.limits import Limits
 
 _CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD_US = 100_000
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def _mounts() -> list[tuple[str, str, Path]]:
@@ -158,13 +160,33 @@ def create(name: str, limits: Limits) -> Cgroup | None:
     return _create_v1(name, first, own, limits)
 
 
-def resident(root: int) -> int:
-    """Bytes of memory in use by a process and its descendants: what the keeper watches where there is no cgroup."""
-    page, total, left = 4096, 0, [root]
+def _descendants(root: int) -> list[int]:
+    found, left = [], [root]
     while left:
         pid = left.pop()
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+        found.append(pid)
+        with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 left.extend(int(child) for child in (thread / "children").read_text().split())
-    return total
+    return found
+
+
+def _pages(pid: int) -> int:
+    """Bytes in memory, shared ones in full."""
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    return 0
+
+
+def _share(pid: int) -> int:
+    """Bytes in memory, shared ones by this process's part of them; in full where that may not be read."""
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/smaps_rollup").read_text().partition("Pss:")[2].split()[0]) * 1024
+    return _pages(pid)
+
+
+def takes_more(root: int, most: int) -> bool:
+    """Whether a process and its descendants hold more than `most` bytes: what is watched where there is no cgroup."""
+    pids = _descendants(root)
+    # The exact count takes longer, and is made only when the quick one, which is never less, is over.
+    return sum(map(_pages, pids)) > most and sum(map(_share, pids)) > most

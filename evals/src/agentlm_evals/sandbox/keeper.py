@@ -99,7 +99,10 @@ def _make_devices(directory: Path, owner: int) -> None:
 def _enter_root(root: str, layout: Layout) -> None:
     """Process 1's part: what belongs to its own namespaces is mounted, then the old root is left behind."""
     safe = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC
-    namespaces.mount("proc", f"{root}/proc", "proc", safe)
+    # Process 1 cannot be looked into; who may not look is not shown it, as nothing in /proc is forbidden to real root.
+    namespaces.mount("proc", f"{root}/proc", "proc", safe, "hidepid=2")
+    if Path(f"{root}/proc/tty/driver").is_dir():  # the machine's own root alone may list it
+        namespaces.mount("tmpfs", f"{root}/proc/tty/driver", "tmpfs", safe | namespaces.MS_RDONLY, "size=4k")
     namespaces.mount("sysfs", f"{root}/sys", "sysfs", safe | namespaces.MS_RDONLY)
     namespaces.mount(
         "devpts",
@@ -203,12 +206,15 @@ def _watch(porter: int, most: int | None) -> int:
     is_over = False
     while not is_over:
         events = poller.poll(None if most is None else WATCH_SECONDS * 1000)
-        is_over = most is not None and caps.resident(porter) > most
+        is_over = most is not None and caps.takes_more(porter, most)
         if events:
             break
     with contextlib.suppress(ProcessLookupError):
         os.kill(porter, signal.SIGKILL)
-    os.waitpid(porter, 0)
+    # Process 1 becomes ours when the porter is gone, and ends only after everything in its namespace has.
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
     return OUT_OF_MEMORY if is_over else 0
 
 
@@ -223,6 +229,7 @@ def main() -> int:
     layout = Layout(**{**body, "binds": tuple((a, b) for a, b in body["binds"])})
     stage = str(order[0]["stage"])
     privileged = os.geteuid() == 0
+    namespaces.adopt_orphans()
     group = (
         caps.create(f"agentlm-{os.getpid()}-{time.monotonic_ns()}", limits) if order[0]["cgroup"] else None
     )
