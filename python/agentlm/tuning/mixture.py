@@ -61,8 +61,9 @@ def source_shares(data: DataSection, sizes: Sequence[int]) -> list[float]:
     groups = [source.group for source in data.sources]
     of_group = {None: 1.0, "agent": data.eta or 0.0, "general": 1.0 - (data.eta or 0.0)}
     totals = {group: sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in groups}
+    # A group of empty sources keeps its share, so that `streams` can say that nothing is there to draw.
     return [
-        of_group[group] * weight / totals[group] if totals[group] else 0.0
+        of_group[group] * (weight / totals[group] if totals[group] else 1.0)
         for weight, group in zip(weights, groups, strict=True)
     ]
 

@@ -39,6 +39,7 @@ from agentlm.tuning.parallel import Ranks, fill, lay_out, whole
 from agentlm.tuning.plan import Plan, make_plan
 from agentlm.tuning.rendering import Rendered, digest_of_tokenizer, render
 from agentlm.tuning.trainer import StepResult, Trainer
+from agentlm.tuning.work import peak, step_operations
 
 MODEL_NAME = "model"
 ADAPTER_NAME = "adapter"
@@ -95,6 +96,9 @@ class _Run:
         self.quiet = quiet
         self.model_config = ModelConfig.load(base)
         self.checkpoints = Checkpoints(directory / "checkpoints", ranks, config.checkpoints.keep)
+        is_gpu = ranks.device.type == "cuda"
+        one = peak(torch.cuda.get_device_name(ranks.device)) if is_gpu else None
+        self.peak = None if one is None else one * ranks.world
         self.result = directory / (MODEL_NAME if config.lora is None else ADAPTER_NAME)
 
     def carry_out(self, interrupted: Callable[[], bool]) -> Outcome:
@@ -202,7 +206,17 @@ class _Run:
             "tokens_per_second": result.tokens / result.seconds,
             "trained_tokens_per_second": result.trained / result.seconds,
             "seconds": progress.seconds,
+            **({} if self.peak is None else {"mfu": self._operations(result) / result.seconds / self.peak}),
         }
+
+    def _operations(self, result: StepResult) -> float:
+        return step_operations(
+            self.model_config,
+            tokens=result.tokens,
+            trained=result.trained,
+            attended=result.attended,
+            lora=self.config.lora is not None,
+        )
 
     def _source(self) -> Checkpoint | None:
         """The weights to start from, checked; None for a new model."""

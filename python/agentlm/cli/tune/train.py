@@ -3,6 +3,7 @@
 import os
 import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import click
@@ -77,6 +78,16 @@ def _parameter(key: str) -> str:
 @click.option(
     "--print-config", is_flag=True, help="Print the whole configuration, defaults included, and stop."
 )
+@click.option(
+    "--estimate", is_flag=True, help="Print hours and memory on 1 and 8 GPUs, computed from shapes, and stop."
+)
+@click.option(
+    "--gpu",
+    type=click.Choice(("B200", "H200", "H100", "A100", "L40S")),
+    default="H200",
+    show_default=True,
+    help="GPU of --estimate.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar and no lines about the mixture.")
 def command(
     config: str,
@@ -84,6 +95,8 @@ def command(
     deterministic: bool,
     resume: bool,
     print_config: bool,
+    estimate: bool,
+    gpu: str,
     quiet: bool,
     **flags: Any,
 ) -> None:
@@ -104,6 +117,9 @@ def command(
     settings = TuneConfig.load(config, [*changes, *assigned])
     if print_config:
         click.echo(settings.to_toml(), nl=False)
+        return
+    if estimate:
+        _tell_estimate(settings, gpu)
         return
     # Read when torch is first imported. Threads that spin while they wait starve those that compute where another process
     # wants the cores too.
@@ -126,3 +142,26 @@ def command(
             click.echo(outcome.result)
     if outcome.result is None:
         sys.exit(130)
+
+
+def _tell_estimate(settings: Any, gpu: str) -> None:
+    from agentlm.errors import ConfigError
+    from agentlm.model import hub
+    from agentlm.model.config import ModelConfig
+    from agentlm.tuning.work import told
+
+    if settings.training.steps is None:
+        raise ConfigError(
+            "an estimate needs `training.steps`: epochs say how much only once the data is read"
+        )
+    directory = Path(settings.model.path)
+    if not directory.is_dir():
+        found = hub.cached(settings.model.path, settings.model.revision)
+        if found is None:
+            raise ConfigError(
+                f"{settings.model.path} is neither a directory nor in the hub's cache: give --model a directory with its "
+                "config.json (the weights are not needed)"
+            )
+        directory = found
+    for line in told(settings, ModelConfig.load(directory), gpu):
+        click.echo(line)
