@@ -7,7 +7,8 @@ use agentlm_text::{Grammar, GrammarCompiler, GrammarError, GrammarState, Tokeniz
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use crate::input::{Draw, Input};
+use crate::draw::Draw;
+use crate::input::Input;
 use crate::tokenizers;
 
 const LONGEST_WALK: usize = 60;

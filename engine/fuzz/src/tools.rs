@@ -2,7 +2,8 @@
 
 use agentlm_text::{ToolEvent, ToolFormat, ToolParser};
 
-use crate::input::{Draw, Input};
+use crate::draw::Draw;
+use crate::input::Input;
 
 const FORMATS: [ToolFormat; 4] = [
     ToolFormat::Hermes,

@@ -4,6 +4,8 @@
 
 #[path = "../../fuzz/src/conversations.rs"]
 mod conversations;
+#[path = "../../fuzz/src/draw.rs"]
+mod draw;
 #[path = "../../fuzz/src/grammars.rs"]
 mod grammars;
 #[path = "../../fuzz/src/input.rs"]
