@@ -50,6 +50,7 @@ def test_the_original_reads_whole_sizes_by_the_first_unit_that_fits():
         ),
         ("Act: bash\n```\nls\n```", Turn("bash", "ls"), Turn("bash", "")),
         ("Act: bash\nls", Turn(), Turn("bash", "")),
+        ("Act: answer(a\nb (c)\n)", Turn("answer", "a\nb (c)\n"), Turn()),
         ("Act: dance", Turn(), Turn()),
         ("", Turn(), Turn()),
     ],

@@ -72,24 +72,32 @@ def test_own_samples_have_a_gold_path_and_nothing_scores_nothing():
     assert (finding.gold, finding.solved, finding.nothing_solved) == (24, 24, 0)
 
 
-def test_all_26_development_items_pass_with_their_reference_solution(data_dir):
-    finding = asyncio.run(examine(TASK, setting(data_dir, split="dev")))
-    assert finding.wrong == []
-    assert (finding.gold, finding.solved, finding.nothing_solved) == (26, 26, 0)
-
-
-def test_training_items_pass_with_their_reference_solution(data_dir):
-    # Every fortieth here; all 1,000 by `agentlm-eval eval doctor os -T os.split=train`.
-    where = setting(data_dir, split="train")
+def solved(where: Setting, step: int = 1) -> list[str]:
+    """The samples, every `step`th of them, whose reference solution is not right."""
 
     async def some():
         plan = plan_task(TASK, where, RunSettings())
+        limit = asyncio.Semaphore(2)
         async with TASK.environment(where) as environment:
-            chosen = plan.samples[::40]
-            return [await play(plan, sample, TASK.gold(sample, AGENTLM), environment) for sample in chosen]
 
-    scores = asyncio.run(some())
-    assert [score.outcome.value for score in scores] == ["right"] * 25
+            async def one(sample) -> str:
+                async with limit:
+                    score = await play(plan, sample, TASK.gold(sample, AGENTLM), environment)
+                return "" if score.outcome is Outcome.RIGHT else f"{sample.id}: {score}"
+
+            return await asyncio.gather(*(one(sample) for sample in plan.samples[::step]))
+
+    return asyncio.run(some())
+
+
+def test_all_26_development_items_pass_with_their_reference_solution(data_dir):
+    assert solved(setting(data_dir, split="dev")) == [""] * 26
+
+
+def test_training_items_pass_with_their_reference_solution(data_dir):
+    # Some here; all 1,000 by `agentlm-eval eval doctor os -T os.split=train`. Items 540 and 683 cannot: their reference
+    # changes what it counts, so that it gives another number when the check runs it again.
+    assert solved(setting(data_dir, split="train"), step=60) == [""] * 17
 
 
 TRANSCRIPTS = [

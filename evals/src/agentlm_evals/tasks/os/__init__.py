@@ -199,27 +199,34 @@ class OperatingSystem(Task):
 
     def gold(self, sample: Sample, protocol: str) -> Agent | None:
         """The reference solution, run by the agent itself, whose answer is what it sees; a matched answer is just said."""
-        del protocol  # both read it
         if "unusable" in sample.input:
             return None
         problem = from_json(sample.input)
         if problem.match is not None and "answer" in problem.match:
             return scripted(f"Think: I know it.\n\nAct: answer({problem.match['answer']})")
-        return None if problem.example is None else _reference(problem.example)
+        return (
+            None
+            if problem.example is None
+            else _reference(problem.example, published=protocol == AGENTTUNING)
+        )
 
 
-def _reference(example: Script) -> Agent:
-    """An agent that runs the example as the check does, and answers with its last line, or says that it has finished."""
-    command = " ".join(shlex.quote(word) for word in example.argv([]))
+def _reference(example: Script, *, published: bool) -> Agent:
+    """An agent that runs the example as the check does, and answers with its output, or says that it has finished."""
+    # Without the terminal as its input: one published example would wait for somebody to type.
+    command = " ".join(shlex.quote(word) for word in example.argv([])) + " < /dev/null"
 
     def reply(prompt: Any) -> str:
         messages: list[Message] = list(prompt)
         if len(messages) < 2 or command not in messages[-2].content:
             return f"Think: I do it.\n\nAct: bash\n\n```bash\n{command}\n```"
-        lines = messages[-1].content.removeprefix(OUTPUT).strip().splitlines()
-        if messages[-1].content == EMPTY or not lines:
+        if messages[-1].content == EMPTY:
             return "Think: It is done.\n\nAct: finish"
-        return f"Think: I have it.\n\nAct: answer({lines[-1]})"
+        output = messages[-1].content.removeprefix(OUTPUT).strip()
+        # The published form has room for one line.
+        return (
+            f"Think: I have it.\n\nAct: answer({output.splitlines()[-1] if published and output else output})"
+        )
 
     return reply
 

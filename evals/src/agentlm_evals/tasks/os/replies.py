@@ -11,6 +11,7 @@ EMPTY = "The output of the OS is empty."
 
 _ACT = re.compile(r"Act:\s*(.+)")
 _BLOCK = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
+_LINES = re.compile(r"Act:\s*answer\s*\((.*)\)", re.DOTALL | re.IGNORECASE)
 _LENIENT_BLOCK = re.compile(r"```(?:bash|sh|shell)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 
 
@@ -27,10 +28,11 @@ class Turn:
 def read_turn(text: str, *, published: bool) -> Turn:
     """The last `Act:` line that names an action decides; all blocks of bash are one command.
 
-    The published rules want blocks of `bash` by name, and run nothing where there is none; ours take any shell's block and
-    call it no action where there is none.
+    The published rules want blocks of `bash` by name, run nothing where there is none, and have no answer of several lines.
+    Ours take any shell's block, call it no action where there is none, and read an answer to its last bracket.
     """
-    for line in reversed(_ACT.findall(text)):
+    for found in reversed(list(_ACT.finditer(text))):
+        line = found[1]
         lowered = line.lower()
         if lowered.startswith("bash"):
             blocks = (_BLOCK if published else _LENIENT_BLOCK).findall(text)
@@ -42,6 +44,8 @@ def read_turn(text: str, *, published: bool) -> Turn:
             start, end = content.find("("), content.rfind(")")
             if start >= 0 and end >= 0:
                 return Turn("answer", content[start + 1 : end])
+            if not published and (lines := _LINES.match(text, found.start())):
+                return Turn("answer", lines[1])
     return Turn()
 
 
