@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::ScanError;
+use crate::index::joined;
 use crate::matcher::Best;
 use crate::pieces;
 use crate::scan::{Scan, parse, running_text, texts};
@@ -21,8 +22,12 @@ const CONTEXT: usize = 160;
 pub struct SampleReport {
     /// Its place in the evaluation set.
     pub sample: usize,
-    /// Its tokens.
+    /// Its tokens, but for shared ones.
     pub tokens: usize,
+    /// Tokens that its set's samples share, and that were asked to be left out.
+    pub shared: usize,
+    /// Where they stand, as in `regions`.
+    pub shared_regions: Vec<(usize, usize, usize)>,
     /// Tokens of its longest text: one of at most `ngram` can hold no span.
     pub longest: usize,
     /// Of its tokens, those that lie in a span.
@@ -102,7 +107,9 @@ pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, Scan
         part = if first_of_sample { 0 } else { part + 1 };
         let report = &mut reports[text.sample as usize];
         let length = (text.end - text.first) as usize;
-        report.tokens += length;
+        let shared = within(&scan.shared, text.first, text.end);
+        report.tokens += length - tokens_in(shared);
+        report.shared += tokens_in(shared);
         report.longest = report.longest.max(length);
         let mut spans: Vec<_> = found[text.sample as usize]
             .iter()
@@ -110,21 +117,21 @@ pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, Scan
             .map(|span| (span.at, span.best.end))
             .collect();
         spans.sort_unstable();
+        let contaminated = without(&joined(&spans), shared);
+        report.contaminated += tokens_in(&contaminated);
         let string = &scan.samples[text.sample as usize][part];
-        for (first, end) in joined(&spans) {
-            report.contaminated += (end - first) as usize;
-            let (start, end) = characters(
-                string,
-                scan.index.tokens[first as usize].start,
-                scan.index.tokens[end as usize - 1].end,
-            );
-            report.regions.push((part, start, end));
-        }
+        let region = |&(first, end): &(u32, u32)| {
+            let tokens = &scan.index.tokens[first as usize..end as usize];
+            let (start, end) = characters(string, tokens[0].start, tokens[tokens.len() - 1].end);
+            (part, start, end)
+        };
+        report.regions.extend(contaminated.iter().map(region));
+        report.shared_regions.extend(shared.iter().map(region));
     }
     // By line or piece, so that each is read once: sample, rank among its spans, span.
     let mut chosen: BTreeMap<_, Vec<(usize, usize, Chosen)>> = BTreeMap::new();
     for (sample, spans) in found.into_iter().enumerate() {
-        let (shown, more) = choose(spans, most);
+        let (shown, more) = choose(spans, &scan.shared, most);
         reports[sample].more = more;
         for (rank, span) in shown.into_iter().enumerate() {
             let origin = span.best.origin;
@@ -152,6 +159,8 @@ fn empty(sample: usize) -> SampleReport {
     SampleReport {
         sample,
         tokens: 0,
+        shared: 0,
+        shared_regions: Vec::new(),
         longest: 0,
         contaminated: 0,
         regions: Vec::new(),
@@ -160,28 +169,46 @@ fn empty(sample: usize) -> SampleReport {
     }
 }
 
-/// Ranges in order, those that overlap or touch as one.
-fn joined(ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
-    let mut joined: Vec<(u32, u32)> = Vec::new();
-    for &(first, end) in ranges {
-        match joined.last_mut() {
-            Some(last) if first <= last.1 => last.1 = last.1.max(end),
-            _ => joined.push((first, end)),
+/// What of `ranges` does not lie in `taken`; both in order and disjoint.
+fn without(ranges: &[(u32, u32)], taken: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut left = Vec::new();
+    for &(mut first, end) in ranges {
+        let from = taken.partition_point(|range| range.1 <= first);
+        for &(start, stop) in &taken[from..] {
+            if start >= end {
+                break;
+            }
+            if first < start {
+                left.push((first, start));
+            }
+            first = first.max(stop);
+        }
+        if first < end {
+            left.push((first, end));
         }
     }
-    joined
+    left
 }
 
-/// The longest spans of which each covers a token that those before it do not, and how many more there would be.
-fn choose(mut spans: Vec<Chosen>, most: usize) -> (Vec<Chosen>, usize) {
+/// The ranges that lie in a text: no range crosses from one text into the next.
+fn within(ranges: &[(u32, u32)], first: u32, end: u32) -> &[(u32, u32)] {
+    let from = ranges.partition_point(|range| range.0 < first);
+    let to = ranges.partition_point(|range| range.0 < end);
+    &ranges[from..to]
+}
+
+/// The longest spans of which each covers a token that neither those before it do nor the samples share, and how many more
+/// there would be.
+fn choose(mut spans: Vec<Chosen>, shared: &[(u32, u32)], most: usize) -> (Vec<Chosen>, usize) {
     spans.sort_unstable_by_key(|span| (span.at.wrapping_sub(span.best.end), span.at));
     let mut covered: Vec<(u32, u32)> = Vec::new();
     let mut shown = Vec::new();
     let mut more = 0;
     for span in spans {
         let range = (span.at, span.best.end);
-        let inside = |known: &(u32, u32)| known.0 <= range.0 && range.1 <= known.1;
-        if covered.iter().any(inside) {
+        let first = shared.partition_point(|known| known.1 <= range.0);
+        let last = shared.partition_point(|known| known.0 < range.1);
+        if without(&without(&[range], &covered), &shared[first..last]).is_empty() {
             continue;
         }
         covered.push(range);
@@ -194,6 +221,10 @@ fn choose(mut spans: Vec<Chosen>, most: usize) -> (Vec<Chosen>, usize) {
         }
     }
     (shown, more)
+}
+
+fn tokens_in(ranges: &[(u32, u32)]) -> usize {
+    ranges.iter().map(|&(first, end)| (end - first) as usize).sum()
 }
 
 /// Characters of a range of bytes.
@@ -326,4 +357,21 @@ fn runs(text: &str, tokens: &[Token], equal: &[bool]) -> Vec<(bool, String)> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_cut_out_of_ranges() {
+        let ranges = [(0, 10), (20, 30)];
+        assert_eq!(without(&ranges, &[]), ranges);
+        assert_eq!(without(&ranges, &[(0, 30)]), []);
+        assert_eq!(
+            without(&ranges, &[(2, 4), (9, 21), (30, 40)]),
+            [(0, 2), (4, 9), (21, 30)]
+        );
+        assert_eq!(without(&ranges, &[(10, 20)]), ranges);
+    }
 }

@@ -19,6 +19,20 @@ pub enum ScanError {
         /// Most.
         high: usize,
     },
+    /// A share is none.
+    #[error("the share above which tokens are ignored is {share}; it must lie between 0 and 1")]
+    Share {
+        /// What was given.
+        share: f64,
+    },
+    /// Not every sample has its set.
+    #[error("{sets} sets were given for {samples} samples; each sample has one")]
+    Sets {
+        /// How many sets.
+        sets: usize,
+        /// How many samples.
+        samples: usize,
+    },
     /// A file could not be read.
     #[error("cannot read {path}: {source}")]
     Read {

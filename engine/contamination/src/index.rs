@@ -190,4 +190,45 @@ impl Index {
     pub fn text_at(&self, at: u32) -> usize {
         self.texts.partition_point(|text| text.end <= at)
     }
+
+    /// Stretches of the flat list that lie in n-grams which more than `share` of the samples of their own set hold: a task's
+    /// template. `sets` has each sample's set.
+    pub fn shared(&self, sets: &[u32], share: f64) -> Vec<(u32, u32)> {
+        let mut sizes: FxHashMap<u32, usize> = FxHashMap::default();
+        for &set in sets {
+            *sizes.entry(set).or_default() += 1;
+        }
+        let mut stretches = Vec::new();
+        let mut holders: Vec<(u32, u32, u32)> = Vec::new();
+        for &(first, end) in self.ranges.values() {
+            holders.clear();
+            for gram in &self.grams[first as usize..end as usize] {
+                let sample = self.texts[self.text_at(gram.at)].sample;
+                holders.push((sets[sample as usize], sample, gram.at));
+            }
+            holders.sort_unstable();
+            for of_set in holders.chunk_by(|a, b| a.0 == b.0) {
+                let samples = of_set.chunk_by(|a, b| a.1 == b.1).count();
+                let size = sizes.get(&of_set[0].0).copied().unwrap_or_default();
+                if samples > 1 && samples as f64 > share * size as f64 {
+                    let end = |at: u32| at + self.ngram as u32;
+                    stretches.extend(of_set.iter().map(|&(_, _, at)| (at, end(at))));
+                }
+            }
+        }
+        stretches.sort_unstable();
+        joined(&stretches)
+    }
+}
+
+/// Ranges in order, those that overlap or touch as one.
+pub(crate) fn joined(ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut joined: Vec<(u32, u32)> = Vec::new();
+    for &(first, end) in ranges {
+        match joined.last_mut() {
+            Some(last) if first <= last.1 => last.1 = last.1.max(end),
+            _ => joined.push((first, end)),
+        }
+    }
+    joined
 }

@@ -57,6 +57,8 @@ pub struct Scan {
     pub(crate) sources: Vec<Source>,
     pub(crate) fields: Vec<String>,
     pub(crate) cut: Cut,
+    /// Stretches of the evaluation set that do not count.
+    pub(crate) shared: Vec<(u32, u32)>,
     settings: Settings,
 }
 
@@ -92,6 +94,7 @@ impl Scan {
             sources: Vec::new(),
             fields: Vec::new(),
             cut,
+            shared: Vec::new(),
             settings,
         })
     }
@@ -100,6 +103,23 @@ impl Scan {
     pub fn evaluation_tokens(&self) -> usize {
         let length = |text: &crate::index::Text| (text.end - text.first) as usize;
         self.index.texts.iter().map(length).sum()
+    }
+
+    /// Leaves tokens out of the count that lie in n-grams which more than `share` of their set's samples hold (a task's
+    /// template, which any tuning data for the task holds too). `sets` names each sample's set by a number. Spans still run
+    /// over them.
+    pub fn ignore_shared(&mut self, sets: &[u32], share: f64) -> Result<(), ScanError> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(ScanError::Share { share });
+        }
+        if sets.len() != self.samples.len() {
+            return Err(ScanError::Sets {
+                sets: sets.len(),
+                samples: self.samples.len(),
+            });
+        }
+        self.shared = self.index.shared(sets, share);
+        Ok(())
     }
 
     /// Scans files, replacing what an earlier scan found. `fields` are where JSON lines hold their text; without any, it is

@@ -195,3 +195,47 @@ fn a_scan_stops_when_it_is_told_to() {
     let stopped = scan.read(sources, Vec::new(), 1, &mut |_| false).unwrap_err();
     assert!(matches!(stopped, ScanError::Stopped));
 }
+
+#[test]
+fn what_a_sets_samples_share_can_be_left_out_of_the_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let template = words(0, 30);
+    // Two sets of the same two samples: a template and words of their own, of which the training text has the first sample's.
+    let own = |sample: usize| words(100 * (sample % 2 + 1), 20);
+    let samples: Vec<_> = (0..4).map(|k| vec![format!("{template} {}", own(k))]).collect();
+    let record = serde_json::json!({"text": format!("{template} {}", own(0))});
+    let path = file(&directory, "t.jsonl", &record.to_string());
+    let mut scan = Scan::of_words(samples, TokenKind::Words, Settings::default()).unwrap();
+    let sources = vec![Source {
+        path,
+        form: Form::JsonLines,
+    }];
+    scan.read(sources, Vec::new(), 1, &mut |_| true).unwrap();
+    let counts = |scan: &Scan| -> Vec<_> {
+        let reports = scan.report(3).unwrap();
+        reports
+            .iter()
+            .map(|report| (report.contaminated, report.tokens, report.spans.len()))
+            .collect()
+    };
+    assert_eq!(
+        counts(&scan),
+        [(50, 50, 1), (30, 50, 1), (50, 50, 1), (30, 50, 1)]
+    );
+    // The template is in both samples of each set; without it nothing of the second is left.
+    scan.ignore_shared(&[7, 7, 8, 8], 0.5).unwrap();
+    assert_eq!(counts(&scan), [(20, 20, 1), (0, 20, 0), (20, 20, 1), (0, 20, 0)]);
+    let report = &scan.report(3).unwrap()[0];
+    assert_eq!((report.shared, report.shared_regions.len()), (30, 1));
+    assert_eq!(report.regions[0].1, template.len() + 1);
+    // Each text is alone in its set: nothing is shared.
+    scan.ignore_shared(&[1, 2, 3, 4], 0.5).unwrap();
+    assert_eq!(counts(&scan)[1], (30, 50, 1));
+    // In one set of all four, half hold each sample's own words: that is not more than a half.
+    scan.ignore_shared(&[0; 4], 0.5).unwrap();
+    assert_eq!(counts(&scan)[0], (20, 20, 1));
+    scan.ignore_shared(&[0; 4], 0.4).unwrap();
+    assert_eq!(counts(&scan)[0], (0, 0, 0));
+    assert!(scan.ignore_shared(&[0; 3], 0.4).is_err());
+    assert!(scan.ignore_shared(&[0; 4], 1.5).is_err());
+}

@@ -58,6 +58,12 @@ impl ContaminationScan {
         py.detach(|| self.scan.lock().evaluation_tokens())
     }
 
+    /// Leaves tokens out of the count that more than a share of their set's samples hold; `sets` has each sample's set.
+    fn ignore_shared(&self, py: Python<'_>, sets: Vec<u32>, share: f64) -> PyResult<()> {
+        py.detach(|| self.scan.lock().ignore_shared(&sets, share))
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
     /// Scans training files; bytes, records and tokens that were read. `progress` hears of bytes about ten times a second;
     /// a signal, such as Ctrl-C, ends the scan.
     #[pyo3(signature = (sources, *, fields, threads, progress=None))]

@@ -41,7 +41,7 @@ def test_a_table_and_both_reports_are_written(files: tuple[Path, Path], tmp_path
     assert row.count("1 (50.0 %)") == 4
     assert f"100.0 %  set.jsonl q0: {data}:1  A farmer sells" in result.output
     values = json.loads(reported.read_text())
-    assert values["test"] == {"tokens": "words", "ngram": 10, "skip_budget": 4}
+    assert values["test"] == {"tokens": "words", "ngram": 10, "skip_budget": 4, "ignore_shared": None}
     assert values["sets"][0]["buckets"] == {"clean": 1, "not clean": 1, "not dirty": 1, "dirty": 1}
     assert [sample["id"] for sample in values["samples"]] == ["q0"]
     assert "<mark>A farmer sells 12 eggs" in html.read_text()
@@ -51,6 +51,26 @@ def test_a_table_and_both_reports_are_written(files: tuple[Path, Path], tmp_path
         "report.json",
         "set.jsonl",
     ]
+
+
+def test_a_tasks_template_can_be_left_out_of_the_count(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, evaluation = files
+    template = (
+        "You answer questions about small sums. Think step by step and end with the number alone, please."
+    )
+    rows = [{"question": f"{template} {text}"} for text in (CLEAN, LEAKED)]
+    evaluation.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = {"text": f"{template} What is one and one?"}
+    data.write_text(data.read_text() + json.dumps(record) + "\n")
+    arguments = (data, "--against", evaluation, "--field", "question", "--html", tmp_path / "report.html")
+    plain = run(*arguments)
+    assert "line 1" in plain.output
+    result = run(*arguments, "--ignore-shared", 50)
+    assert result.exit_code == 0, result.output
+    assert "34 tokens did not count: more than 50 % of the samples hold them" in result.output
+    assert "line 1" not in result.output
+    assert "100.0 %  set.jsonl line 2" in result.output
+    assert f"<span class='dim'>{template[:-1]}</span>" in (tmp_path / "report.html").read_text()
 
 
 def test_more_than_is_allowed_fails(files: tuple[Path, Path]) -> None:

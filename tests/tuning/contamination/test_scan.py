@@ -186,6 +186,7 @@ def test_data_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content:
         ({"ngram": 1}, "ngram is 1; it must lie between 2 and 1024"),
         ({"skip_budget": -1}, "skip_budget is -1; it must lie between 0 and 256"),
         ({"tokens": "letters"}, "tokens is 'letters'; it must be one of words, whitespace"),
+        ({"ignore_shared": 50.0}, "ignore_shared is 50.0; it must lie between 0 and 1"),
         ({"spans": 0}, "spans is 0; it must lie between 1 and 1000"),
     ],
 )

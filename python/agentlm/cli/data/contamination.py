@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--skip-budget", default=4, show_default=True, help="Later tokens of an overlap that may differ."
 )
+@click.option("--ignore-shared", type=click.FloatRange(0, 100), help="Do not count tokens in n-grams that more than this percentage of a set's samples hold: the task's template. [default: every token counts]")  # fmt: skip
 @click.option("--threads", default=0, help="Threads [default: one a processor]")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that shows the overlaps beside the training text.")  # fmt: skip
 @click.option(
@@ -55,6 +56,7 @@ def command(
     model: str | None,
     ngram: int,
     skip_budget: int,
+    ignore_shared: float | None,
     threads: int,
     html: Path | None,
     json_file: Path | None,
@@ -72,7 +74,13 @@ def command(
     from agentlm.tuning.contamination import Settings, page, read_samples, scan, sources
 
     settings = Settings(
-        ngram=ngram, skip_budget=skip_budget, tokens=tokens, model=model, threads=threads, spans=spans
+        ngram=ngram,
+        skip_budget=skip_budget,
+        tokens=tokens,
+        model=model,
+        ignore_shared=None if ignore_shared is None else ignore_shared / 100,
+        threads=threads,
+        spans=spans,
     )
     samples = [sample for file in evaluation for sample in read_samples(file, fields)]
     training = sources(data, "jsonl" if form == "jsonl" else "text" if form == "text" else None)
@@ -125,6 +133,11 @@ def _print(found: "Contamination") -> None:
         text = " ".join("".join(run for _, run in span.evaluation).split())
         click.echo(
             f"{100 * sample.share:5.1f} %  {sample.set} {sample.id}: {span.path}:{span.line}  {text:.60}"
+        )
+    if found.ignore_shared is not None:
+        shared = sum(sample.shared for sample in found.samples)
+        click.echo(
+            f"{shared:,} tokens did not count: more than {100 * found.ignore_shared:g} % of the samples hold them"
         )
     speed = found.bytes / 2**20 / max(found.seconds, 1e-9)
     click.echo(

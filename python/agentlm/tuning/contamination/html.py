@@ -50,7 +50,7 @@ def page(found: Contamination, shown: int = 200) -> str:
 {found.ngram} tokens of an overlap are equal, at most {found.skip_budget} of the later ones differ, and its last one
 does not.
 <mark>Equal</mark> and <mark class="skip">differing</mark> tokens are marked. Samples whose texts all have at most
-{found.ngram} tokens cannot hold an overlap and count as clean.</p>
+{found.ngram} tokens cannot hold an overlap and count as clean.{_shared(found)}</p>
 <h2>Samples with overlaps</h2>
 {none}{cards}
 {more}
@@ -64,6 +64,16 @@ def _summary(found: Contamination) -> str:
         f"<p>{len(found.samples):,} samples against {found.tokens:,} tokens of training data in {found.records:,} records; "
         f"tokens: {escape(found.tokenization)}.</p><details><summary>{len(found.training)} training files</summary>"
         f"<ul>{files}</ul></details>"
+    )
+
+
+def _shared(found: Contamination) -> str:
+    if found.ignore_shared is None:
+        return ""
+    tokens = sum(sample.shared for sample in found.samples)
+    return (
+        f" {tokens:,} tokens do not count, because more than {100 * found.ignore_shared:g} % of their set's samples "
+        "hold them; <span class='dim'>they are dimmed</span>."
     )
 
 
@@ -105,16 +115,17 @@ def _sample_text(sample: SampleOverlap, at: int) -> str:
     """One of the sample's texts with its contaminated stretches marked."""
     text = sample.texts[at]
     kinds = [0] * len(text)
-    for region in sample.regions:
-        if region.text == at:
-            kinds[region.start : region.end] = [1] * (region.end - region.start)
+    for kind, regions in ((1, sample.regions), (3, sample.shared_regions)):
+        for region in regions:
+            if region.text == at:
+                kinds[region.start : region.end] = [kind] * (region.end - region.start)
     for span in sample.spans:
         if span.region.text == at:
             place = span.region.start
             for equal, run in span.evaluation:
-                if not equal:
-                    # A token that differs in one overlap may be equal in another; the longest is shown first and wins.
-                    kinds[place : place + len(run)] = [2] * len(run)
+                for char in range(place, place + len(run)):
+                    if not equal and kinds[char] != 3:
+                        kinds[char] = 2
                 place += len(run)
     borders = [0, *(at for at in range(1, len(text)) if kinds[at] != kinds[at - 1]), len(text)]
     pieces = [(kinds[start], text[start:end]) for start, end in pairwise(borders) if start < end]
@@ -138,8 +149,13 @@ def _kinds(runs: Sequence[Run]) -> list[tuple[int, str]]:
 
 
 def _marked(pieces: Sequence[tuple[int, str]]) -> str:
-    """Text with marks: 0 plain, 1 equal, 2 differing. What is longer than a page can hold is cut, and says so."""
-    tags = {0: ("", ""), 1: ("<mark>", "</mark>"), 2: ("<mark class='skip'>", "</mark>")}
+    """Text with marks: 0 plain, 1 equal, 2 differing, 3 not counted. What is too long for a page is cut, and says so."""
+    tags = {
+        0: ("", ""),
+        1: ("<mark>", "</mark>"),
+        2: ("<mark class='skip'>", "</mark>"),
+        3: ("<span class='dim'>", "</span>"),
+    }
     out: list[str] = []
     left = _LONGEST
     total = sum(len(text) for _, text in pieces)

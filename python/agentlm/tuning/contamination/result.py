@@ -50,8 +50,12 @@ class SampleOverlap:
     set: str
     texts: tuple[str, ...]
     tokens: int
+    """Those that count."""
+    shared: int
+    """Those that do not, because the set's samples share them."""
     contaminated: int
     regions: tuple[Region, ...]
+    shared_regions: tuple[Region, ...]
     spans: tuple[Span, ...]
     more: int
     """Spans that are not shown."""
@@ -94,6 +98,8 @@ class Contamination:
     tokenization: str
     ngram: int
     skip_budget: int
+    ignore_shared: float | None
+    """Above which share of a set's samples a token did not count; None: every one did."""
     records: int
     """JSON lines, or pieces of running text."""
     tokens: int
@@ -135,6 +141,7 @@ class Contamination:
                 "tokens": self.tokenization,
                 "ngram": self.ngram,
                 "skip_budget": self.skip_budget,
+                "ignore_shared": self.ignore_shared,
             },
             "evaluation": list(self.evaluation),
             "training": {
@@ -154,6 +161,7 @@ class Contamination:
             "samples": len(samples),
             "too_short": sum(sample.is_short for sample in samples),
             "tokens": sum(sample.tokens for sample in samples),
+            "shared_tokens": sum(sample.shared for sample in samples),
             "contaminated_share": self.share(name),
             "buckets": {bucket.name: len(self.bucket(bucket, name)) for bucket in BUCKETS},
         }

@@ -38,6 +38,9 @@ class Settings:
     """A checkpoint's directory, whose tokenizer is used instead."""
     threads: int = 0
     """0: one a processor that this process may use."""
+    ignore_shared: float | None = None
+    """Leave tokens out of the count that lie in n-grams which more than this share (0 to 1) of a set's samples hold: the
+    task's template, which tuning data for the task holds too. None counts every token, as the paper does."""
     spans: int = 3
     """Overlaps of a sample that are kept to be shown, the longest first."""
 
@@ -47,6 +50,8 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ContaminationError(f"{name} is {value}; it must lie between {low} and {high}")
+        if self.ignore_shared is not None and not 0 <= self.ignore_shared <= 1:
+            raise ContaminationError(f"ignore_shared is {self.ignore_shared}; it must lie between 0 and 1")
         if self.tokens not in TOKENS:
             raise ContaminationError(f"tokens is {self.tokens!r}; it must be one of {', '.join(TOKENS)}")
 
@@ -124,6 +129,7 @@ def scan(
         tokenization=settings.tokenization,
         ngram=settings.ngram,
         skip_budget=settings.skip_budget,
+        ignore_shared=settings.ignore_shared,
         records=records,
         tokens=tokens,
         seconds=time.monotonic() - began,
@@ -138,13 +144,18 @@ def _index(samples: Sequence[EvaluationSample], settings: Settings) -> "Contamin
         from agentlm.model.tokenizer_conversion import ensure_tokenizer
 
         tokenizer = Tokenizer(ensure_tokenizer(settings.model, None))
-    return ContaminationScan(
+    found = ContaminationScan(
         [list(sample.texts) for sample in samples],
         ngram=settings.ngram,
         skip_budget=settings.skip_budget,
         tokens="whitespace" if settings.tokens == "whitespace" else "words",
         tokenizer=tokenizer,
     )
+    if settings.ignore_shared is not None:
+        numbers: dict[str, int] = {}
+        sets = [numbers.setdefault(sample.set, len(numbers)) for sample in samples]
+        found.ignore_shared(sets, settings.ignore_shared)
+    return found
 
 
 def _overlap(sample: EvaluationSample, values: dict[str, Any], settings: Settings) -> SampleOverlap:
@@ -153,8 +164,10 @@ def _overlap(sample: EvaluationSample, values: dict[str, Any], settings: Setting
         set=sample.set,
         texts=sample.texts,
         tokens=values["tokens"],
+        shared=values["shared"],
         contaminated=values["contaminated"],
         regions=tuple(Region(*region) for region in values["regions"]),
+        shared_regions=tuple(Region(*region) for region in values["shared_regions"]),
         spans=tuple(_span(span) for span in values["spans"]),
         more=values["more"],
         is_short=values["longest"] <= settings.ngram,
