@@ -192,6 +192,8 @@ class Task(ABC):
     assumptions: Mapping[str, str] = NONE
     """What we had to assume in a protocol, by its name; printed on every row."""
     options: tuple[Option, ...] = ()
+    needs_no_data: bool = False
+    """Its published items follow from its rules (the games of a card game): they are never items of our own making."""
     max_samples: int | None = None
     """Of the official set; None if its size is not known."""
     resource: str = ""

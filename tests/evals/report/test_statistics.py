@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from agentlm_evals.report.statistics import bootstrap, clustered, paired, wilson
+from agentlm_evals.report.statistics import bootstrap, clustered, macro, paired, wilson
 
 
 def test_wilsons_interval_is_the_published_one() -> None:
@@ -23,6 +23,22 @@ def test_no_episode_gives_no_number() -> None:
 
 def test_a_macro_average_weighs_groups_alike() -> None:
     assert bootstrap([[1.0] * 99, [0.0]]).value == pytest.approx(0.5)
+
+
+def test_equal_values_are_not_certain() -> None:
+    assert bootstrap([[0.0] * 20]) == wilson(0, 20)
+    assert bootstrap([[0.0] * 10, [0.0] * 10]).high == pytest.approx(0.1611, abs=1e-4)
+    # Ratings are no shares.
+    assert bootstrap([[7.0] * 5]).low == 7.0
+
+
+def test_a_macro_average_of_shares_recovers_its_interval_from_theirs() -> None:
+    one, other = wilson(5, 10), wilson(9, 10)
+    found = macro([one, other, wilson(0, 0)])
+    assert found.value == pytest.approx(0.7)
+    assert 0.7 - found.low == pytest.approx((((0.5 - one.low) ** 2 + (0.9 - other.low) ** 2) ** 0.5) / 2)
+    assert found.high - 0.7 == pytest.approx((((one.high - 0.5) ** 2 + (other.high - 0.9) ** 2) ** 0.5) / 2)
+    assert macro([wilson(0, 5)] * 3).high > 0.2
 
 
 def test_a_bootstraps_interval_is_near_the_normal_one_and_always_the_same() -> None:

@@ -47,7 +47,7 @@ def _describe(entry: Entry, options: dict[str, Any]) -> Iterator[str]:
     yield "lacks" if missing else "ready"
     count = len(task.samples(setting))
     data = f"{count} samples"
-    if setting.source.is_own:
+    if setting.source.is_own and not task.needs_no_data:
         how = f"agentlm data fetch {entry.name}" if entry.name in DATA_SETS else "--data DIR"
         data = f"{count} own samples; official: {how}"
     yield f"{entry.title}; needs {entry.needs}; {data}; protocols: {', '.join(task.protocols)}"

@@ -89,20 +89,17 @@ def command(tasks: tuple[str, ...], out: Path | None, **options: Any) -> None:
     choice = model_choice(options)
     judge = _judge(options)
     budget = Budget(options.pop("episode_tokens"), options.pop("episode_seconds"))
-    source = {name: options.pop(name) for name in ("data", "own_samples", "file", "protocol", "protocol_dir")}
+    chosen = {name: options.pop(name) for name in ("data", "own_samples", "file", "protocol", "protocol_dir")}
     given = task_options(options.pop("task_options"))
     settings = RunSettings(budget=budget, **options)
     entries = resolve(list(tasks))
     _say_left_out(tasks, entries)
-    if source["file"] is not None and len(entries) != 1:
+    if chosen["file"] is not None and len(entries) != 1:
         raise ConfigError("--sample-input-file is for one task")
-    plans = _plans(entries, source, given, settings)
+    plans = _plans(entries, chosen, given, settings)
     for plan in plans:
-        where = (
-            "our own samples"
-            if plan.setting.source.is_own
-            else str(plan.setting.source.file or plan.setting.source.directory)
-        )
+        source = plan.setting.source
+        where = "our own samples" if plan.is_own else str(source.file or source.directory or "by its rules")
         click.echo(
             f"{plan.task.name}: {len(plan.samples)} of {plan.total} samples ({where}), protocol {plan.setting.protocol.name}",
             err=True,
@@ -231,7 +228,7 @@ def _judge(options: dict[str, Any]) -> ModelChoice | None:
 def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -> str:
     """A directory's name: readable, and another one whenever the results could be others."""
     protocols = "+".join(sorted({plan.setting.protocol.name for plan in plans}))
-    own = [plan.setting.source.is_own for plan in plans]
+    own = [plan.is_own for plan in plans]
     decides = [
         {key: value for key, value in about.items() if key != "server"},
         protocols,

@@ -65,6 +65,11 @@ class TaskPlan:
     run_seed: int
 
     @property
+    def is_own(self) -> bool:
+        """Whether these are items of our own making."""
+        return self.setting.source.is_own and not self.task.needs_no_data
+
+    @property
     def keys(self) -> list[Key]:
         """Every episode planned: all samples once, then all again."""
         return [(sample.id, epoch) for epoch in range(self.epochs) for sample in self.samples]
@@ -78,7 +83,7 @@ class TaskPlan:
             "protocol": setting.protocol.name,
             "protocol_version": setting.protocol.version,
             "options": dict(setting.options),
-            "own_samples": setting.source.is_own,
+            "own_samples": self.is_own,
             "data": self.data_digest,
             "decoding": self.decoding.to_json(),
             "versions": dict(self.task.versions(setting)),

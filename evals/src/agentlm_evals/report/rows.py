@@ -12,7 +12,7 @@ from agentlm_evals.harness import journal
 from agentlm_evals.harness.journal import Record
 from agentlm_evals.outcome import Outcome, Score
 from agentlm_evals.report import elementary
-from agentlm_evals.report.statistics import Estimate, bootstrap, clustered, wilson
+from agentlm_evals.report.statistics import Estimate, bootstrap, clustered, macro, wilson
 from agentlm_evals.task import Average, Group, Task, Unit
 from agentlm_evals.tasks import entry
 
@@ -177,11 +177,14 @@ def _row(directory: Path, model: Mapping[str, Any], name: str, plan: Mapping[str
 def _estimate(task: Task, records: Sequence[Record], *, plain: bool = False) -> Estimate:
     """The task's number in [0, 1] or as a rating, with its interval."""
     items: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    macro = task.metric.average is Average.MACRO and not plain
+    by_category = task.metric.average is Average.MACRO and not plain
     for record in records:
-        items[record.category if macro else ""][record.sample].append(record.score.value)
-    if macro:
-        return bootstrap([[sum(of) / len(of) for of in group.values()] for group in items.values()])
+        items[record.category if by_category else ""][record.sample].append(record.score.value)
+    if by_category:
+        groups = [[sum(of) / len(of) for of in group.values()] for group in items.values()]
+        if task.metric.is_share and all(value in (0.0, 1.0) for group in groups for value in group):
+            return macro([wilson(sum(group), len(group)) for group in groups])
+        return bootstrap(groups)
     values = list(items[""].values())
     means = [sum(of) / len(of) for of in values]
     # Several episodes of one item are one observation, at worst; a bootstrap of equal values would claim certainty.

@@ -46,6 +46,19 @@ def wilson(successes: float, count: int) -> Estimate:
     return Estimate(share, low, high, count)
 
 
+def macro(shares: Sequence[Estimate]) -> Estimate:
+    """The mean of shares, its interval recovered from theirs (MOVER, Zou and Donner 2008); empty ones are left out."""
+    known = [share for share in shares if share.count]
+    if not known:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    value = sum(share.value for share in known) / len(known)
+    below = math.sqrt(sum((share.value - share.low) ** 2 for share in known)) / len(known)
+    above = math.sqrt(sum((share.high - share.value) ** 2 for share in known)) / len(known)
+    return Estimate(
+        value, max(value - below, 0.0), min(value + above, 1.0), sum(share.count for share in known)
+    )
+
+
 def bootstrap(groups: Sequence[Sequence[float]]) -> Estimate:
     """The mean over groups of the groups' means; resampled within each group.
 
@@ -57,6 +70,9 @@ def bootstrap(groups: Sequence[Sequence[float]]) -> Estimate:
     if not count:
         return Estimate(math.nan, math.nan, math.nan, 0)
     value = float(np.mean([array.mean() for array in arrays]))
+    if 0 <= value <= 1 and all((array == value).all() for array in arrays):
+        # Resampling equal values claims certainty. Values within [0, 1] vary no more than shares do.
+        return wilson(value * count, count)
     generator = np.random.default_rng(SEED)
     means = np.zeros(RESAMPLES)
     for array in arrays:
