@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,14 +19,15 @@ from anyio import CancelScope
 from anyio.to_thread import run_sync
 
 from agentlm_evals.environments.shell_tasks import INSTRUCTION
-from agentlm_evals.errors import DataError, EvalError, LimitReached
+from agentlm_evals.errors import DataError, LimitReached
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding, Message
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
 from agentlm_evals.sandbox import image
-from agentlm_evals.sandbox.box import MemoryCapReached, Sandbox
-from agentlm_evals.sandbox.limits import Layout, Limits
+from agentlm_evals.sandbox.box import MemoryCapReached
+from agentlm_evals.sandbox.limits import Layout
+from agentlm_evals.sandbox.trial import why_not
 from agentlm_evals.task import (
     Agent,
     Group,
@@ -61,16 +61,6 @@ FOLDERS = ("os_interaction", "os")
 _log = logging.getLogger(__name__)
 
 
-@cache
-def _trial() -> str:
-    """Why no sandbox can be made here; empty if one can."""
-    try:
-        with Sandbox(Layout(shifted=image.SHIFTED if os.geteuid() == 0 else 0), Limits()):
-            return ""
-    except EvalError as error:
-        return str(error)
-
-
 class OperatingSystem(Task):
     """Share of problems solved."""
 
@@ -96,7 +86,7 @@ class OperatingSystem(Task):
     def requirements(self, setting: Setting) -> list[Missing]:
         """Namespaces, and a root file system or the means to build one."""
         missing = []
-        if why := _trial():
+        if why := why_not():
             missing.append(Missing("Linux namespaces", why))
         if os.geteuid() != 0:
             missing.append(
