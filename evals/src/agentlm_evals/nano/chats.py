@@ -8,11 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from agentlm_evals.environments import shell_tasks, shop
+from agentlm_evals.environments.household import ALL_THINGS, CLOSED, OPEN
 from agentlm_evals.environments.world import Split, split_of
 from agentlm_evals.nano import facts, problems
 
 NAME = "agentlm-nano"
 IS = f"I am {NAME}, a very small language model that is here for demonstration."
+
+
+_WORDS = tuple(
+    sorted(
+        {noun for noun in facts.DEFINITIONS if " " not in noun}
+        | {*ALL_THINGS, *CLOSED, *OPEN, *shop.KINDS, *shop.COLOURS, *shop.MATERIALS, *shell_tasks.WORDS}
+    )
+)
+"""What is copied and looked up: words of the worlds, too, so that they are known as words before they are acted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +211,42 @@ def _place(rng: Random) -> Exchange:
     return Exchange(ask.format(what), f"People {what} {where}.", where)
 
 
+def _scrap(rng: Random) -> str:
+    """Something short without meaning of its own: a word, a numbered thing, a code, a path, a name."""
+    noun = rng.choice(_WORDS)
+    return rng.choice(
+        (
+            noun,
+            noun,
+            f"{noun} {rng.randint(1, 9)}",
+            f"{rng.choice('BL')}{rng.randint(10, 99)}",
+            f"/{noun}/{rng.choice(_WORDS)}.txt",
+            rng.choice(problems.NAMES),
+            str(rng.randint(0, 99)),
+        )
+    )
+
+
 def _repeat(rng: Random) -> Exchange:
-    nouns = list(facts.DEFINITIONS)[:72]
-    said = " ".join(rng.sample(nouns, rng.randint(1, 3)))
-    ask = rng.choice(("Repeat after me: {0}", "Say this: {0}", "Repeat: {0}", "Please repeat the words {0}."))
-    return Exchange(ask.format(said), f"{said}", said)
+    """Copying is what acting on observations begins with; a long text is nothing but copying."""
+    said = rng.choice((" ", " ", ", ")).join(_scrap(rng) for _ in range(rng.randint(1, 12)))
+    ask = rng.choice(
+        ("Repeat after me: {0}", "Say this: {0}", "Repeat: {0}", "Copy this: {0}", "Please repeat {0}")
+    )
+    return Exchange(ask.format(said), said, said)
+
+
+def _note(rng: Random) -> Exchange:
+    """Looking something up in what was just read."""
+    names = rng.sample((*problems.NAMES, *_WORDS), rng.randint(3, 7))
+    values = {name: _scrap(rng) for name in names}
+    note = ", ".join(f"{name}: {value}" for name, value in values.items())
+    asked = rng.sample(names, rng.randint(1, min(3, len(names) - 1)))
+    wanted = ", ".join(f"{name}: {values[name]}" for name in asked)
+    ask = rng.choice(
+        ("Read this: {0}. What stands beside {1}?", "{0}. Look up {1}.", "Here is a list. {0}. Find {1}.")
+    )
+    return Exchange(ask.format(note, " and ".join(asked)), f"{wanted}.", wanted)
 
 
 def _count(rng: Random) -> Exchange:
@@ -282,7 +324,8 @@ KINDS: Mapping[str, tuple[Maker, int]] = {
     "kind": (_kind, 5),
     "calendar": (_calendar, 3),
     "place": (_place, 2),
-    "repeat": (_repeat, 5),
+    "repeat": (_repeat, 16),
+    "note": (_note, 14),
     "count": (_count, 3),
     "compare": (_compare, 4),
     "letter": (_letter, 2),
@@ -290,7 +333,7 @@ KINDS: Mapping[str, tuple[Maker, int]] = {
     "problem": (_problem, 24),
     "story": (_story, 2),
 }
-"""Kind of exchange: how one is made, and how often among 110."""
+"""Kind of exchange: how one is made, and how often beside the others."""
 TESTED = tuple(kind for kind in KINDS if kind not in ("greeting", "identity", "abilities", "thanks", "farewell", "feeling",
                                                       "good feeling", "unknown", "story"))  # fmt: skip
 """Kinds whose answers can be checked."""

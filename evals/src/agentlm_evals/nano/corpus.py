@@ -25,7 +25,7 @@ from agentlm_evals.nano import chats
 SEED = 1
 TRAJECTORIES: Mapping[str, int] = {"household": 4_500, "shop": 4_500, "database": 8_000, "shell": 8_000}
 """Of each world: short episodes more often, so that the four have similar shares of tokens."""
-CHATS = 60_000
+CHATS = 56_000
 SLIP_SHARE = 0.25
 SYSTEM = "You are a helpful, respectful and honest assistant."
 """The system prompt that AgentLM's clients send."""
