@@ -70,7 +70,6 @@ def test_what_is_printed_is_read_as_the_same(given: dict[str, Any], tmp_path: Pa
         (values(training__betas=[0.9]), "`training.betas` must be 2 values"),
         (values(training__betas=[0.9, 1.0]), "two numbers from 0 to below 1"),
         (values(training__optimizer_state="bfloat16", training__betas=[0.9, 0.999]), "less than bfloat16 can tell"),
-        (values(training__compile=True, training__device="cpu"), "`training.compile` is for GPUs"),
         (values(data__sources=[]), "`data.sources` is empty"),
         (values(data__sources=[SOURCES[0], SOURCES[0]]), "has 'a' more than once"),
         (values(data__eta=0.2), "give both `eta` and a `group` for every source"),

@@ -4,17 +4,14 @@ Sections are the TOML tables: `[model]`, `[data]` with `[[data.sources]]`, `[tra
 `[evaluation]`, `[checkpoints]`. Paths are relative to where the command runs.
 """
 
-import dataclasses
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self
 
 from agentlm.errors import ConfigError
-
-C = TypeVar("C")
+from agentlm.tuning.tables import change, plain, section, toml
 
 INITS = ("weights", "random")
 DTYPES = ("float32", "bfloat16")
@@ -148,8 +145,6 @@ class TrainingSection:
     """What forward and backward compute in. The weights that the optimizer keeps are float32."""
     optimizer_state: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: Literal["none", "layers"] = "none"
-    compile: bool = False
-    """torch.compile each layer (GPUs)."""
     deterministic: bool = False
     """Only operations whose results repeat bit for bit; a CPU's always do."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -270,8 +265,6 @@ class TuneConfig:
                 '`model.init` = "random" does not go with [lora]: low-rank additions to weights that know nothing. '
                 "Train the whole model, or start from weights."
             )
-        if self.training.compile and self.training.device == "cpu":
-            raise ConfigError("`training.compile` is for GPUs; on a CPU it does not pay. Leave it out.")
         names = {source.name for source in self.data.sources} & {s.name for s in self.evaluation.sources}
         for name in sorted(names):
             trained = next(source for source in self.data.sources if source.name == name)
@@ -292,7 +285,7 @@ class TuneConfig:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is not valid TOML: {error}") from error
         for key, value in changes:
-            _change(values, key, value)
+            change(values, key, value)
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -301,132 +294,15 @@ class TuneConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Reads plain nested dictionaries. Raises `ConfigError`."""
-        return _section(cls, values, "")
+        return section(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, without what is absent."""
-        return _plain(self)  # type: ignore[no-any-return]
+        return plain(self)  # type: ignore[no-any-return]
 
     def to_toml(self) -> str:
         """The whole configuration, defaults included, as a file that `load` reads."""
-        return _toml(self.to_dict(), "")
-
-
-def _change(values: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    at: Any = values
-    for part in path:
-        at = at.setdefault(part, {})
-        if not isinstance(at, dict):
-            raise ConfigError(f"`{key}` cannot be set: `{part}` is not a table")
-    at[last] = value
-
-
-def _section(kind: type[C], values: Any, path: str) -> C:
-    """A dataclass from a table, each value of the type that its field says."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"`{path}` must be a table. Given: {values!r}")
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        place = f"in [{path}]" if path else "at the top"
-        raise ConfigError(f"unknown keys {place}: {', '.join(unknown)}. Known: {', '.join(known)}")
-    hints = get_type_hints(kind)
-    given = {}
-    for name, f in known.items():
-        where = f"{path}.{name}" if path else name
-        if name in values:
-            given[name] = _value(hints[name], values[name], where)
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"`{where}` is missing")
-    try:
-        return kind(**given)
-    except ConfigError as error:
-        raise ConfigError(f"[{path}] {error}" if path.endswith("]") else str(error)) from None
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """A TOML value as the type that is asked for; integers pass for numbers, and nothing else for anything else."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        options = get_args(hint)
-        if type(None) in options and (value is None or (value is False and bool not in options)):
-            return None
-        errors = []
-        for option in options:
-            if option is type(None):
-                continue
-            try:
-                return _value(option, value, where)
-            except ConfigError as error:
-                errors.append(error)
-        raise errors[0]
-    if is_dataclass(hint):
-        return _section(hint, value, where)  # type: ignore[arg-type]
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = get_args(hint)
-        if len(inner) != 2 or inner[1] is not Ellipsis:
-            if len(value) != len(inner):
-                raise ConfigError(f"`{where}` must be {len(inner)} values. Given: {value!r}")
-            return tuple(_value(kind, item, where) for kind, item in zip(inner, value, strict=True))
-        return tuple(_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin in (Mapping, dict) or getattr(origin, "__name__", "") == "Mapping":
-        if isinstance(value, Mapping):
-            return {key: _value(get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
-    elif origin is Literal:
-        if value in get_args(hint):
-            return value
-        raise ConfigError(f"`{where}` must be one of {', '.join(map(str, get_args(hint)))}. Given: {value!r}")
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise ConfigError(f"`{where}` must be {_told(hint)}. Given: {value!r}")
-
-
-def _told(hint: Any) -> str:
-    names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
-    return names.get(hint, "a list" if get_origin(hint) is tuple else "a table")
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        named = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-        # TOML has no null: what was turned off is false where absence would mean a default.
-        if isinstance(value, TrainingSection) and value.clip is None:
-            named["clip"] = False
-        return {name: item for name, item in named.items() if item is not None}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _toml(values: Mapping[str, Any], path: str) -> str:
-    lines, tables = [], []
-    for key, value in values.items():
-        where = f"{path}.{key}" if path else key
-        if isinstance(value, Mapping):
-            tables.append(f"\n[{where}]\n{_toml(value, where)}")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            tables.extend(f"\n[[{where}]]\n{_toml(item, where)}" for item in value)
-        else:
-            lines.append(
-                f"{key if key.replace('_', '').isalnum() and key.isascii() else _quoted(key)} = {_scalar(value)}\n"
-            )
-    return "".join(lines + tables)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_scalar, value))}]"
-    return _quoted(value) if isinstance(value, str) else repr(value)
-
-
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return toml(self.to_dict())
 
 
 def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:

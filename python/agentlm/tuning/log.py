@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,24 @@ class RunLog:
             self._board.close()
         if self._bar is not None:
             self._bar.close()
+
+
+@contextmanager
+def rendering_progress(show: bool) -> Iterator[Callable[[str, int], None] | None]:
+    """Yields `advance(source, conversations)`, or None when nothing is shown."""
+    if not show:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc="rendering", unit=" conversations", file=sys.stderr) as bar:
+
+        def advance(source: str, conversations: int) -> None:
+            bar.set_description(f"rendering {source}", refresh=False)
+            bar.n = conversations
+            bar.refresh()
+
+        yield advance
 
 
 def events(file: Path) -> list[dict[str, Any]]:

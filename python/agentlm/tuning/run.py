@@ -3,7 +3,6 @@
 Refuses to know the command line. docs/guide-tuning.md shows what a run's directory holds.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -27,17 +26,18 @@ from agentlm.model.decoder import checked
 from agentlm.model.layout import tensor_shapes
 from agentlm.model.weights import Checkpoint
 from agentlm.progress import wanted
+from agentlm.tuning.account import mixture_told, plan_of
 from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training_tensors
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.export import copy_companions, write_weights
-from agentlm.tuning.log import RunLog, draw
+from agentlm.tuning.identity import difference, identity
+from agentlm.tuning.log import RunLog, draw, rendering_progress
 from agentlm.tuning.lora import load_matching, lora_shapes, lora_tensors, write_adapter
-from agentlm.tuning.mixture import streams
 from agentlm.tuning.model import TrainableDecoder, random_tensors, stored_tensors
 from agentlm.tuning.optimizer import make_optimizer
 from agentlm.tuning.parallel import Ranks, fill, lay_out, whole
-from agentlm.tuning.plan import Plan, make_plan
-from agentlm.tuning.rendering import Rendered, digest_of_tokenizer, render
+from agentlm.tuning.plan import Plan
+from agentlm.tuning.rendering import Rendered, render
 from agentlm.tuning.trainer import StepResult, Trainer
 from agentlm.tuning.work import peak, step_operations
 
@@ -110,14 +110,14 @@ class _Run:
         adapter = self._adapter()
         rendered, held_out = self._rendered()
         plan = plan_of(config, rendered)
-        identity = self._identity(plan)
+        of_run = identity(config, self.base, plan)
         begun = self.checkpoints.steps()
         if begun:
-            self._check_same(self.checkpoints.about(begun[-1])["identity"], identity)
+            self._check_same(begun[-1], of_run)
         elif ranks.first:
             self._check_room()
         if ranks.first:
-            self._claim(identity, plan)
+            self._claim(of_run, plan)
         ranks.wait()
         model = self._model(source, adapter)
         optimizer = make_optimizer(model.named_parameters(), config.training)
@@ -135,7 +135,7 @@ class _Run:
                     log.say(line)
             if log is not None and begun:
                 log.say(f"going on after step {progress.step} of {len(plan.steps)}")
-            progress = self._steps(trainer, held_out, progress, tensors, identity, log, interrupted)
+            progress = self._steps(trainer, held_out, progress, tensors, of_run, log, interrupted)
         finally:
             if log is not None:
                 log.close()
@@ -152,7 +152,7 @@ class _Run:
         held_out: Rendered | None,
         progress: Progress,
         tensors: dict[str, Tensor],
-        identity: dict[str, Any],
+        of_run: dict[str, Any],
         log: RunLog | None,
         interrupted: Callable[[], bool],
     ) -> Progress:
@@ -188,7 +188,7 @@ class _Run:
                     )
             stop = self.ranks.any(interrupted())
             if done or stop or (every is not None and progress.step % every == 0):
-                self.checkpoints.save(progress, tensors, {"identity": identity})
+                self.checkpoints.save(progress, tensors, {"identity": of_run})
             if stop and not done:
                 break
         return progress
@@ -242,14 +242,16 @@ class _Run:
         if not sources:
             return None
         data = self.config.data
-        rendered = render(
-            sources,
-            self.base,
-            template=self.config.model.chat_template,
-            length=min(data.length, self.model_config.context_length),
-            over_length=data.over_length,
-            cache=self.directory / "rendered",
-        )
+        with rendering_progress(wanted() and not self.quiet and self.ranks.first) as progress:
+            rendered = render(
+                sources,
+                self.base,
+                template=self.config.model.chat_template,
+                length=min(data.length, self.model_config.context_length),
+                over_length=data.over_length,
+                cache=self.directory / "rendered",
+                progress=progress,
+            )
         largest = int(rendered.ids.max())
         if largest >= self.model_config.vocab:
             raise ConfigError(
@@ -258,51 +260,21 @@ class _Run:
             )
         return rendered
 
-    def _identity(self, plan: Plan) -> dict[str, Any]:
-        """What must be the same when a run goes on."""
-        config = self.config.to_dict()
-        return {
-            "model": self.config.model.init,
-            "base": digest_of_model(self.base, weights=self.config.model.init == "weights"),
-            "tokenizer": digest_of_tokenizer(self.base, self.config.model.chat_template),
-            "plan": plan.digest(),
-            "seed": self.config.seed,
-            "lora": config.get("lora"),
-            "training": {
-                name: value
-                for name, value in config["training"].items()
-                if name not in ("micro_batch", "activation_checkpointing", "compile", "device", "threads")
-            },
-        }
-
-    def _claim(self, identity: dict[str, Any], plan: Plan) -> None:
+    def _claim(self, of_run: dict[str, Any], plan: Plan) -> None:
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self.checkpoints.clear()
-        about = {"config": self.config.to_dict(), "identity": identity, "steps": len(plan.steps)}
+        about = {"config": self.config.to_dict(), "identity": of_run, "steps": len(plan.steps)}
         _write_whole(self.directory / RUN_NAME, json.dumps(about, indent=2) + "\n")
         _write_whole(self.directory / "config.toml", self.config.to_toml())
 
-    def _check_same(self, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    def _check_same(self, step: int, now: dict[str, Any]) -> None:
         """Raises `TuneError` if the checkpoint is of another run."""
-        now = json.loads(json.dumps(now))
-        reasons = {
-            "base": "the base model is another one",
-            "tokenizer": "the tokenizer or the chat template is another one",
-            "plan": "the data, their mixture, `data.length` or `training.batch` differ",
-            "lora": "[lora] differs",
-            "training": "[training] differs",
-        }
-        for name, value in saved.items():
-            if now.get(name) != value:
-                if isinstance(value, dict) and isinstance(now.get(name), dict):
-                    keys = sorted(key for key in value | now[name] if value.get(key) != now[name].get(key))
-                    told = f"{reasons.get(name, name)}: {', '.join(keys)}"
-                else:
-                    told = reasons.get(name, f"`{name}` differs")
-                raise TuneError(
-                    f"{self.directory} holds a run that this one cannot go on from: {told}. Go on with the configuration "
-                    f"in {self.directory / 'config.toml'}, or choose another output."
-                )
+        told = difference(self.checkpoints.about(step)["identity"], now)
+        if told is not None:
+            raise TuneError(
+                f"{self.directory} holds a run that this one cannot go on from: {told}. Go on with the configuration "
+                f"in {self.directory / 'config.toml'}, or choose another output."
+            )
 
     def _adapter(self) -> Mapping[str, LoraModule] | None:
         """The adapter to go on from, checked."""
@@ -390,64 +362,6 @@ class _Run:
         """What the base model is stored in, or was meant to be by its config.json."""
         named = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
         return named.get(self.model_config.dtype or "", TORCH_DTYPES[self.config.training.dtype])
-
-
-def plan_of(config: TuneConfig, rendered: Rendered) -> Plan:
-    """The plan of a run over rendered conversations."""
-    data, training = config.data, config.training
-    drawn = None if training.epochs is None else max(1, round(training.epochs * len(rendered)))
-    mixture = streams(data, rendered.source, rendered.factors(data.tag_weights))
-    return make_plan(
-        rendered.lengths,
-        mixture,
-        seed=config.seed,
-        batch=training.batch,
-        capacity=data.length,
-        packing=data.packing,
-        steps=training.steps,
-        drawn=drawn,
-        cost=rendered.trained if data.unit == "trained_tokens" else None,
-    )
-
-
-def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str]:
-    """What the plan makes of the mixture, a line a source: shares as they come out, epochs, what was left out."""
-    counts = plan.counts(len(rendered))
-    lines = []
-    drawn = int(counts.sum())
-    tokens, trained = int((counts * rendered.lengths).sum()), int((counts * rendered.trained).sum())
-    for index, source in enumerate(config.data.sources):
-        own = rendered.source == index
-        times = int(counts[own].sum())
-        own_trained = int((counts[own] * rendered.trained[own]).sum())
-        lines.append(
-            f"{source.name}: {int(own.sum())} conversations, drawn {times} times ({times / drawn:.1%} of all, "
-            f"{own_trained / trained:.1%} of trained tokens), {times / max(1, int(own.sum())):.2f} epochs"
-        )
-        lines += [
-            f"{source.name}: {number} conversations left out: {reason}"
-            for reason, number in rendered.left_out[index].items()
-        ]
-    lines += [f"  for example {example}" for example in rendered.examples]
-    packs = sum(len(step) for step in plan.steps)
-    lines.append(
-        f"{len(plan.steps)} steps of {config.training.batch} packs: {tokens} tokens, {trained} of them trained; packs are "
-        f"{tokens / (packs * config.data.length):.1%} full"
-    )
-    return lines
-
-
-def digest_of_model(directory: Path, *, weights: bool) -> str:
-    """SHA-256 over config.json and, of each weights file, its size, header and first and last mebibyte."""
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for file in sorted(directory.glob("*.safetensors")) if weights else ():
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(1 << 20))
-            opened.seek(max(0, size - (1 << 20)))
-            digest.update(opened.read())
-    return digest.hexdigest()
 
 
 def _device(config: TuneConfig, local_rank: int) -> torch.device:

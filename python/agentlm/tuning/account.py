@@ -1,0 +1,54 @@
+"""What a run is made of: its plan over rendered conversations, and what that makes of the mixture, in words.
+
+Refuses to know models and steps.
+"""
+
+from agentlm.tuning.config import TuneConfig
+from agentlm.tuning.mixture import streams
+from agentlm.tuning.plan import Plan, make_plan
+from agentlm.tuning.rendering import Rendered
+
+
+def plan_of(config: TuneConfig, rendered: Rendered) -> Plan:
+    """The plan of a run over rendered conversations."""
+    data, training = config.data, config.training
+    drawn = None if training.epochs is None else max(1, round(training.epochs * len(rendered)))
+    mixture = streams(data, rendered.source, rendered.factors(data.tag_weights))
+    return make_plan(
+        rendered.lengths,
+        mixture,
+        seed=config.seed,
+        batch=training.batch,
+        capacity=data.length,
+        packing=data.packing,
+        steps=training.steps,
+        drawn=drawn,
+        cost=rendered.trained if data.unit == "trained_tokens" else None,
+    )
+
+
+def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str]:
+    """What the plan makes of the mixture, a line a source: shares as they come out, epochs, what was left out."""
+    counts = plan.counts(len(rendered))
+    lines = []
+    drawn = int(counts.sum())
+    tokens, trained = int((counts * rendered.lengths).sum()), int((counts * rendered.trained).sum())
+    for index, source in enumerate(config.data.sources):
+        own = rendered.source == index
+        times = int(counts[own].sum())
+        own_trained = int((counts[own] * rendered.trained[own]).sum())
+        lines.append(
+            f"{source.name}: {int(own.sum())} conversations, drawn {times} times ({times / drawn:.1%} of all, "
+            f"{own_trained / trained:.1%} of trained tokens), {times / max(1, int(own.sum())):.2f} epochs"
+        )
+        lines += [
+            f"{source.name}: {number} conversations left out: {reason}"
+            for reason, number in rendered.left_out[index].items()
+        ]
+    lines += [f"  for example {example}" for example in rendered.examples]
+    packs = sum(len(step) for step in plan.steps)
+    lines.append(
+        f"{len(plan.steps)} steps of {config.training.batch} packs: {tokens} tokens, {trained} of them trained; packs are "
+        f"{tokens / (packs * config.data.length):.1%} full"
+    )
+    return lines

@@ -1,0 +1,64 @@
+"""What must be the same when a run goes on, and how a difference is told. Refuses to know steps and checkpoints."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from agentlm.tuning.config import TuneConfig
+from agentlm.tuning.plan import Plan
+from agentlm.tuning.rendering import digest_of_tokenizer
+
+FREE = ("micro_batch", "activation_checkpointing", "device", "threads")
+"""Keys of [training] that say how a step is computed and not what: they may change when a run goes on."""
+_REASONS = {
+    "model": "`model.init` differs",
+    "base": "the base model is another one",
+    "tokenizer": "the tokenizer or the chat template is another one",
+    "plan": "the data, their mixture, `data.length` or `training.batch` differ",
+    "lora": "[lora] differs",
+    "training": "[training] differs",
+}
+
+
+def identity(config: TuneConfig, base: Path, plan: Plan) -> dict[str, Any]:
+    """What a run is, as plain JSON."""
+    values = config.to_dict()
+    made = {
+        "model": config.model.init,
+        "base": digest_of_model(base, weights=config.model.init == "weights"),
+        "tokenizer": digest_of_tokenizer(base, config.model.chat_template),
+        "plan": plan.digest(),
+        "seed": config.seed,
+        "lora": values.get("lora"),
+        "training": {name: value for name, value in values["training"].items() if name not in FREE},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def difference(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Why two identities are not of one run, in words; None if they are."""
+    for name, value in saved.items():
+        other = now.get(name)
+        if other == value:
+            continue
+        told = _REASONS.get(name, f"`{name}` differs")
+        if isinstance(value, dict) and isinstance(other, dict):
+            keys = sorted(key for key in value | other if value.get(key) != other.get(key))
+            told += f": {', '.join(keys)}"
+        return told
+    return None
+
+
+def digest_of_model(directory: Path, *, weights: bool) -> str:
+    """SHA-256 over config.json and, of each weights file, its size, header and first and last mebibyte."""
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for file in sorted(directory.glob("*.safetensors")) if weights else ():
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()
