@@ -10,10 +10,10 @@ from agentlm.tuning.record import Conversation
 
 _FETCH = r"(?:curl|wget|fetch|aria2c|lwp-download)\b"
 _SHELL = (
-    r"(?:(?:sudo\s+(?:-\w+\s+)*)?(?:env\s+)?(?:/\S*/)?(?:ba|z|da|k|c)?sh\b"
+    r"(?:(?:sudo\s+(?:-\w+\s+)*)?(?:env\s+)?(?:/\S*/)?(?:sh|bash|zsh|dash|ksh|csh)\b"
     r"|(?:sudo\s+)?(?:python[\d.]*|perl|ruby|node|php)\b)"
 )
-_RUN = r"(?:&&|;|\n)\s*(?:sudo\s+)?(?:(?:(?:ba|z|da)?sh|source|\.)\s+\S*[/\w.]+|\./\S+)"
+_RUN = r"(?:&&|;|\n)\s*(?:sudo\s+)?(?:(?:sh|bash|zsh|dash|source|\.)\s+\S*[/\w.]+|\./\S+)"
 
 _PATTERNS = {
     "a download piped into an interpreter": rf"{_FETCH}[^\n|;]*\|\s*(?:tee\s+\S+\s*\|\s*)?{_SHELL}",
