@@ -4,11 +4,14 @@ import io
 import json
 import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentlm.tuning import record
-from agentlm.tuning.data import formats, importing, rows
+from agentlm.tuning.data import formats, importing, json_stream, rows
 from agentlm.tuning.data.errors import DataError, MissingExtraError
 from agentlm.tuning.data.importing import ImportSettings
 from agentlm.tuning.data.json_stream import array_rows
@@ -110,6 +113,28 @@ def test_rejected_rows_are_kept_with_line_and_reason(imported):
         line: (reason, detail.startswith(expected[line][1])) for line, (reason, detail) in details.items()
     } == {line: (reason, True) for line, (reason, _) in expected.items()}
     assert rejected[1]["row"].startswith('{"id": "cut"')
+
+
+def test_half_a_character_is_rejected_and_kept_as_it_is(imported, tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(
+        '{"conversations": [{"from": "human", "value": "\\ud83d"}, {"from": "gpt", "value": "x"}]}\n'
+    )
+    report, _, rejected = imported(file)
+    assert report.taken == 0
+    assert "holds what JSON cannot" in rejected[0]["detail"]
+    assert rejected[0]["row"]["conversations"][0]["value"] == "\ud83d"
+
+
+def test_a_loss_flag_hides_neither_system_nor_tools(imported, tmp_path):
+    file = tmp_path / "a.jsonl"
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "loss": True}]
+    file.write_text(
+        json.dumps({"id": "x", "system": "Be kind.", "tools": [{"name": "f"}], "conversations": turns})
+    )
+    _, (row,), _ = imported(file)
+    assert [message.role for message in row.messages] == ["system", "user", "assistant"]
+    assert row.tools[0]["function"]["name"] == "f"
 
 
 def test_openai_with_tools(imported):
@@ -214,6 +239,7 @@ def test_the_three_shapes_of_json_files(tmp_path, text):
         ('[{"a": 1}, {"a": 2]', r"a\.json: element 2 is not JSON"),
         ('["\\ud8', r"element 1 is not JSON"),
         ("[NaN]", "NaN is no JSON number"),
+        ('[{"a": 1}]\n[{"a": 2}]', r"a\.json: goes on with '\[' after its end; .* is named \.jsonl"),
         ("text", r"must begin with \[ or {; it begins with 't'"),
     ],
 )
@@ -232,6 +258,33 @@ def test_a_broken_array_leaves_no_output(imported, tmp_path):
     with pytest.raises(DataError):
         imported(file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
+
+
+@given(
+    values=st.lists(
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ),
+        max_size=5,
+    ),
+    piece=st.integers(1, 40),
+    ascii_only=st.booleans(),
+    indent=st.sampled_from([None, 1]),
+)
+def test_arrays_cut_anywhere_are_read_as_json_reads_them(values, piece, ascii_only, indent):
+    text = json.dumps(values, ensure_ascii=ascii_only, indent=indent).encode(errors="surrogatepass")
+    file = io.BufferedReader(io.BytesIO(text))
+    with mock.patch.object(json_stream, "PIECE", piece):
+        read = [value for _, value in array_rows(file, "a")]
+    assert read == json.loads(text)
 
 
 class Endless(io.RawIOBase):

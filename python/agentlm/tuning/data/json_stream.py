@@ -39,6 +39,10 @@ def array_rows(file: io.BufferedIOBase, name: str) -> Iterator[tuple[int, Any]]:
         yield from cursor.container()
     elif start:
         raise DataError(f"{name}: must begin with [ or {{; it begins with {start!r}")
+    if after := cursor.peek():
+        raise DataError(
+            f"{name}: goes on with {after!r} after its end; a file with one object a line is named .jsonl"
+        )
 
 
 def is_lines(file: io.BufferedIOBase, name: str) -> bool:
@@ -108,8 +112,9 @@ class _Cursor:
                 raise DataError(f"{self._place()} is not JSON{ended}: {error.msg}") from error
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{self._place()} cannot be read: {error}") from error
-            # A number at the end of what was read may go on.
-            if end == len(self.text) and not isinstance(value, dict | list | str) and self._more(size):
+            # A number near the end of what was read may go on: `1` as `1.5` or `1e+20`.
+            is_bare = not isinstance(value, dict | list | str)
+            if is_bare and len(self.text) - end < len("e+2") and self._more(size):
                 continue
             self._at = end
             return value

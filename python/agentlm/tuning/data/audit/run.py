@@ -3,11 +3,14 @@
 Refuses to know what is looked at (`checks.py`) and how samples are shown.
 """
 
+import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ from agentlm.tuning.record import Conversation, RecordError, Writer, read_rows
 
 KEPT_FINDINGS = 1000
 """Findings that a report holds in full; all are counted, and `refused` files hold all."""
+
+
+_GROUP = 128
+"""Conversations in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +125,9 @@ def run(
         writer = None if passed is None else stack.enter_context(Writer(passed))
         rejects = None if refused is None else stack.enter_context(Rejects(refused))
         for path in inputs:
-            for number, text, row in read_rows(path):
+            for number, text, row, rendered, faults in _looked_at(path, auditor):
                 read += 1
                 report.conversations += 1
-                if isinstance(row, RecordError):
-                    rendered, faults = None, [("record", str(row))]
-                else:
-                    rendered, faults = auditor.faults(row)
                 is_refused = _count(report, path, number, row, faults, auditor.settings.allow)
                 if rendered is not None and isinstance(row, Conversation):
                     report.tokens += len(rendered.ids)
@@ -143,6 +146,24 @@ def run(
                     progress(read)
     report.samples = [*faulty.drawn(), *sound.drawn()]
     return report
+
+
+_Looked = tuple[int, str, Conversation | RecordError, Rendered | None, list[tuple[str, str]]]
+
+
+def _looked_at(path: Path, auditor: Auditor) -> Iterator[_Looked]:
+    """Each row of a file with what the auditor says of it, in the file's order; the renderer works on all cores."""
+
+    def look(numbered: tuple[int, str, Conversation | RecordError]) -> _Looked:
+        number, text, row = numbered
+        if isinstance(row, RecordError):
+            return number, text, row, None, [("record", str(row))]
+        return number, text, row, *auditor.faults(row)
+
+    rows = read_rows(path)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while group := list(islice(rows, _GROUP)):
+            yield from pool.map(look, group)
 
 
 def _count(

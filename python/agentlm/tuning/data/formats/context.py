@@ -179,15 +179,13 @@ def model_tags(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def reward_of(row: Mapping[str, Any]) -> float | None:
-    """The row's reward or score. Raises `RowError` if it is no number."""
-    for key in ("reward", "score"):
-        value = row.get(key)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RowError(f"{key} must be a number; it is {value!r:.40}")
-        return float(value)
-    return None
+    """The row's reward. Raises `RowError` if it is no number."""
+    value = row.get("reward")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(f"reward must be a number; it is {value!r:.40}")
+    return float(value)
 
 
 def without_nulls(value: Any) -> Any:

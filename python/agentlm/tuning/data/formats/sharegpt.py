@@ -6,6 +6,7 @@ Refuses to repair what it reads.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentlm.tuning.data.errors import RowError
@@ -63,17 +64,9 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
 
 def convert_instruct(row: dict[str, Any], context: Context) -> Conversation:
     """The record of one of AgentInstruct's trajectories: task and item follow from its id. Raises `RowError`."""
-    name = id_of(row, context)
-    task = TASKS.get(name.partition("_")[0].lower())
-    return Conversation(
-        id=name,
-        source=context.source,
-        task=task or context.task,
-        item=name if task else None,
-        reward=reward_of(row),
-        tags=context.tags,
-        messages=tuple(turns_of(row)),
-    )
+    made = convert(row, context)
+    task = TASKS.get(made.id.partition("_")[0].lower())
+    return made if task is None else replace(made, task=task, item=made.id)
 
 
 def turns_of(row: Mapping[str, Any]) -> list[Message]:
