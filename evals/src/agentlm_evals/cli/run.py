@@ -108,9 +108,8 @@ def command(tasks: tuple[str, ...], out: Path | None, **options: Any) -> None:
         directory, result = asyncio.run(_run(choice, urls, weights, judge, plans, settings, out))
     from agentlm_evals.report.table import load_runs, terminal
 
-    _write_logs(directory, plans)
-
     click.echo(terminal(load_runs([directory])))
+    _write_logs(directory, plans)
     click.echo(f"{directory}", err=True)
     if result.stopped:
         raise click.ClickException(result.stopped)
@@ -123,12 +122,12 @@ def command(tasks: tuple[str, ...], out: Path | None, **options: Any) -> None:
 def _write_logs(directory: Path, plans: list[TaskPlan]) -> None:
     """The transcripts for `agentlm eval view`; Inspect takes two seconds to import, so it is only now."""
     from agentlm_evals.harness import journal
-    from agentlm_evals.harness.evallog import write_log
+    from agentlm_evals.harness.evallog import write_logs
 
     for plan in plans:
         folder = directory / plan.task.name
         model = json.loads((folder / "task.json").read_text())["model"]
-        write_log(folder / f"{plan.task.name}.eval", plan, journal.read(folder / "episodes.jsonl"), model)
+        write_logs(folder, plan, journal.read(folder / "episodes.jsonl"), model)
 
 
 async def _run(

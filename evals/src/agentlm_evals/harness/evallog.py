@@ -4,7 +4,7 @@ The journal stays the truth: the log is written from it, whole or not at all.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,34 @@ _EPOCH = "2026-01-01T00:00:00+00:00"
 """Episodes keep no dates, so that two runs with the same results have the same log."""
 
 
-def write_log(path: Path, plan: TaskPlan, records: Mapping[Key, Record], model: Mapping[str, Any]) -> None:
-    """Writes the log of the records there are, in the order of the plan."""
-    kept = [records[key] for key in plan.keys if key in records]
+PART = 1000
+"""Episodes in one log, all of which are in memory while it is written (2 ms of CPU each)."""
+
+
+def write_logs(
+    folder: Path, plan: TaskPlan, records: Mapping[Key, Record], model: Mapping[str, Any]
+) -> list[Path]:
+    """Writes `TASK.eval`, or `TASK-01.eval` and on where there are many, of the records that are there."""
+    name, keys = plan.task.name, plan.keys
+    paths = []
+    for at in range(0, len(keys), PART):
+        path = folder / (f"{name}.eval" if len(keys) <= PART else f"{name}-{at // PART + 1:02d}.eval")
+        _write_log(path, plan, keys[at : at + PART], records, model)
+        paths.append(path)
+    # What an earlier, smaller or larger plan left.
+    for path in folder.glob("*.eval"):
+        if path not in paths:
+            path.unlink()
+    return paths
+
+
+def _write_log(
+    path: Path, plan: TaskPlan, keys: Sequence[Key], records: Mapping[Key, Record], model: Mapping[str, Any]
+) -> None:
+    kept = [records[key] for key in keys if key in records]
     targets = {sample.id: sample.target for sample in plan.samples}
     name = str(model["name"])
-    status = "success" if len(kept) == len(plan.keys) else "cancelled"
+    status = "success" if len(kept) == len(keys) else "cancelled"
     mean = sum(record.score.value for record in kept) / len(kept) if kept else 0.0
     usage = _usage(kept)
     log = EvalLog(
@@ -65,7 +87,7 @@ def write_log(path: Path, plan: TaskPlan, records: Mapping[Key, Record], model: 
         ),
         plan=EvalPlan(),
         results=EvalResults(
-            total_samples=len(plan.keys),
+            total_samples=len(keys),
             completed_samples=len(kept),
             scores=[
                 EvalScore(

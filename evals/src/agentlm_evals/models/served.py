@@ -140,7 +140,7 @@ class ServedModel:
                 "prompt": [[*ids, last] for last in lasts],
                 "max_tokens": 0,
                 "echo": True,
-                "logprobs": 1,
+                "logprobs": 0,
             }
             return await self._scored(Ask("/v1/completions", body), _last_logprobs)
         text = await self.render(prompt)
@@ -364,7 +364,7 @@ def _listed(lists: Sequence[Answer]) -> set[str]:
 
 async def _takes_ids(pool: Pool, model: str) -> bool:
     """Whether prompts of token ids are scored without generating a token: our server does so, TGI's does not."""
-    body = {"model": model, "prompt": [[1, 1]], "max_tokens": 0, "echo": True, "logprobs": 1}
+    body = {"model": model, "prompt": [[1, 1]], "max_tokens": 0, "echo": True, "logprobs": 0}
     try:
         await pool.ask("POST", "/v1/completions", body, _last_logprobs)
     except (RefusedError, ModelError):
