@@ -19,6 +19,9 @@ pub(crate) const GENERATION_END: char = '\u{FFFF8}';
 /// The variable that turns the marks on.
 const MARK_GENERATION: &str = "__mark_generation__";
 
+/// Instructions of one rendering. A message takes tens of them, so that no request comes near; it is about a second of work.
+const MOST_INSTRUCTIONS: u64 = 10_000_000;
+
 /// Why there is no template, or no text from it.
 #[derive(Debug, ThisError)]
 pub enum TemplateError {
@@ -53,6 +56,11 @@ pub enum TemplateError {
     /// Rendering failed.
     #[error("{0}")]
     Render(#[source] Error),
+    /// Rendering was broken off.
+    #[error(
+        "the chat template did not come to an end within {MOST_INSTRUCTIONS} instructions: it loops too often"
+    )]
+    Endless,
     /// The last message is to be continued, but its content is not in the rendered text.
     #[error(
         "the last assistant message cannot be continued: the chat template does not write its content as it is; \
@@ -312,6 +320,8 @@ fn environment() -> Result<Environment<'static>, Error> {
             .lstrip_blocks(true)
             .build()?,
     );
+    // A checkpoint's template must not hold a server up for ever.
+    environment.set_fuel(Some(MOST_INSTRUCTIONS));
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -331,6 +341,9 @@ fn environment() -> Result<Environment<'static>, Error> {
 }
 
 fn render_error(error: Error) -> TemplateError {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return TemplateError::Endless;
+    }
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = source {
         if let Some(RaisedByTemplate(message)) = cause.downcast_ref() {

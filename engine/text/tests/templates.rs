@@ -89,6 +89,17 @@ fn every_conversation_renders_as_in_python() {
 }
 
 #[test]
+fn a_template_that_does_not_end_is_broken_off() {
+    let endless =
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% set c = a %}{% endfor %}{% endfor %}";
+    let error = render(endless, &[]).unwrap_err();
+    assert!(matches!(error, TemplateError::Endless), "{error:?}");
+    let long = "{% for a in range(100000) %}{{ messages[0].content }}{% endfor %}";
+    let messages = [json!({"role": "user", "content": "hi"})];
+    assert_eq!(render(long, &messages).unwrap().len(), 200_000);
+}
+
+#[test]
 fn an_exception_of_the_template_is_told_as_it_is() {
     let error = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err();
     assert!(
