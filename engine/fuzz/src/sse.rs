@@ -148,7 +148,10 @@ fn compare_choices(
                 told()
             );
         }
-        assert_eq!(reasons[index], choice["finish_reason"], "{}", told());
+        // TGI names this end by its own name in streams only.
+        if !(as_tgi && reasons[index] == "eos_token" && choice["finish_reason"] == "stop") {
+            assert_eq!(reasons[index], choice["finish_reason"], "{}", told());
+        }
     }
     if usage != (0, 0) && !as_tgi {
         let expected = &whole["usage"];
