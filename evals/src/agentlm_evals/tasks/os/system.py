@@ -13,8 +13,8 @@ from agentlm_evals.tasks.os.problem import Problem, Script
 
 COMMAND_SECONDS = 30.0
 """Of one command of the model's; the later AgentBench's cut-off (the first one waits for 5 s of silence)."""
-SCRIPT_SECONDS = 60.0
-"""Of one script of the problem's."""
+SCRIPT_SECONDS = 120.0
+"""Of one script of the problem's; one published preparation sleeps for a minute."""
 LIMITS = Limits(memory=512 * MIB, disk=256 * MIB, processes=128, cpu_seconds=120)
 
 
