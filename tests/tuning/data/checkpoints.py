@@ -18,6 +18,8 @@ NO_SYSTEM = SOUND.replace(
     "{%- for message in messages -%}", "{%- for message in messages if message.role != 'system' -%}"
 )
 WITH_TOOLS = "{{- (tools | tojson) if tools else '' -}}" + SOUND
+OTHER_PROMPT = SOUND.replace("'<|assistant|>' -", "'<|assistant|>Well, ' -")
+PROMPT_LEAD = SOUND.replace("'|>' +", "('|> ' if message.role == 'assistant' else '|>') +")
 """Each differs from the sound one in what its name says."""
 
 

@@ -87,6 +87,11 @@ CASES = {
         ({}, conversation(WITH_CALL)),
         ({}, conversation([WITH_CALL[0], Message("assistant", "add(1)"), *WITH_CALL[2:]])),
     ),
+    "drift: the server's prompt says more than the trainer's": (
+        "drift",
+        ({"template": checkpoints.OTHER_PROMPT}, HELLO),
+        ({"template": checkpoints.PROMPT_LEAD}, HELLO),
+    ),
     "leak: another template's token": (
         "leak",
         ({}, chat("Hi", "Hello<|im_end|>")),
@@ -111,8 +116,8 @@ def test_what_is_refused_and_what_nearly_equal_passes(make, case):
 
 
 def test_every_reason_is_triggered_by_a_case():
-    drift_and_records = {"drift", "record"}  # in tests of their own below
-    assert {reason for reason, _, _ in CASES.values()} | drift_and_records == set(audit.REASONS)
+    records = {"record"}  # in the tests of files below
+    assert {reason for reason, _, _ in CASES.values()} | records == set(audit.REASONS)
 
 
 def test_drift_from_the_template_that_the_server_uses(make, tmp_path):
@@ -151,10 +156,10 @@ def test_sound_texts_do_not_drift(make, kind):
 
 def test_drift_from_what_jinja2_renders(make):
     """minijinja and jinja2 print large floats differently; a smaller one they print alike."""
-    ((reason, detail),) = make(checkpoints.SOUND + "{{ 1e16 }}", drift=True).faults(HELLO)[1]
+    ((reason, detail),) = make("{{ 1e16 }}" + checkpoints.SOUND, drift=True).faults(HELLO)[1]
     assert reason == "drift"
-    assert detail.startswith("jinja2 renders 'ello<|end|>1e+16' at character")
-    assert reasons(make(checkpoints.SOUND + "{{ 1e15 }}", drift=True), HELLO) == []
+    assert detail.startswith("jinja2 renders '1e+16<|begin|>")
+    assert reasons(make("{{ 1e15 }}" + checkpoints.SOUND, drift=True), HELLO) == []
 
 
 def test_llama2_is_compared_with_sentencepiece(data_dir):

@@ -4,6 +4,7 @@ It is the renderer of the trainer and the server. Refuses to know files of recor
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from agentlm._engine import ChatTemplate, Tokenizer
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.tuning.data.errors import DataError
-from agentlm.tuning.record import Conversation
+from agentlm.tuning.record import Conversation, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,13 @@ class Renderer:
     def render(self, conversation: Conversation) -> Rendered:
         """Text, token ids and mask. Raises `ChatTemplateError` where the template refuses, or leaves the mask open."""
         return Rendered(*self.template.conversation(conversation.messages_json()))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of what the server gives the model after these messages. Raises `ChatTemplateError`."""
+        fields = [message.to_dict() for message in messages]
+        for each in fields:
+            each.pop("loss", None)  # the flag is ours; no client sends it
+        return self.template.prompt(json.dumps(fields, ensure_ascii=False))[1]
 
     def count_tokens(self, conversation: Conversation) -> int:
         """Tokens of the conversation. Raises `ChatTemplateError`."""

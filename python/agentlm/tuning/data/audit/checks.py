@@ -23,7 +23,7 @@ REASONS: Mapping[str, str] = MappingProxyType({
     "truncated": "a trained turn is cut off at the longest length",
     "bos": "the beginning-of-sequence token stands twice in a row",
     "turn_end": "a turn's end is not trained, or is no token at which the server stops",
-    "drift": "the text or the tokens differ from what the checkpoint's own template and tokenizer make",
+    "drift": "the tokens differ from the server's, or from what the checkpoint's own template and tokenizer make",
     "leak": "text of a template stands in a message",
     "dropped": "the template leaves out what a message says",
     "tools": "the template does not show tools or calls",
@@ -73,14 +73,17 @@ class Auditor:
             self._served = _served_otherwise(renderer)
 
     def faults(self, conversation: Conversation) -> tuple[Rendered | None, list[tuple[str, str]]]:
-        """What the conversation becomes, and everything that is wrong with it: reasons with details."""
+        """What the conversation becomes, and everything that is wrong with it: reasons, each with its first detail."""
         try:
             rendered = self.renderer.render(conversation)
         except ChatTemplateError as error:
             return None, [*self._leaked(conversation), _refused(conversation, error)]
-        looks = (self._trained, self._bos_twice, self._turn_ends, self._shown, self._drift)
-        faults = [fault for look in looks for fault in look(conversation, rendered)]
-        return rendered, [*faults, *self._leaked(conversation)]
+        looks = (self._trained, self._bos_twice, self._turn_ends, self._shown, self._drift, self._prompted)
+        faults: dict[str, str] = {}
+        for look in looks:
+            for reason, detail in look(conversation, rendered):
+                faults.setdefault(reason, detail)
+        return rendered, [*faults.items(), *self._leaked(conversation)]
 
     def _trained(self, conversation: Conversation, rendered: Rendered) -> Iterator[tuple[str, str]]:
         # Nothing predicts the first token.
@@ -137,6 +140,30 @@ class Auditor:
         if hidden is not None:
             yield "tools", f"{hidden!r:.60} is not in the text; {_IN_WORDS}"
 
+    def _prompted(self, conversation: Conversation, rendered: Rendered) -> Iterator[tuple[str, str]]:
+        """The server's prompts before the first and the last trained turn must be what was trained up to there."""
+        turns = _runs(rendered.trained)
+        places = [index for index, message in enumerate(conversation.messages) if message.trained]
+        if not turns or len(turns) != len(places):
+            return  # a turn without trained tokens is refused as such
+        for turn in dict.fromkeys((0, len(turns) - 1)):
+            start = turns[turn][0]
+            try:
+                prompt = self.renderer.prompt(conversation.messages[: places[turn]])
+            except ChatTemplateError as error:
+                yield "drift", f"the server could not ask for trained turn {turn + 1}: {error}"
+                return
+            if prompt == rendered.ids[:start]:
+                continue
+            pairs = enumerate(zip(prompt, rendered.ids[:start], strict=False))
+            at = next((i for i, (asked, seen) in pairs if asked != seen), min(len(prompt), start))
+            asked, seen = self._names(prompt[at:]), self._names(rendered.ids[at:start])
+            yield (
+                "drift",
+                f"from token {at} on, before trained turn {turn + 1}, the server writes {asked}, the trainer {seen}",
+            )
+            return
+
     def _drift(self, conversation: Conversation, rendered: Rendered) -> Iterator[tuple[str, str]]:
         if self._served is not None:
             try:
@@ -160,6 +187,10 @@ class Auditor:
         for index, what in leaks(conversation):
             yield "leak", f"messages[{index}] of the {conversation.messages[index].role} holds {what}"
             return
+
+    def _names(self, tokens: list[int]) -> str:
+        text = self.renderer.tokenizer.decode(tokens[:8], skip_special_tokens=False)
+        return f"{text!r:.60}" if tokens else "nothing more"
 
     def _name(self, token: int) -> str:
         return repr(self.renderer.tokenizer.decode([token], skip_special_tokens=False))
