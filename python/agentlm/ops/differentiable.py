@@ -27,7 +27,7 @@ def linears(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x²) + eps) * weight` over the last dimension."""
-    if x.is_cuda or x.dtype != torch.float32:
+    if x.is_cuda:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     # On a CPU torch has no kernel for it: the formula's steps, each with a gradient, would take twice as long.
     out: Tensor = _RmsNorm.apply(x, weight, eps)
@@ -128,22 +128,23 @@ class _Linears(torch.autograd.Function):
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         out: Tensor = x * scale
-        return out.mul_(weight)
+        return out.mul_(weight).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
+        gradient = gradient.float()
         of_weight = None
         if ctx.needs_input_grad[1]:
-            of_weight = (x * scale).mul_(gradient).flatten(0, -2).sum(0)
+            of_weight = (x * scale).mul_(gradient).flatten(0, -2).sum(0).to(weight.dtype)
         scaled = gradient * weight
         along = (scaled * x).sum(-1, keepdim=True).mul_(scale**3).div_(x.shape[-1])
-        return scaled.mul_(scale).addcmul_(x, along, value=-1), of_weight, None
+        return scaled.mul_(scale).addcmul_(x.float(), along, value=-1).to(x.dtype), of_weight, None
 
 
 class _Rotated(torch.autograd.Function):
