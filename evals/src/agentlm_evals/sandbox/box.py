@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from agentlm_evals.errors import HarnessFault, RequirementError
+from agentlm_evals.errors import EnvironmentFault, RequirementError
 from agentlm_evals.sandbox.limits import OUT_OF_MEMORY, Layout, Limits, to_json
 from agentlm_evals.sandbox.wire import receive, send
 
@@ -52,7 +52,7 @@ class Finished:
         return self.output.decode(errors="replace")
 
 
-class SandboxGone(HarnessFault):
+class SandboxGone(EnvironmentFault):
     """The sandbox ended before it was closed: its keeper was killed, or the machine ran out of something."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from anyio.to_thread import run_sync
 
 from agentlm_evals.environments.database import INSTRUCTION
-from agentlm_evals.errors import DataError, HarnessFault
+from agentlm_evals.errors import DataError, EnvironmentFault
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
@@ -143,7 +143,7 @@ class Database(Task):
         try:
             table = read_table(body["table"], repair=episode.protocol == AGENTLM)
         except DataError as error:
-            raise HarnessFault(f"no engine loads this item: {error}") from error
+            raise EnvironmentFault(f"no engine loads this item: {error}") from error
         self._pose(episode)
         async with episode.environment.session(table) as (engine, session):
             episode.notes["engine"] = engine.version()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from agentlm_evals.errors import HarnessFault
+from agentlm_evals.errors import EnvironmentFault
 from agentlm_evals.tasks.database.item import Table
 
 STATEMENT_SECONDS = 15.0
@@ -17,7 +17,7 @@ TIMED_OUT = "3024 (HY000): Query execution was interrupted, maximum statement ex
 FULL = "1114 (HY000): The table '{}' is full"
 
 
-class EngineError(HarnessFault):
+class EngineError(EnvironmentFault):
     """An engine failed in a way that no statement of the model's explains."""
 
 

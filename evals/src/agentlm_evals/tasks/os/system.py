@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentlm_evals.errors import HarnessFault
+from agentlm_evals.errors import EnvironmentFault
 from agentlm_evals.sandbox.box import Sandbox
 from agentlm_evals.sandbox.limits import MIB, Layout, Limits
 from agentlm_evals.sandbox.shell import Shell
@@ -48,7 +48,7 @@ class System:
         for script in self._problem.init:
             done = self._sandbox.run(script.argv([]), timeout=SCRIPT_SECONDS)
             if done.timed_out:
-                raise HarnessFault(f"the problem's preparation took more than {SCRIPT_SECONDS:g} s")
+                raise EnvironmentFault(f"the problem's preparation took more than {SCRIPT_SECONDS:g} s")
             self.prepared.append(done.status)
         if self._problem.start:
             self._shell.run(self._problem.start, SCRIPT_SECONDS)
