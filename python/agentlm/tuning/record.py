@@ -252,21 +252,31 @@ class LineWriter:
 
     def write(self, line: str) -> None:
         """Adds one line; its end is added."""
-        self._file.write(line.encode() + b"\n")
+        with self._named():
+            self._file.write(line.encode() + b"\n")
         self.lines += 1
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """The system says that a disk is full, but not which file was to be written."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; nothing was written", str(self.path)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is None:
-                if self._file is not self._raw:
-                    self._file.close()
-                self._raw.flush()
-                os.fsync(self._raw.fileno())
-                self._raw.close()
-                _take_the_usual_mode(self._beside)
-                self._beside.replace(self.path)
+                with self._named():
+                    if self._file is not self._raw:
+                        self._file.close()
+                    self._raw.flush()
+                    os.fsync(self._raw.fileno())
+                    self._raw.close()
+                    _take_the_usual_mode(self._beside)
+                    self._beside.replace(self.path)
         finally:
             self._beside.unlink(missing_ok=True)
             # What is still unwritten after a failure is of no use, and a full disk would fail again.
