@@ -22,7 +22,7 @@ class Size:
 
 FULL = Size(scale=1.0, base_steps=400, tune_steps=240, seeds=3, episodes=200)
 """15 tunings and one base a seed: about 5,000 steps."""
-REHEARSAL = Size(scale=0.01, base_steps=3, tune_steps=2, seeds=1, episodes=8, batch=2, length=512)
+REHEARSAL = Size(scale=0.02, base_steps=3, tune_steps=2, seeds=1, episodes=8, batch=2, length=512)
 """Whether all of it runs: minutes, and no finding."""
 ETAS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Shares of agent data, by trained tokens. 0 is general-only, 1 agent-only; AgentTuning takes 0.2."""

@@ -92,7 +92,6 @@ class Database(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = False
 
     def __post_init__(self) -> None:
         s = self.schema

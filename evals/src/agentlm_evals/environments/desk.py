@@ -28,7 +28,6 @@ class Desk(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = False
 
     def __post_init__(self) -> None:
         steps = " ".join(VERBS[sign].format(number) for sign, number in self.chain)

@@ -97,7 +97,6 @@ class Household(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = False
 
     def __post_init__(self) -> None:
         self.opening = f"You are in the middle of a room. You see {words(self.places)}.\nYour task is to: {self.goal.text}"

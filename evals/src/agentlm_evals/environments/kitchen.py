@@ -28,7 +28,6 @@ class Kitchen(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = True
 
     def __post_init__(self) -> None:
         self.opening = (

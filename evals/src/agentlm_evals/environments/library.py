@@ -48,7 +48,6 @@ class Library(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = True
 
     def __post_init__(self) -> None:
         self.opening = self._show()

@@ -59,7 +59,6 @@ class Shell(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = False
 
     def __post_init__(self) -> None:
         self.start = self.tree.copy()

@@ -85,7 +85,6 @@ class Shop(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = True
 
     def __post_init__(self) -> None:
         self.opening = self._observation(["Instruction: " + self.wish.text, "Search"])

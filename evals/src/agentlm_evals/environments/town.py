@@ -44,7 +44,6 @@ class Town(Game):
     opening: str = ""
     reward: float = 0.0
     done: bool = False
-    is_partial: bool = False
 
     def __post_init__(self) -> None:
         self.visited.add(self.here)

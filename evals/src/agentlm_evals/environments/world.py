@@ -67,8 +67,6 @@ class Game(ABC):
     reward: float = 0.0
     """In [0, 1]; what counts is its value when the game is over or its rounds are spent."""
     done: bool = False
-    is_partial: bool = False
-    """Whether rewards between 0 and 1 occur."""
 
     @abstractmethod
     def act(self, action: str) -> str:
