@@ -8,7 +8,7 @@ from agentlm_evals.errors import DataError
 from agentlm_evals.model import Message
 from agentlm_evals.tasks.database.item import read_table
 from agentlm_evals.tasks.database.rules import feedback, hash_text, read_list, read_reply, same, table_hash
-from agentlm_evals.tasks.database.window import segments, window
+from agentlm_evals.tasks.database.window import window
 
 
 def md5(text: str) -> str:
@@ -97,23 +97,6 @@ def test_a_repaired_table_has_a_name_for_each_column_and_a_value_for_each_name()
     assert found.rows == (("1", "", ""), ("1", "2", "3"))
 
 
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("", 0),
-        ("word", 1),
-        ("sevenly", 1),
-        ("eightlet", 2),
-        ("a b\nc", 3),
-        ("12", 2),
-        ("x = 3;", 4),
-        ("don't", 3),
-    ],
-)
-def test_segments_are_runs_of_seven_letters_or_single_signs(text, count):
-    assert segments(text) == count
-
-
 def test_the_window_keeps_the_first_message_and_the_newest_and_says_what_is_missing():
     long = "1" * 1500
     dialogue = [
@@ -126,3 +109,7 @@ def test_the_window_keeps_the_first_message_and_the_newest_and_says_what_is_miss
     # 3,002 segments with the two newest of the long ones; the user's, which would come first, goes as well.
     assert [m.content for m in shown] == ["task\n\n[NOTICE] 2 messages are omitted.", long, "now"]
     assert window(dialogue[:2]) == dialogue[:2]
+
+
+def test_messages_are_shown_without_blanks_round_them():
+    assert [m.content for m in window([Message("user", "\na b\n")])] == ["a b"]
