@@ -1,6 +1,8 @@
 """MT-Bench: what a judge is asked, how its rating is read, and that a judge's failure is no low rating."""
 
 import asyncio
+import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, plan_task
 from agentlm_evals.harness.run import run_episode
 from agentlm_evals.models.scripted import ScriptedModel
+from agentlm_evals.models.template import llama2
 from agentlm_evals.outcome import Outcome, right
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
-from agentlm_evals.task import Setting, Source, scripted
+from agentlm_evals.protocols.source import load
+from agentlm_evals.task import Sample, Setting, Source, scripted
 from agentlm_evals.tasks.mt_bench import TASK, is_comparable
 from agentlm_evals.tasks.mt_bench.judging import OWN, rating, read_prompts, request
 
@@ -149,3 +153,27 @@ def test_own_questions_cover_the_eight_categories():
     samples = TASK.samples(setting())
     assert len(samples) == 24
     assert len({sample.category for sample in samples}) == 8
+
+
+PROMPTS = [
+    "16a6d9b2097e410ccc854d0b1176d9dbdac97fa0fe7bb7863ce8f50bccd7790c",
+    "9ca27999394b42a284632d71ae570652c0b818bf49585496e9d56a784d3db45f",
+]
+"""SHA-256 of the prompts that the original makes of the two turns below, its requests stubbed, with FastChat 0.2.31."""
+
+
+def test_the_published_dialogue_is_the_originals_to_the_byte():
+    if not (directory := os.environ.get("AGENTLM_PROTOCOLS")):
+        pytest.skip("needs a checkout of THUDM/AgentTuning: $AGENTLM_PROTOCOLS names no directory")
+    protocol = load("mt-bench", Path(directory))
+    body = {"turns": ["Why does ice float?\n", "And  then?"], "category": "stem", "reference": None}
+    episode = Episode(
+        sample=Sample("1", body),
+        setting=setting(protocol=protocol),
+        model=ScriptedModel(scripted(" It is lighter.\n", "Frozen.")),
+        decoding=TASK.decoding(protocol.name),
+        judge=ScriptedModel(lambda _: "[[8]]", "judge"),
+    )
+    asyncio.run(TASK.solve(episode))
+    assert [sha256(llama2(call.prompt).encode()).hexdigest() for call in episode.calls] == PROMPTS
+    assert {call.decoding.temperature for call in episode.calls} == {0.1}

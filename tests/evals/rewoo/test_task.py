@@ -1,6 +1,8 @@
 """ReWOO: plans carried out with the real tools, both gradings, and what is drawn from the sets."""
 
 import asyncio
+import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, plan_task
 from agentlm_evals.harness.run import run_episode
 from agentlm_evals.models.scripted import ScriptedModel
+from agentlm_evals.models.template import llama2
 from agentlm_evals.outcome import Outcome, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
-from agentlm_evals.task import Setting, Source, resolve_options, scripted
+from agentlm_evals.protocols.source import load
+from agentlm_evals.task import Sample, Setting, Source, resolve_options, scripted
 from agentlm_evals.tasks.rewoo import TASK, items, texts
 from agentlm_evals.tasks.rewoo.grading import by_rule, verdict
 from agentlm_evals.tasks.rewoo.plan import read_call, read_plan
@@ -214,3 +218,59 @@ def test_live_tools_want_their_keys(tmp_path):
 def test_the_report_has_exact_match_and_f1():
     scores = {"a": [right(exact=True, f1=1.0)], "b": [wrong(exact=False, f1=0.5)]}
     assert TASK.numbers(scores) == {"exact match": 50.0, "F1": 75.0}
+
+
+DIALOGUES = [
+    (
+        "hotpot_qa",
+        "On which river does Aldersund lie?",
+        [
+            """Plan: Find the town.\n#E1 = Wikipedia[Aldersund]
+Plan: Read.\n#E2 = LLM[Which river? Given context: #E1]\n[INST] more""",
+            " the Vesk\n",
+            "Vesk",
+        ],
+        {"Aldersund": "Aldersund lies on the Vesk."},
+        [
+            "34891123121e74db2711fd9572111abab2491396c7f0d528653c652722acaea7",
+            "ef5dd1521258245e16c68969117e071a167cc96b7113439779f9ee4ab70f4fff",
+            "9488f5ebb06a59fcffbf0fa067ada10aae81597199a24f3575ee1d075390c36f",
+        ],
+    ),
+    (
+        "sotu_qa",
+        "How many stations? ",
+        [
+            """Plan: Search.\n#E1 = SearchSOTU[stations]
+Plan: Sum.\n#E2 = Calculator[4 + 5]\nPlan: None.\n#E3 = Wikipedia[x]""",
+            "9",
+        ],
+        {"stations": "nine stations", "4 + 5": "9"},
+        [
+            "8f3734093989480ce0044cc4e6b653502b212609af4210a2ae136bc4d502a7f9",
+            "bfb9910a4224d24b874c6885207216d7874cd033ee4290eeca11dcb5dbb4e1b3",
+        ],
+    ),
+]
+"""(set, question, replies, tools' results, SHA-256 of the prompts that the original makes of them, its tools stubbed)."""
+
+
+@pytest.mark.parametrize(("kind", "question", "replies", "results", "prompts"), DIALOGUES)
+def test_the_published_dialogue_is_the_originals_to_the_byte(kind, question, replies, results, prompts):
+    if not (directory := os.environ.get("AGENTLM_PROTOCOLS")):
+        pytest.skip("needs a checkout of THUDM/AgentTuning: $AGENTLM_PROTOCOLS names no directory")
+    protocol = load("rewoo", Path(directory))
+
+    async def tool(text: str) -> str:
+        return results[text]
+
+    episode = Episode(
+        Sample("1", {"question": question, "kind": kind}, "x"),
+        Setting(Source(), protocol, resolve_options(TASK, {})),
+        ScriptedModel(scripted(*replies)),
+        TASK.decoding(protocol.name),
+        environment=dict.fromkeys(("Wikipedia", "SearchSOTU", "Calculator", "Google"), tool),
+    )
+    asyncio.run(TASK.solve(episode))
+    assert protocol.template == "llama-2"
+    assert [sha256(llama2(call.prompt).encode()).hexdigest() for call in episode.calls] == prompts

@@ -6,6 +6,7 @@ Refuses to know servers.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -111,6 +112,8 @@ class MTBench(Task):
         for question in body["turns"]:
             episode.user(question)
             answers.append((await episode.ask(temperature=temperature)).strip())
+            # The second turn sees the first answer as the judge does, without blanks round it.
+            episode.messages[-1] = replace(episode.messages[-1], content=answers[-1])
         episode.notes["judge"] = episode.judge.name
         episode.notes["comparable"] = is_comparable(episode.judge.name)
         ratings, judgements = [], []
