@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import httpx
+from tqdm import tqdm
 
 from agentlm_evals.errors import DataError
 from agentlm_evals.harness.journal import write_whole
@@ -59,7 +60,15 @@ def from_network(file: File) -> Iterator[bytes]:
                 raise DataError(
                     f"{file.url} answered HTTP {response.status_code}; --mirror DIR takes a copy that you have"
                 )
-            yield from response.iter_bytes(_CHUNK)
+            length = response.headers.get("content-length", "")
+            total = int(length) if length.isdigit() else None
+            # The bar is shown on a terminal only.
+            with tqdm(
+                total=total, unit="B", unit_scale=True, disable=None, desc=file.path, leave=False
+            ) as bar:
+                for chunk in response.iter_bytes(_CHUNK):
+                    bar.update(len(chunk))
+                    yield chunk
     except httpx.HTTPError as error:
         raise DataError(
             f"{file.url} cannot be fetched ({error}); --mirror DIR takes a copy that you have"

@@ -26,7 +26,7 @@ from agentlm_evals.protocols import AGENTLM, Protocol
 from agentlm_evals.task import Setting, Source, resolve_options
 from agentlm_evals.tasks import entry
 from tests.evals.proxy import flaky
-from tests.server.live import Live, served
+from tests.server.live import SECONDS, Live, served
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +285,27 @@ async def _share_of_idle_steps(live: Live, samples: Path, out: Path) -> float:
     assert len(seen) > 20
     few = sum(after[0] - before[0] for before, after in pairwise(seen) if after[1] < 64)
     return few / (seen[-1][0] - seen[0][0])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_lets_episodes_end_and_a_second_one_gives_them_up(tmp_path: Path, times: int) -> None:
+    step = "0.01" if times == 1 else "0.1"
+    with served("--backend", "mock", "--mock-step-time", step) as live:
+        asked = ("gsm8k", "--own-samples", "--port", live.port, "--max-new-tokens", 100, "--concurrency", 4)
+        with command(*asked, "--out", tmp_path / "out") as process:
+            deadline = time.monotonic() + SECONDS
+            while live.metric("agentlm_unfinished") < 4:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            if times == 2:
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS) == 1
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+    word = "stopped;" if times == 1 else "stopped at once;"
+    assert f"{word} run the same command again to go on" in said
+    assert "Traceback" not in said
+    left = _lines(tmp_path / "out" / "gsm8k" / "episodes.jsonl")
+    assert 4 <= left < 24 if times == 1 else left == 0

@@ -22,13 +22,14 @@ from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
 from agentlm_evals.models.template import SERVER
 from agentlm_evals.protocols.choose import choose_protocol
 from agentlm_evals.task import Missing, Setting, Task, resolve_options
-from agentlm_evals.tasks import GROUPS, Entry, resolve
+from agentlm_evals.tasks import GROUPS, Entry, entry, resolve
 
 
 @click.command("run")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @model_options
 @data_options
+@click.option("--skip", multiple=True, metavar="TASK", help="Leave this task out of a group; repeatable.")
 @click.option(
     "--out",
     "-o",
@@ -81,7 +82,7 @@ from agentlm_evals.tasks import GROUPS, Entry, resolve
 @click.option("--judge-model", help="The judge's name on that server.")
 @click.option("--judge-api-key", envvar="OPENAI_API_KEY", help="Of the judge's server.")
 @shown
-def command(tasks: tuple[str, ...], out: Path | None, **options: Any) -> None:
+def command(tasks: tuple[str, ...], skip: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Run TASK... against a model and print the table.
 
     An episode that ended is never run again: the same command goes on where it was stopped, killed or cut off.
@@ -92,7 +93,10 @@ def command(tasks: tuple[str, ...], out: Path | None, **options: Any) -> None:
     chosen = {name: options.pop(name) for name in ("data", "own_samples", "file", "protocol", "protocol_dir")}
     given = task_options(options.pop("task_options"))
     settings = RunSettings(budget=budget, **options)
-    entries = resolve(list(tasks))
+    skipped = {entry(name).name for name in skip}
+    entries = [one for one in resolve(list(tasks)) if one.name not in skipped]
+    if not entries:
+        raise ConfigError("--skip leaves no task")
     _say_left_out(tasks, entries)
     if chosen["file"] is not None and len(entries) != 1:
         raise ConfigError("--sample-input-file is for one task")
@@ -170,20 +174,21 @@ async def _run(
 def _plans(
     entries: list[Entry], source: dict[str, Any], given: dict[str, dict[str, str]], settings: RunSettings
 ) -> list[TaskPlan]:
-    if unknown := set(given) - {entry.name for entry in entries}:
+    if unknown := set(given) - {row.name for row in entries}:
         raise ConfigError(f"--task-option names {', '.join(sorted(unknown))}, which this run does not have")
     plans: list[TaskPlan] = []
     missing: list[tuple[Task, Missing]] = []
-    for entry in entries:
-        task = entry.load()
-        setting = setting_of(task, given.get(entry.name, {}), **source)
+    for row in entries:
+        task = row.load()
+        setting = setting_of(task, given.get(row.name, {}), **source)
         lacks = task.requirements(setting)
         missing += [(task, one) for one in lacks]
         if not lacks:
             plans.append(plan_task(task, setting, settings))
     if missing:
         lines = [f"{task.name} lacks {one.what}: {one.how}" for task, one in missing]
-        raise RequirementError("\n  ".join(["tasks cannot run here:", *lines]))
+        names = " ".join(f"--skip {name}" for name in dict.fromkeys(task.name for task, _ in missing))
+        raise RequirementError("\n  ".join(["tasks cannot run here:", *lines, f"{names} leaves them out"]))
     return plans
 
 
@@ -210,7 +215,7 @@ def _say_left_out(names: tuple[str, ...], entries: list[Entry]) -> None:
         left = [row.name for row in rows if row not in entries]
         if left:
             click.echo(
-                f"{name}: {len(rows) - len(left)} of {len(rows)} tasks; not built: {', '.join(left)}",
+                f"{name}: {len(rows) - len(left)} of {len(rows)} tasks; left out: {', '.join(left)}",
                 err=True,
             )
 

@@ -23,6 +23,7 @@ from agentlm_evals.errors import (
     ModelError,
     RefusedError,
     RequirementError,
+    RunError,
     UnsupportedError,
 )
 from agentlm_evals.harness import journal
@@ -190,6 +191,8 @@ class Runner:
         self._shown = shown
         self._draining = asyncio.Event()
         self._in_vain = 0
+        self._main: asyncio.Task[Any] | None = None
+        self._given_up = False
         self._stopped: str | None = None
         self._progress: Progress
 
@@ -201,6 +204,7 @@ class Runner:
             RequirementError: A task needs an ability that the server lacks.
             ModelError: The servers are gone.
         """
+        self._main = asyncio.current_task()
         with journal.locked(self._directory):
             done: dict[str, dict[journal.Key, Record]] = {}
             for plan in self.plans:
@@ -232,6 +236,10 @@ class Runner:
                         group.create_task(self._run_task(plan, done[plan.task.name]))
             except* (RequirementError, ModelError, RefusedError) as errors:
                 raise _first(errors) from None
+            except* asyncio.CancelledError:
+                if not self._given_up:
+                    raise
+                raise RunError("stopped at once; run the same command again to go on") from None
             finally:
                 showing.cancel()
                 self._progress.close()
@@ -246,10 +254,9 @@ class Runner:
 
     def drain(self) -> None:
         """No episode begins any more; those that run are finished and stored. Asked again, they are given up."""
-        if self._draining.is_set():
-            self._stopped = "stopped at once; run the same command again to go on"
-            for task in asyncio.all_tasks():
-                task.cancel()
+        if self._draining.is_set() and self._main is not None:
+            self._given_up = True
+            self._main.cancel()
         self._stopped = "stopped; run the same command again to go on"
         self._draining.set()
 
