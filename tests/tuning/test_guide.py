@@ -1,0 +1,35 @@
+"""docs/guide-tuning.md: its file is read and its commands run, on small data."""
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from agentlm.cli.tune import command
+from tests.tuning.runs import sums, write_base, write_records
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "guide-tuning.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_takes_a_newcomer_to_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "MODEL")
+    write_records(tmp_path / "agent-kept.jsonl", sums(20, "agent"))
+    write_records(tmp_path / "general-kept.jsonl", sums(60, "general", turns=6))
+    (configuration,) = re.findall(r"```toml\n(output = .*?)```", GUIDE, re.DOTALL)
+    # The small model has 512 positions, and two steps show as much as twenty.
+    small = configuration.replace("length = 1024", "length = 256").replace(
+        "steps = 20", "steps = 2\nthreads = 1"
+    )
+    (tmp_path / "run.toml").write_text(small, encoding="utf-8")
+    commands = re.findall(r"^    agentlm (.+)$", GUIDE, re.MULTILINE)
+    assert len(commands) == 8
+    for line in commands:
+        words = line.replace("RECIPES", str(ROOT / "recipes")).split()
+        if words[0] == "serve":
+            continue
+        done = CliRunner().invoke(command, words[1:], catch_exceptions=False)
+        assert done.exit_code == 0, (line, done.output)
+    assert (tmp_path / "runs" / "first" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "merged" / "model.safetensors").is_file()
