@@ -192,6 +192,8 @@ class Task(ABC):
     assumptions: Mapping[str, str] = NONE
     """What we had to assume in a protocol, by its name; printed on every row."""
     options: tuple[Option, ...] = ()
+    needs_judge: bool = False
+    """Whether no episode can run without a judge (`--judge-url`)."""
     needs_no_data: bool = False
     """Its published items follow from its rules (the games of a card game): they are never items of our own making."""
     max_samples: int | None = None
@@ -247,6 +249,10 @@ class Task(ABC):
         """Further numbers for the report, of each sample's scores in the order of epochs (pass@k); none by default."""
         del scores
         return {}
+
+    def scripted_judge(self) -> "Agent | None":
+        """A judge that finds every answer perfect, for the doctor; None: the task works without one."""
+        return None
 
     # --- checks --------------------------------------------------------------------------------------------------
     @abstractmethod

@@ -166,3 +166,11 @@ def test_an_identity_is_the_same_when_it_is_read_back(tmp_path: Path) -> None:
         check_identity(tmp_path / task, plan.identity(ABOUT))
         check_identity(tmp_path / task, plan.identity(ABOUT))
         check_identity(tmp_path / task, plan.identity(ABOUT | {"server": "agentlm 2"}))
+
+
+def test_another_judge_is_said_and_keeps_a_task_out_of_overall(tmp_path: Path) -> None:
+    by_another = make_run(tmp_path / "a", [right()], own=False, notes={"judge": "local", "comparable": False})
+    assert row(by_another).notes == ["judged by local: not comparable with the published numbers"]
+    assert not row(by_another).is_official
+    by_gpt4 = make_run(tmp_path / "b", [right()], own=False, notes={"judge": "gpt-4", "comparable": True})
+    assert row(by_gpt4).is_official

@@ -100,7 +100,7 @@ def command(tasks: tuple[str, ...], skip: tuple[str, ...], out: Path | None, **o
     _say_left_out(tasks, entries)
     if chosen["file"] is not None and len(entries) != 1:
         raise ConfigError("--sample-input-file is for one task")
-    plans = _plans(entries, chosen, given, settings)
+    plans = _plans(entries, chosen, given, settings, judge is not None)
     for plan in plans:
         source = plan.setting.source
         where = "our own samples" if plan.is_own else str(source.file or source.directory or "by its rules")
@@ -172,7 +172,11 @@ async def _run(
 
 
 def _plans(
-    entries: list[Entry], source: dict[str, Any], given: dict[str, dict[str, str]], settings: RunSettings
+    entries: list[Entry],
+    source: dict[str, Any],
+    given: dict[str, dict[str, str]],
+    settings: RunSettings,
+    has_judge: bool,
 ) -> list[TaskPlan]:
     if unknown := set(given) - {row.name for row in entries}:
         raise ConfigError(f"--task-option names {', '.join(sorted(unknown))}, which this run does not have")
@@ -182,6 +186,8 @@ def _plans(
         task = row.load()
         setting = setting_of(task, given.get(row.name, {}), **source)
         lacks = task.requirements(setting)
+        if task.needs_judge and not has_judge:
+            lacks = [*lacks, Missing("a judge", "--judge-url URL [--judge-model NAME]")]
         missing += [(task, one) for one in lacks]
         if not lacks:
             plans.append(plan_task(task, setting, settings))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from agentlm_evals.errors import RequirementError
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
 from agentlm_evals.harness.run import run_episode
@@ -21,24 +22,30 @@ class Finding:
     """Samples whose data hold no solution."""
     nothing_solved: int = 0
     """Samples that an agent which does nothing got right."""
+    not_played: str | None = None
+    """Why an agent could not be tried, where the task needs what the doctor has not (a judge)."""
     wrong: list[str] = field(default_factory=list)
     """Gold paths that were not right, each with the reason."""
 
     @property
     def is_well(self) -> bool:
         """Whether every gold path is right."""
-        return self.solved == self.gold and self.gold + self.without > 0
+        played = self.gold + self.without > 0 or self.not_played is not None
+        return self.solved == self.gold and played
 
     def line(self) -> str:
         """In one line."""
         parts = [f"gold {self.solved} of {self.gold} right", f"do-nothing {self.nothing_solved} right"]
         if self.without:
             parts.append(f"{self.without} without a gold path")
+        if self.not_played:
+            parts.append(f"not played: {self.not_played}")
         return ", ".join(parts)
 
 
 async def play(plan: TaskPlan, sample: Sample, agent: Agent, environment: object) -> Score:
     """One episode with a scripted agent."""
+    judge = plan.task.scripted_judge()
     episode = Episode(
         sample=sample,
         setting=plan.setting,
@@ -46,7 +53,7 @@ async def play(plan: TaskPlan, sample: Sample, agent: Agent, environment: object
         decoding=plan.decoding,
         run_seed=plan.run_seed,
         environment=environment,
-        judge=ScriptedModel(lambda _prompt: "[[10]]", "script"),
+        judge=ScriptedModel(judge, "script") if judge else None,
     )
     return (await run_episode(plan, episode)).score
 
@@ -61,16 +68,24 @@ async def examine(task: Task, setting: Setting, limit: int | None = None) -> Fin
     finding = Finding()
     async with task.environment(setting) as environment:
         for sample in plan.samples:
-            agent = task.gold(sample, setting.protocol.name)
-            if agent is None:
-                finding.without += 1
-            else:
-                finding.gold += 1
-                score = await play(plan, sample, agent, environment)
-                if score.outcome is Outcome.RIGHT:
-                    finding.solved += 1
-                else:
-                    finding.wrong.append(f"{sample.id}: {score.outcome.value} {dict(score.details)}")
-            score = await play(plan, sample, task.nothing(), environment)
-            finding.nothing_solved += score.outcome is Outcome.RIGHT
+            try:
+                await _examine(finding, plan, sample, environment)
+            except RequirementError as error:
+                finding.not_played = str(error)
+                break
     return finding
+
+
+async def _examine(finding: Finding, plan: TaskPlan, sample: Sample, environment: object) -> None:
+    agent = plan.task.gold(sample, plan.setting.protocol.name)
+    if agent is None:
+        finding.without += 1
+    else:
+        score = await play(plan, sample, agent, environment)
+        finding.gold += 1
+        if score.outcome is Outcome.RIGHT:
+            finding.solved += 1
+        else:
+            finding.wrong.append(f"{sample.id}: {score.outcome.value} {dict(score.details)}")
+    score = await play(plan, sample, plan.task.nothing(), environment)
+    finding.nothing_solved += score.outcome is Outcome.RIGHT

@@ -93,7 +93,8 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
     """One episode to its record. Whatever is not the model's doing becomes a harness fault; nothing is raised but refusals.
 
     Raises:
-        UnsupportedError: The server lacks an ability: no episode of the task can run.
+        RequirementError: The task lacks something, such as a judge: no episode of it can run.
+        UnsupportedError: The server lacks an ability: likewise.
         ModelError: No server answers.
     """
     task, sample, protocol = plan.task, episode.sample, episode.protocol
@@ -107,7 +108,7 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
         score = task.score(sample, answer, protocol)
     except EpisodeEnd as end:
         score = format_or_limit(str(end), kind="limit" if isinstance(end, LimitReached) else "format")
-    except (UnsupportedError, ModelError):
+    except (RequirementError, UnsupportedError, ModelError):
         raise
     except HarnessFault as fault:
         score = harness_fault(f"{type(fault).__name__}: {fault}")

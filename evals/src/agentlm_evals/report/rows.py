@@ -50,6 +50,8 @@ class Row:
     elementary: Mapping[str, float]
     """Shares of episodes."""
     numbers: Mapping[str, float]
+    incomparable: str | None
+    """Why the number must not be held against the published ones, where the task says so (`notes["comparable"]`)."""
     tokens: int
     """Generated, all episodes together."""
     values: Mapping[str, float] = field(repr=False)
@@ -69,6 +71,11 @@ class Row:
     def is_whole(self) -> bool:
         """Whether every episode planned counts."""
         return self.finished == self.planned and not self.faults
+
+    @property
+    def is_official(self) -> bool:
+        """Whether it may count in Overall: whole, on the published items, comparable."""
+        return self.is_whole and not self.own_samples and self.incomparable is None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -100,6 +107,8 @@ class Row:
             notes.append(f"{self.faults} harness faults: between {low:.2f} and {high:.2f}")
         if self.assumption:
             notes.append(self.assumption)
+        if self.incomparable:
+            notes.append(self.incomparable)
         return notes
 
 
@@ -166,12 +175,20 @@ def _row(directory: Path, model: Mapping[str, Any], name: str, plan: Mapping[str
         },
         elementary={name: found[name] / len(judged) for name in elementary.NAMES} if judged else {},
         numbers=dict(task.numbers(by_sample)) if judged else {},
+        incomparable=_incomparable(records),
         tokens=sum(int(call["generated_tokens"]) for record in records for call in record.calls),
         values={
             sample: factor * sum(score.value for score in scores) / len(scores)
             for sample, scores in by_sample.items()
         },
     )
+
+
+def _incomparable(records: Sequence[Record]) -> str | None:
+    judges = sorted(
+        {str(one.notes.get("judge", "?")) for one in records if one.notes.get("comparable") is False}
+    )
+    return f"judged by {', '.join(judges)}: not comparable with the published numbers" if judges else None
 
 
 def _estimate(task: Task, records: Sequence[Record], *, plain: bool = False) -> Estimate:

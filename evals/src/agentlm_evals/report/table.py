@@ -66,7 +66,7 @@ def _groups(rows: Sequence[Row]) -> list[GroupLine]:
     for run, protocol in dict.fromkeys((row.run, row.protocol) for row in rows):
         mine = [row for row in rows if (row.run, row.protocol) == (run, protocol)]
         for group, tasks in GROUP_TASKS.items():
-            official = [row for row in mine if row.task in tasks and row.is_whole and not row.own_samples]
+            official = [row for row in mine if row.task in tasks and row.is_official]
             if not any(row.task in tasks for row in mine):
                 continue
             value = overall({row.task: row.estimate for row in official}, group)
