@@ -286,3 +286,29 @@ def test_urls_are_checked() -> None:
 def test_decoding_is_checked(changes: dict[str, Any], said_: str) -> None:
     with pytest.raises(ConfigError, match=said_):
         Decoding(**changes)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_server_that_ends_the_open_turn_is_found_out(goes_on: bool) -> None:
+    def handle(method: str, path: str, body: Any) -> Reply:
+        if path == "/chat_tokenize":
+            end = "" if goes_on else "</s><s>[INST]"
+            rows = [
+                {"id": 1, "text": "<s>", "start": 0, "stop": 3},
+                {"id": 2, "text": "x", "start": 3, "stop": 4},
+            ]
+            return 200, {"templated_text": f"<s>[INST] Hello [/INST] Answer:{end}", "tokenize_response": rows}
+        prefill = [{"id": 2, "text": "y", "logprob": -1.0}]
+        return tgi(lambda _: (200, {"generated_text": "", "details": {"prefill": prefill}}))(
+            method, path, body
+        )
+
+    prompt = [Message("user", "Hello"), Message("assistant", "Answer:")]
+    async with scripted_server(handle) as server, open_model(choice(), [server.url]) as model:
+        if goes_on:
+            assert await model.score(prompt, [" A"]) == [-1.0]
+            # The tokenizer puts the first token itself.
+            assert server.bodies("/generate")[0]["inputs"] == "[INST] Hello [/INST] Answer: A"
+        else:
+            with pytest.raises(UnsupportedError, match="choose a --template"):
+                await model.score(prompt, [" A"])

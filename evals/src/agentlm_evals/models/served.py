@@ -212,21 +212,31 @@ class ServedModel:
                 "OpenAI's routes do not show a rendered prompt: choose a --template by name"
             )
 
-        def read(answer: Answer) -> str:
-            text, first = str(answer.body["templated_text"]), answer.body["tokenize_response"][0]["text"]
-            return text.removeprefix(first) if first.startswith("<") else text
-
-        text: str = await self.pool.ask("POST", "/chat_tokenize", _messages(prompt), read)
+        text, ids = await self._chat_tokenize(prompt)
+        del ids
         return text
+
+    async def _chat_tokenize(self, prompt: Sequence[Message]) -> tuple[str, list[int]]:
+        """The rendered prompt, less the token that the tokenizer puts first, and its ids with it."""
+
+        def read(answer: Answer) -> tuple[str, list[int]]:
+            text, first = str(answer.body["templated_text"]), str(answer.body["tokenize_response"][0]["text"])
+            return (text.removeprefix(first) if first.startswith("<") else text), token_ids(answer)
+
+        found: tuple[str, list[int]] = await self.pool.ask("POST", "/chat_tokenize", _messages(prompt), read)
+        last = prompt[-1]
+        if last.role == "assistant" and not found[0].rstrip().endswith(last.content.rstrip()):
+            raise UnsupportedError(
+                "the server ends a last message of the assistant's: choose a --template by name"
+            )
+        return found
 
     async def _ids(self, prompt: Prompt) -> list[int]:
         if not isinstance(prompt, str) and self.template != SERVER:
             prompt = TEMPLATES[self.template](prompt)
-        if isinstance(prompt, str):
-            path, body = "/tokenize", {"inputs": prompt}
-        else:
-            path, body = "/chat_tokenize", _messages(prompt)
-        ids: list[int] = await self.pool.ask("POST", path, body, token_ids)
+        if not isinstance(prompt, str):
+            return (await self._chat_tokenize(prompt))[1]
+        ids: list[int] = await self.pool.ask("POST", "/tokenize", {"inputs": prompt}, token_ids)
         return ids
 
     async def _last_id(self, text: str) -> int:
