@@ -1,4 +1,4 @@
-//! What the spans found mean for each sample, and the text in which they stand.
+//! What the overlaps found mean for each sample, and the text in which they stand.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::scan::{Scan, parse, running_text, texts};
 use crate::settings::Form;
 use crate::words::{Token, UNKNOWN};
 
-/// Bytes of training text shown before and behind a span.
+/// Bytes of training text shown before and behind an overlap.
 const CONTEXT: usize = 160;
 
 /// One sample.
@@ -28,21 +28,21 @@ pub struct SampleReport {
     pub shared: usize,
     /// Where they stand, as in `regions`.
     pub shared_regions: Vec<(usize, usize, usize)>,
-    /// Tokens of its longest text: one of at most `ngram` can hold no span.
+    /// Tokens of its longest text: one of at most `ngram` can hold no overlap.
     pub longest: usize,
-    /// Of its tokens, those that lie in a span.
+    /// Of its tokens, those that lie in an overlap.
     pub contaminated: usize,
     /// Stretches of contaminated tokens: text, first character, character behind the last.
     pub regions: Vec<(usize, usize, usize)>,
-    /// Spans that together cover the most, the longest first.
-    pub spans: Vec<Span>,
-    /// Further spans that would cover more.
+    /// Overlaps that together cover the most, the longest first.
+    pub overlaps: Vec<Overlap>,
+    /// Further overlaps that would cover more.
     pub more: usize,
 }
 
 /// A stretch of a sample that stands in the training text.
 #[derive(Clone, Debug, Serialize)]
-pub struct Span {
+pub struct Overlap {
     /// Which of the sample's texts.
     pub part: usize,
     /// First character of that text.
@@ -76,18 +76,18 @@ pub struct Place {
     pub source: Option<String>,
 }
 
-/// Training text around a span.
+/// Training text around an overlap.
 #[derive(Clone, Debug, Serialize)]
 pub struct Excerpt {
     /// What stands before it.
     pub before: String,
-    /// The span, cut where equal and skipped tokens meet: whether its tokens are equal, text.
-    pub span: Vec<(bool, String)>,
+    /// The overlap, cut where equal and skipped tokens meet: whether its tokens are equal, text.
+    pub overlap: Vec<(bool, String)>,
     /// What stands behind it.
     pub after: String,
 }
 
-/// A span that was chosen to be shown.
+/// An overlap that was chosen to be shown.
 #[derive(Clone, Copy)]
 struct Chosen {
     at: u32,
@@ -97,7 +97,7 @@ struct Chosen {
 pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, ScanError> {
     let mut reports: Vec<SampleReport> = (0..scan.samples.len()).map(empty).collect();
     let mut found: Vec<Vec<Chosen>> = vec![Vec::new(); reports.len()];
-    for (&at, &best) in &scan.spans {
+    for (&at, &best) in &scan.overlaps {
         let text = scan.index.texts[scan.index.text_at(at)];
         found[text.sample as usize].push(Chosen { at, best });
     }
@@ -111,13 +111,13 @@ pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, Scan
         report.tokens += length - tokens_in(shared);
         report.shared += tokens_in(shared);
         report.longest = report.longest.max(length);
-        let mut spans: Vec<_> = found[text.sample as usize]
+        let mut overlaps: Vec<_> = found[text.sample as usize]
             .iter()
-            .filter(|span| (text.first..text.end).contains(&span.at))
-            .map(|span| (span.at, span.best.end))
+            .filter(|overlap| (text.first..text.end).contains(&overlap.at))
+            .map(|overlap| (overlap.at, overlap.best.end))
             .collect();
-        spans.sort_unstable();
-        let contaminated = without(&joined(&spans), shared);
+        overlaps.sort_unstable();
+        let contaminated = without(&joined(&overlaps), shared);
         report.contaminated += tokens_in(&contaminated);
         let string = &scan.samples[text.sample as usize][part];
         let region = |&(first, end): &(u32, u32)| {
@@ -128,29 +128,29 @@ pub(crate) fn report(scan: &Scan, most: usize) -> Result<Vec<SampleReport>, Scan
         report.regions.extend(contaminated.iter().map(region));
         report.shared_regions.extend(shared.iter().map(region));
     }
-    // By line or piece, so that each is read once: sample, rank among its spans, span.
+    // By line or piece, so that each is read once: sample, rank among its overlaps, overlap.
     let mut chosen: BTreeMap<_, Vec<(usize, usize, Chosen)>> = BTreeMap::new();
-    for (sample, spans) in found.into_iter().enumerate() {
-        let (shown, more) = choose(spans, &scan.shared, most);
+    for (sample, overlaps) in found.into_iter().enumerate() {
+        let (shown, more) = choose(overlaps, &scan.shared, most);
         reports[sample].more = more;
-        for (rank, span) in shown.into_iter().enumerate() {
-            let origin = span.best.origin;
+        for (rank, overlap) in shown.into_iter().enumerate() {
+            let origin = overlap.best.origin;
             chosen
                 .entry((origin.file, origin.offset))
                 .or_default()
-                .push((sample, rank, span));
+                .push((sample, rank, overlap));
         }
     }
-    let mut spans: Vec<(usize, usize, Span)> = Vec::new();
+    let mut overlaps: Vec<(usize, usize, Overlap)> = Vec::new();
     for ((file, offset), wanted) in chosen {
         let reader = Reader::open(scan, file, offset, &wanted[0].2.best)?;
-        for (sample, rank, span) in wanted {
-            spans.push((sample, rank, reader.span(scan, span)?));
+        for (sample, rank, overlap) in wanted {
+            overlaps.push((sample, rank, reader.overlap(scan, overlap)?));
         }
     }
-    spans.sort_by_key(|&(sample, rank, _)| (sample, rank));
-    for (sample, _, span) in spans {
-        reports[sample].spans.push(span);
+    overlaps.sort_by_key(|&(sample, rank, _)| (sample, rank));
+    for (sample, _, overlap) in overlaps {
+        reports[sample].overlaps.push(overlap);
     }
     Ok(reports)
 }
@@ -164,7 +164,7 @@ fn empty(sample: usize) -> SampleReport {
         longest: 0,
         contaminated: 0,
         regions: Vec::new(),
-        spans: Vec::new(),
+        overlaps: Vec::new(),
         more: 0,
     }
 }
@@ -197,15 +197,15 @@ fn within(ranges: &[(u32, u32)], first: u32, end: u32) -> &[(u32, u32)] {
     &ranges[from..to]
 }
 
-/// The longest spans of which each covers a token that neither those before it do nor the samples share, and how many more
+/// The longest overlaps of which each covers a token that neither those before it do nor the samples share, and how many more
 /// there would be.
-fn choose(mut spans: Vec<Chosen>, shared: &[(u32, u32)], most: usize) -> (Vec<Chosen>, usize) {
-    spans.sort_unstable_by_key(|span| (span.at.wrapping_sub(span.best.end), span.at));
+fn choose(mut overlaps: Vec<Chosen>, shared: &[(u32, u32)], most: usize) -> (Vec<Chosen>, usize) {
+    overlaps.sort_unstable_by_key(|overlap| (overlap.at.wrapping_sub(overlap.best.end), overlap.at));
     let mut covered: Vec<(u32, u32)> = Vec::new();
     let mut shown = Vec::new();
     let mut more = 0;
-    for span in spans {
-        let range = (span.at, span.best.end);
+    for overlap in overlaps {
+        let range = (overlap.at, overlap.best.end);
         let first = shared.partition_point(|known| known.1 <= range.0);
         let last = shared.partition_point(|known| known.0 < range.1);
         if without(&without(&[range], &covered), &shared[first..last]).is_empty() {
@@ -215,7 +215,7 @@ fn choose(mut spans: Vec<Chosen>, shared: &[(u32, u32)], most: usize) -> (Vec<Ch
         covered.sort_unstable();
         covered = joined(&covered);
         if shown.len() < most {
-            shown.push(span);
+            shown.push(overlap);
         } else {
             more += 1;
         }
@@ -260,7 +260,7 @@ impl Reader {
         })
     }
 
-    fn span(&self, scan: &Scan, span: Chosen) -> Result<Span, ScanError> {
+    fn overlap(&self, scan: &Scan, overlap: Chosen) -> Result<Overlap, ScanError> {
         let text_id = |name| {
             let value = self.record.as_ref().and_then(|record| record.get(name))?;
             Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
@@ -278,15 +278,15 @@ impl Reader {
                 &self.path,
                 self.line,
             )?;
-            let span = self.of_text(scan, span, text, place)?;
-            return Ok(span);
+            let overlap = self.of_text(scan, overlap, text, place)?;
+            return Ok(overlap);
         };
         let parts = texts(record, &scan.fields, &self.path, self.line)?;
         let part = parts
-            .get(span.best.origin.part as usize)
+            .get(overlap.best.origin.part as usize)
             .ok_or_else(|| self.changed())?;
         place.part = Some(part.name.to_string());
-        self.of_text(scan, span, &part.text, place)
+        self.of_text(scan, overlap, &part.text, place)
     }
 
     fn changed(&self) -> ScanError {
@@ -295,13 +295,19 @@ impl Reader {
         }
     }
 
-    fn of_text(&self, scan: &Scan, span: Chosen, text: &str, mut place: Place) -> Result<Span, ScanError> {
+    fn of_text(
+        &self,
+        scan: &Scan,
+        overlap: Chosen,
+        text: &str,
+        mut place: Place,
+    ) -> Result<Overlap, ScanError> {
         let mut tokens = Vec::new();
         scan.tokens.split(text, &mut Vec::new(), &mut tokens)?;
-        let length = (span.best.end - span.at) as usize;
-        let first = span.best.token as usize;
+        let length = (overlap.best.end - overlap.at) as usize;
+        let first = overlap.best.token as usize;
         let training = tokens.get(first..first + length).ok_or_else(|| self.changed())?;
-        let evaluation = &scan.index.tokens[span.at as usize..span.best.end as usize];
+        let evaluation = &scan.index.tokens[overlap.at as usize..overlap.best.end as usize];
         let equal: Vec<bool> = (0..length)
             .map(|k| evaluation[k].id == training[k].id && training[k].id != UNKNOWN)
             .collect();
@@ -313,12 +319,12 @@ impl Reader {
         if self.record.is_none() {
             place.line += memchr::memchr_iter(b'\n', &text.as_bytes()[..start]).count() as u64;
         }
-        let text_index = scan.index.text_at(span.at);
+        let text_index = scan.index.text_at(overlap.at);
         let sample = scan.index.texts[text_index].sample;
         let part = text_index - scan.index.texts.partition_point(|text| text.sample < sample);
         let string = &scan.samples[sample as usize][part];
         let (from, to) = characters(string, evaluation[0].start, evaluation[length - 1].end);
-        Ok(Span {
+        Ok(Overlap {
             part,
             start: from,
             end: to,
@@ -328,7 +334,7 @@ impl Reader {
             place,
             training: Excerpt {
                 before: text[boundary(text, start.saturating_sub(CONTEXT))..start].to_owned(),
-                span: runs(text, training, &equal),
+                overlap: runs(text, training, &equal),
                 after: text[end..boundary(text, (end + CONTEXT).min(text.len()))].to_owned(),
             },
         })
@@ -343,7 +349,7 @@ fn boundary(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// A span's text, cut where equal and skipped tokens meet. What stands between two tokens belongs to the former.
+/// An overlap's text, cut where equal and skipped tokens meet. What stands between two tokens belongs to the former.
 fn runs(text: &str, tokens: &[Token], equal: &[bool]) -> Vec<(bool, String)> {
     let mut runs: Vec<(bool, String)> = Vec::new();
     for (place, token) in tokens.iter().enumerate() {

@@ -85,7 +85,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// `samples[i]` are the texts of sample i, compared one by one: a span never crosses from one into the next.
+    /// `samples[i]` are the texts of sample i, compared one by one: an overlap never crosses from one into the next.
     pub fn new<S: AsRef<str>>(
         samples: &[Vec<S>],
         tokens: &mut Tokens,
@@ -132,7 +132,7 @@ impl Index {
         for text in &self.texts {
             let tokens = &self.tokens[text.first as usize..text.end as usize];
             self.longest = self.longest.max(tokens.len());
-            // A text of n tokens holds no span: a span is longer than n.
+            // A text of n tokens holds no overlap: an overlap is longer than n.
             if tokens.len() <= self.ngram {
                 continue;
             }

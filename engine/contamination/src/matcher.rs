@@ -1,7 +1,7 @@
-//! One training text against the index: which evaluation places have a longer span than was known.
+//! One training text against the index: which evaluation places have a longer overlap than was known.
 //!
-//! Only a span whose left neighbours differ is looked at: one that could begin a token earlier ends at the same place when
-//! it does. What is kept is the longest span of each place, the earliest in the training text among equals, so that the
+//! Only an overlap whose left neighbours differ is looked at: one that could begin a token earlier ends at the same place when
+//! it does. What is kept is the longest overlap of each place, the earliest in the training text among equals, so that the
 //! outcome does not depend on which thread saw what.
 
 use rustc_hash::FxHashMap;
@@ -18,7 +18,7 @@ pub(crate) struct Origin {
     pub part: u32,
 }
 
-/// The longest span known that begins at a place of the evaluation set.
+/// The longest overlap known that begins at a place of the evaluation set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Best {
     /// Place behind its last token.
@@ -28,24 +28,24 @@ pub(crate) struct Best {
     pub origin: Origin,
     /// Line of the origin, from 1.
     pub line: u64,
-    /// The span's first token in the training text.
+    /// The overlap's first token in the training text.
     pub token: u32,
 }
 
-/// Spans by the place at which they begin.
-pub(crate) type Spans = FxHashMap<u32, Best>;
+/// Overlaps by the place at which they begin.
+pub(crate) type Overlaps = FxHashMap<u32, Best>;
 
-/// Keeps the better of two spans: the longer one, then the one that stands earlier in the training text.
-pub(crate) fn merge(into: &mut Spans, from: Spans) {
-    for (at, span) in from {
+/// Keeps the better of two overlaps: the longer one, then the one that stands earlier in the training text.
+pub(crate) fn merge(into: &mut Overlaps, from: Overlaps) {
+    for (at, overlap) in from {
         into.entry(at)
             .and_modify(|known| {
-                let earlier = (span.origin, span.token) < (known.origin, known.token);
-                if span.end > known.end || (span.end == known.end && earlier) {
-                    *known = span;
+                let earlier = (overlap.origin, overlap.token) < (known.origin, known.token);
+                if overlap.end > known.end || (overlap.end == known.end && earlier) {
+                    *known = overlap;
                 }
             })
-            .or_insert(span);
+            .or_insert(overlap);
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn merge(into: &mut Spans, from: Spans) {
 pub(crate) struct Matcher<'a> {
     index: &'a Index,
     settings: Settings,
-    pub spans: Spans,
+    pub overlaps: Overlaps,
 }
 
 impl<'a> Matcher<'a> {
@@ -61,11 +61,11 @@ impl<'a> Matcher<'a> {
         Self {
             index,
             settings,
-            spans: Spans::default(),
+            overlaps: Overlaps::default(),
         }
     }
 
-    /// Takes in a training text. Texts must come in the order of their origins. Spans begin before token `own`; what follows
+    /// Takes in a training text. Texts must come in the order of their origins. Overlaps begin before token `own`; what follows
     /// may only be run into.
     pub fn take(&mut self, tokens: &[Token], own: usize, origin: Origin, line: u64) {
         let ngram = self.index.ngram;
@@ -113,8 +113,8 @@ impl<'a> Matcher<'a> {
     }
 
     fn extend(&mut self, tokens: &[Token], first: usize, at: u32, origin: Origin, line: u64) {
-        if let Some(known) = self.spans.get(&at) {
-            // Were all tokens equal up to where the known span first differed, could this one become longer? Text that many
+        if let Some(known) = self.overlaps.get(&at) {
+            // Were all tokens equal up to where the known overlap first differed, could this one become longer? Text that many
             // records share is refused here after a few comparisons, however long it is.
             let (end, _) = self.compare(tokens, first, at, known.equal_until - at);
             if end <= known.end {
@@ -125,23 +125,23 @@ impl<'a> Matcher<'a> {
         if end as usize <= at as usize + self.index.ngram {
             return;
         }
-        let span = Best {
+        let overlap = Best {
             end,
             equal_until,
             origin,
             line,
             token: first as u32,
         };
-        match self.spans.get_mut(&at) {
+        match self.overlaps.get_mut(&at) {
             Some(known) if known.end >= end => {}
-            Some(known) => *known = span,
+            Some(known) => *known = overlap,
             None => {
-                self.spans.insert(at, span);
+                self.overlaps.insert(at, overlap);
             }
         }
     }
 
-    /// Where a span from `at` ends, its first `from` tokens taken as equal, and up to where all were equal.
+    /// Where an overlap from `at` ends, its first `from` tokens taken as equal, and up to where all were equal.
     fn compare(&self, tokens: &[Token], first: usize, at: u32, from: u32) -> (u32, u32) {
         let evaluation = &self.index.tokens[at as usize..];
         let training = &tokens[first..];

@@ -29,7 +29,7 @@ pub(crate) struct Piece {
 pub(crate) struct Cut {
     /// Bytes of a piece.
     pub piece: usize,
-    /// Bytes that are read behind it, so that spans may run on.
+    /// Bytes that are read behind it, so that overlaps may run on.
     pub lookahead: usize,
 }
 

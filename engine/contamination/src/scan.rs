@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::ScanError;
 use crate::coverage::{self, SampleReport};
 use crate::index::Index;
-use crate::matcher::{Matcher, Origin, Spans, merge};
+use crate::matcher::{Matcher, Origin, Overlaps, merge};
 use crate::parts::{self, Part};
 use crate::pieces::{self, Cut, Piece};
 use crate::settings::{Form, Settings, Source, TokenKind};
@@ -27,7 +27,7 @@ pub struct Progress {
     pub bytes: u64,
     /// JSON lines, or pieces of running text.
     pub records: u64,
-    /// Tokens compared; the overlap between two pieces of running text counts once.
+    /// Tokens compared; what two pieces of running text have in common counts once.
     pub tokens: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct Scan {
     pub(crate) samples: Vec<Vec<String>>,
     pub(crate) tokens: Tokens,
     pub(crate) index: Index,
-    pub(crate) spans: Spans,
+    pub(crate) overlaps: Overlaps,
     pub(crate) sources: Vec<Source>,
     pub(crate) fields: Vec<String>,
     pub(crate) cut: Cut,
@@ -90,7 +90,7 @@ impl Scan {
             samples,
             tokens,
             index,
-            spans: Spans::default(),
+            overlaps: Overlaps::default(),
             sources: Vec::new(),
             fields: Vec::new(),
             cut,
@@ -106,7 +106,7 @@ impl Scan {
     }
 
     /// Leaves tokens out of the count that lie in n-grams which more than `share` of their set's samples hold (a task's
-    /// template, which any tuning data for the task holds too). `sets` names each sample's set by a number. Spans still run
+    /// template, which any tuning data for the task holds too). `sets` names each sample's set by a number. Overlaps still run
     /// over them.
     pub fn ignore_shared(&mut self, sets: &[u32], share: f64) -> Result<(), ScanError> {
         if !(0.0..=1.0).contains(&share) {
@@ -132,19 +132,19 @@ impl Scan {
         threads: usize,
         watch: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Progress, ScanError> {
-        self.spans = Spans::default();
+        self.overlaps = Overlaps::default();
         self.sources = sources;
         self.fields = fields;
         let (scan, counters, stop) = (&*self, Counters::default(), AtomicBool::new(false));
         let (send_piece, take_piece) = bounded::<Piece>(2 * threads);
-        let (send_end, take_end) = bounded::<Result<Spans, ScanError>>(threads + 1);
-        let spans = thread::scope(|scope| {
+        let (send_end, take_end) = bounded::<Result<Overlaps, ScanError>>(threads + 1);
+        let overlaps = thread::scope(|scope| {
             let (stop, counters) = (&stop, &counters);
             let end = send_end.clone();
             scope.spawn(move || {
                 let read = scan
                     .produce(&mut |piece| !stop.load(Ordering::Relaxed) && send_piece.send(piece).is_ok());
-                let _ = end.send(read.map(|()| Spans::default()));
+                let _ = end.send(read.map(|()| Overlaps::default()));
             });
             for _ in 0..threads {
                 let (pieces, end) = (take_piece.clone(), send_end.clone());
@@ -158,25 +158,25 @@ impl Scan {
             stop.store(true, Ordering::Relaxed);
             watched
         })?;
-        self.spans = spans;
+        self.overlaps = overlaps;
         Ok(counters.read())
     }
 
     /// Waits for the reader and the workers; an error or the caller's wish ends the wait.
     fn watch(
-        ends: &Receiver<Result<Spans, ScanError>>,
+        ends: &Receiver<Result<Overlaps, ScanError>>,
         counters: &Counters,
         watch: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Spans, ScanError> {
-        let mut spans = Spans::default();
+    ) -> Result<Overlaps, ScanError> {
+        let mut overlaps = Overlaps::default();
         loop {
             match ends.recv_timeout(TICK) {
-                Ok(found) => merge(&mut spans, found?),
+                Ok(found) => merge(&mut overlaps, found?),
                 Err(RecvTimeoutError::Timeout) => {}
                 // All have ended. A thread that panicked makes the scope panic, so that nothing is missing here.
                 Err(RecvTimeoutError::Disconnected) => {
                     watch(counters.read());
-                    return Ok(spans);
+                    return Ok(overlaps);
                 }
             }
             if !watch(counters.read()) {
@@ -199,7 +199,7 @@ impl Scan {
         pieces: &Receiver<Piece>,
         stop: &AtomicBool,
         counters: &Counters,
-    ) -> Result<Spans, ScanError> {
+    ) -> Result<Overlaps, ScanError> {
         let mut worker = Worker {
             scan: self,
             matcher: Matcher::new(&self.index, self.settings),
@@ -217,13 +217,13 @@ impl Scan {
             }
             counters.bytes.fetch_add(piece.own as u64, Ordering::Relaxed);
         }
-        Ok(worker.matcher.spans)
+        Ok(worker.matcher.overlaps)
     }
 
-    /// What was found of each sample, with at most `spans` spans of each, the longest first. Reads the training files again
+    /// What was found of each sample, with at most `overlaps` overlaps of each, the longest first. Reads the training files again
     /// where these stand.
-    pub fn report(&self, spans: usize) -> Result<Vec<SampleReport>, ScanError> {
-        coverage::report(self, spans)
+    pub fn report(&self, overlaps: usize) -> Result<Vec<SampleReport>, ScanError> {
+        coverage::report(self, overlaps)
     }
 }
 

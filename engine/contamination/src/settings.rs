@@ -7,9 +7,9 @@ use crate::ScanError;
 /// The test's two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Tokens that must be equal at a span's beginning; a span is longer than this. The paper's is 10.
+    /// Tokens that must be equal at an overlap's beginning; an overlap is longer than this. The paper's is 10.
     pub ngram: usize,
-    /// Later tokens of a span that may differ. The paper's is 4.
+    /// Later tokens of an overlap that may differ. The paper's is 4.
     pub skip_budget: usize,
 }
 

@@ -24,7 +24,7 @@ fn by_definition(sample: &[&str], training: &[Vec<&str>], settings: Settings) ->
                             break;
                         }
                     } else if length + 1 > n {
-                        // A span of length + 1 tokens, longer than n, whose last token is equal.
+                        // An overlap of length + 1 tokens, longer than n, whose last token is equal.
                         found[at..=at + length].fill(true);
                     }
                     length += 1;
@@ -119,26 +119,26 @@ proptest! {
             }
             prop_assert_eq!(report.contaminated, contaminated);
             prop_assert_eq!(report.more, 0);
-            for span in &report.spans {
-                check_span(span, sample, settings);
+            for overlap in &report.overlaps {
+                check_overlap(overlap, sample, settings);
             }
         }
     }
 }
 
-/// A span's two sides say the same words where they are said to be equal, and others where not.
-fn check_span(span: &agentlm_contamination::Span, sample: &[String], settings: Settings) {
-    let evaluation: String = span.evaluation.iter().map(|(_, text)| text.as_str()).collect();
-    let stands: String = sample[span.part]
+/// An overlap's two sides say the same words where they are said to be equal, and others where not.
+fn check_overlap(overlap: &agentlm_contamination::Overlap, sample: &[String], settings: Settings) {
+    let evaluation: String = overlap.evaluation.iter().map(|(_, text)| text.as_str()).collect();
+    let stands: String = sample[overlap.part]
         .chars()
-        .skip(span.start)
-        .take(span.end - span.start)
+        .skip(overlap.start)
+        .take(overlap.end - overlap.start)
         .collect();
     assert_eq!(evaluation, stands);
-    assert!(span.tokens > settings.ngram && span.skipped <= settings.skip_budget);
-    assert_eq!(span.evaluation.len(), span.training.span.len());
+    assert!(overlap.tokens > settings.ngram && overlap.skipped <= settings.skip_budget);
+    assert_eq!(overlap.evaluation.len(), overlap.training.overlap.len());
     let mut tokens = 0;
-    for ((equal, ours), (also, theirs)) in span.evaluation.iter().zip(&span.training.span) {
+    for ((equal, ours), (also, theirs)) in overlap.evaluation.iter().zip(&overlap.training.overlap) {
         assert_eq!(equal, also);
         let (ours, theirs): (Vec<_>, Vec<_>) = (
             ours.split_whitespace().collect(),
@@ -150,5 +150,5 @@ fn check_span(span: &agentlm_contamination::Span, sample: &[String], settings: S
         }
         tokens += ours.len();
     }
-    assert_eq!(tokens, span.tokens);
+    assert_eq!(tokens, overlap.tokens);
 }

@@ -1,4 +1,4 @@
-//! Files as people have them: where a span stands, what is refused, running text in pieces.
+//! Files as people have them: where an overlap stands, what is refused, running text in pieces.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure is the test's")]
 
@@ -36,7 +36,7 @@ fn file(directory: &tempfile::TempDir, name: &str, content: &str) -> PathBuf {
 }
 
 #[test]
-fn a_span_is_longer_than_ten_tokens_and_skips_at_most_four() {
+fn an_overlap_is_longer_than_ten_tokens_and_skips_at_most_four() {
     let directory = tempfile::tempdir().unwrap();
     let sample = words(0, 40);
     let text = |words: String| serde_json::json!({ "text": words }).to_string();
@@ -64,7 +64,7 @@ fn a_span_is_longer_than_ten_tokens_and_skips_at_most_four() {
 }
 
 #[test]
-fn a_span_says_where_it_stands() {
+fn an_overlap_says_where_it_stands() {
     let directory = tempfile::tempdir().unwrap();
     let record = serde_json::json!({
         "id": "chat-7", "source": "sharegpt",
@@ -81,13 +81,13 @@ fn a_span_says_where_it_stands() {
     );
     let (report, progress) = scanned(&words(0, 20), &path, Form::JsonLines, &[]).unwrap();
     assert_eq!((report.tokens, report.contaminated, report.more), (20, 12, 0));
-    let span = &report.spans[0];
-    assert_eq!(span.place.line, 3);
-    assert_eq!(span.place.part.as_deref(), Some("message 1, tool call 0"));
-    assert_eq!(span.place.id.as_deref(), Some("chat-7"));
-    assert_eq!(span.place.source.as_deref(), Some("sharegpt"));
-    assert_eq!(span.evaluation, [(true, words(3, 12))]);
-    assert!(span.training.before.ends_with("Oh! ") && span.training.after.starts_with(", yes"));
+    let overlap = &report.overlaps[0];
+    assert_eq!(overlap.place.line, 3);
+    assert_eq!(overlap.place.part.as_deref(), Some("message 1, tool call 0"));
+    assert_eq!(overlap.place.id.as_deref(), Some("chat-7"));
+    assert_eq!(overlap.place.source.as_deref(), Some("sharegpt"));
+    assert_eq!(overlap.evaluation, [(true, words(3, 12))]);
+    assert!(overlap.training.before.ends_with("Oh! ") && overlap.training.after.starts_with(", yes"));
     assert_eq!(progress.records, 2);
     assert_eq!(progress.bytes, fs::metadata(&path).unwrap().len());
 }
@@ -110,7 +110,7 @@ fn running_text_is_found_across_the_borders_of_pieces() {
         let path = file(&directory, "t.txt", &content);
         let (report, progress) = scanned(&sample, &path, Form::Text, &[]).unwrap();
         assert_eq!(report.contaminated, 400, "after {before} bytes of {filler:?}");
-        assert_eq!(report.spans[0].place.line, line);
+        assert_eq!(report.overlaps[0].place.line, line);
         assert_eq!(progress.bytes, content.len() as u64);
     }
 }
@@ -124,7 +124,7 @@ fn named_fields_are_what_is_compared() {
     assert_eq!(of(&[]).unwrap().0.contaminated, 0);
     let (report, _) = of(&["a.b"]).unwrap();
     assert_eq!(report.contaminated, 12);
-    assert_eq!(report.spans[0].place.part.as_deref(), Some("field a.b"));
+    assert_eq!(report.overlaps[0].place.part.as_deref(), Some("field a.b"));
     let error = of(&["a.c"]).unwrap_err().to_string();
     assert!(
         error.contains("t.jsonl:1") && error.contains("`a.c`") && error.contains("`text`"),
@@ -143,7 +143,7 @@ fn a_line_longer_than_a_piece_is_read_whole() {
     );
     let (report, progress) = scanned(&words(0, 20), &path, Form::JsonLines, &[]).unwrap();
     assert_eq!((report.contaminated, progress.records), (20, 3));
-    assert_eq!(report.spans[0].place.line, 2);
+    assert_eq!(report.overlaps[0].place.line, 2);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn what_a_sets_samples_share_can_be_left_out_of_the_count() {
         let reports = scan.report(3).unwrap();
         reports
             .iter()
-            .map(|report| (report.contaminated, report.tokens, report.spans.len()))
+            .map(|report| (report.contaminated, report.tokens, report.overlaps.len()))
             .collect()
     };
     assert_eq!(

@@ -100,13 +100,13 @@ impl ContaminationScan {
         }
     }
 
-    /// What was found of each sample, as JSON, with at most `spans` spans of each.
-    fn report(&self, py: Python<'_>, spans: usize) -> PyResult<String> {
+    /// What was found of each sample, as JSON, with at most `overlaps` overlaps of each.
+    fn report(&self, py: Python<'_>, overlaps: usize) -> PyResult<String> {
         py.detach(|| {
             let report = self
                 .scan
                 .lock()
-                .report(spans)
+                .report(overlaps)
                 .map_err(|error| error.to_string())?;
             serde_json::to_string(&report).map_err(|error| error.to_string())
         })

@@ -72,14 +72,14 @@ def test_an_overlap_is_shown_from_both_sides(tmp_path: Path) -> None:
     text = f"<b>é</b> {words(0, 17)} <i>end</i>"
     found = scanned(data, text)
     (sample,) = found.samples
-    (span,) = sample.spans
-    assert (span.tokens, span.skipped) == (17, 1)
-    assert text[span.region.start : span.region.end] == words(0, 17)
-    assert [equal for equal, _ in span.training] == [True, False, True]
-    assert "".join(run for _, run in span.training) == f"{words(0, 12)} ANOTHER {words(13, 4)}"
-    assert (span.before, span.after) == ("So: ", ".")
-    assert (span.path, span.line, span.part) == (str(data), 2, "message 1 (assistant)")
-    assert (span.record, span.source) == ("r1", "chats")
+    (overlap,) = sample.overlaps
+    assert (overlap.tokens, overlap.skipped) == (17, 1)
+    assert text[overlap.region.start : overlap.region.end] == words(0, 17)
+    assert [equal for equal, _ in overlap.training] == [True, False, True]
+    assert "".join(run for _, run in overlap.training) == f"{words(0, 12)} ANOTHER {words(13, 4)}"
+    assert (overlap.before, overlap.after) == ("So: ", ".")
+    assert (overlap.path, overlap.line, overlap.part) == (str(data), 2, "message 1 (assistant)")
+    assert (overlap.record, overlap.source) == ("r1", "chats")
     html = page(found)
     assert f"<code>{data}:2</code>" in html
     assert "<mark class='skip'>ANOTHER </mark>" in html
@@ -87,7 +87,7 @@ def test_an_overlap_is_shown_from_both_sides(tmp_path: Path) -> None:
     assert "&lt;b&gt;é&lt;/b&gt;" in html
     assert "<b>é" not in html
     (reported,) = found.to_dict()["samples"]
-    assert reported["spans"][0]["training"] == f"{words(0, 12)} ANOTHER {words(13, 4)}"
+    assert reported["overlaps"][0]["training"] == f"{words(0, 12)} ANOTHER {words(13, 4)}"
 
 
 def test_words_forgive_case_and_signs_where_white_space_does_not(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_a_checkpoints_tokens_are_what_is_compared(tmp_path: Path) -> None:
     found = scanned(data, "..........éöü", settings=Settings(model=str(model)))
     (sample,) = found.samples
     assert sample.tokens == 16
-    # Ten points, é, then the first byte of ö and of ü, the second ones skipped: a span ends with an equal token.
+    # Ten points, é, then the first byte of ö and of ü, the second ones skipped: an overlap ends with an equal token.
     assert sample.contaminated == 15
-    assert sample.spans[0].skipped == 1
+    assert sample.overlaps[0].skipped == 1
     assert sample.texts[0][: sample.regions[0].end] == "..........éöü"
     assert found.tokenization == f"tokens of {model}"
 
@@ -151,7 +151,7 @@ def test_a_directory_stands_for_its_files(tmp_path: Path) -> None:
     found = scanned(tmp_path, words(0, 40))
     assert [path for path, _ in found.training] == [str(tmp_path / "a.jsonl"), str(tmp_path / "b" / "c.txt")]
     assert found.share() == 1
-    assert [(Path(span.path).name, span.line) for span in found.samples[0].spans] == [
+    assert [(Path(overlap.path).name, overlap.line) for overlap in found.samples[0].overlaps] == [
         ("a.jsonl", 1),
         ("c.txt", 3),
     ]
@@ -187,7 +187,7 @@ def test_data_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content:
         ({"skip_budget": -1}, "skip_budget is -1; it must lie between 0 and 256"),
         ({"tokens": "letters"}, "tokens is 'letters'; it must be one of words, whitespace"),
         ({"ignore_shared": 50.0}, "ignore_shared is 50.0; it must lie between 0 and 1"),
-        ({"spans": 0}, "spans is 0; it must lie between 1 and 1000"),
+        ({"overlaps": 0}, "overlaps is 0; it must lie between 1 and 1000"),
     ],
 )
 def test_settings_without_meaning_are_refused(values: dict[str, object], says: str) -> None:

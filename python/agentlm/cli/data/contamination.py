@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "--show", default=200, show_default=True, help="Samples on the page, the most contaminated first."
 )
 @click.option(
-    "--spans", default=3, show_default=True, help="Overlaps of a sample that are shown, the longest first."
+    "--overlaps", default=3, show_default=True, help="Overlaps of a sample that are shown, the longest first."
 )
 @click.option("--fail-above", type=click.FloatRange(0, 100), help="Exit with 1 if more than this percentage of a set's samples is not clean.")  # fmt: skip
 def command(
@@ -61,7 +61,7 @@ def command(
     html: Path | None,
     json_file: Path | None,
     show: int,
-    spans: int,
+    overlaps: int,
     fail_above: float | None,
 ) -> None:
     """Look for evaluation samples in training DATA (files, or directories of .jsonl and .txt files).
@@ -80,7 +80,7 @@ def command(
         model=model,
         ignore_shared=None if ignore_shared is None else ignore_shared / 100,
         threads=threads,
-        spans=spans,
+        overlaps=overlaps,
     )
     samples = [sample for file in evaluation for sample in read_samples(file, fields)]
     training = sources(data, "jsonl" if form == "jsonl" else "text" if form == "text" else None)
@@ -129,10 +129,10 @@ def _print(found: "Contamination") -> None:
         )
     click.echo(table(head, rows))
     for sample in found.worst()[:5]:
-        span = sample.spans[0]
-        text = " ".join("".join(run for _, run in span.evaluation).split())
+        overlap = sample.overlaps[0]
+        text = " ".join("".join(run for _, run in overlap.evaluation).split())
         click.echo(
-            f"{100 * sample.share:5.1f} %  {sample.set} {sample.id}: {span.path}:{span.line}  {text:.60}"
+            f"{100 * sample.share:5.1f} %  {sample.set} {sample.id}: {overlap.path}:{overlap.line}  {text:.60}"
         )
     if found.ignore_shared is not None:
         shared = sum(sample.shared for sample in found.samples)

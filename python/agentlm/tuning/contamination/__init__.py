@@ -4,7 +4,7 @@ Refuses to know tasks and mixtures, and to change the data: it says where the ov
 """
 
 from agentlm.tuning.contamination.html import page
-from agentlm.tuning.contamination.result import BUCKETS, Bucket, Contamination, SampleOverlap, Span
+from agentlm.tuning.contamination.result import BUCKETS, Bucket, Contamination, Overlap, SampleFinding
 from agentlm.tuning.contamination.samples import ContaminationError, EvaluationSample, read_samples
 from agentlm.tuning.contamination.scan import Settings, scan, sources
 
@@ -14,9 +14,9 @@ __all__ = [
     "Contamination",
     "ContaminationError",
     "EvaluationSample",
-    "SampleOverlap",
+    "Overlap",
+    "SampleFinding",
     "Settings",
-    "Span",
     "page",
     "read_samples",
     "scan",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from agentlm.tuning.contamination.result import BUCKETS, Contamination, Run, SampleOverlap, Span
+from agentlm.tuning.contamination.result import BUCKETS, Contamination, Overlap, Run, SampleFinding
 
 _LONGEST = 6000
 """Characters of one text that are shown; a page of thousands of samples must still open."""
@@ -98,20 +98,20 @@ def _cell(part: int, whole: int) -> str:
     return f"<td>{part:,} ({100 * part / whole:.1f} %)</td>"
 
 
-def _card(sample: SampleOverlap) -> str:
+def _card(sample: SampleFinding) -> str:
     percent = 100 * sample.share
     texts = "".join(_sample_text(sample, at) for at in range(len(sample.texts)))
-    spans = "".join(_span(span) for span in sample.spans)
+    overlaps = "".join(_overlap(overlap) for overlap in sample.overlaps)
     more = f"<p class='dim'>{sample.more} further overlaps are not shown.</p>" if sample.more else ""
     return (
         f"<article><h3>{escape(sample.id)} <span class='dim'>{escape(sample.set)}</span> "
         f"<span class='bar'><i style='width:{percent:.0f}%'></i></span> {percent:.1f} % "
         f"<span class='dim'>({sample.contaminated} of {sample.tokens} tokens)</span></h3>"
-        f"<div class='sides'><div>{texts}</div><div>{spans}{more}</div></div></article>"
+        f"<div class='sides'><div>{texts}</div><div>{overlaps}{more}</div></div></article>"
     )
 
 
-def _sample_text(sample: SampleOverlap, at: int) -> str:
+def _sample_text(sample: SampleFinding, at: int) -> str:
     """One of the sample's texts with its contaminated stretches marked."""
     text = sample.texts[at]
     kinds = [0] * len(text)
@@ -119,10 +119,10 @@ def _sample_text(sample: SampleOverlap, at: int) -> str:
         for region in regions:
             if region.text == at:
                 kinds[region.start : region.end] = [kind] * (region.end - region.start)
-    for span in sample.spans:
-        if span.region.text == at:
-            place = span.region.start
-            for equal, run in span.evaluation:
+    for overlap in sample.overlaps:
+        if overlap.region.text == at:
+            place = overlap.region.start
+            for equal, run in overlap.evaluation:
                 for char in range(place, place + len(run)):
                     if not equal and kinds[char] != 3:
                         kinds[char] = 2
@@ -132,15 +132,15 @@ def _sample_text(sample: SampleOverlap, at: int) -> str:
     return f"<div class='text'>{_marked(pieces)}</div>"
 
 
-def _span(span: Span) -> str:
-    kinds = [(0, span.before), *_kinds(span.training), (0, span.after)]
-    record = f" · record <code>{escape(span.record)}</code>" if span.record else ""
-    source = f" · source {escape(span.source)}" if span.source else ""
-    part = f" · {escape(span.part)}" if span.part else ""
-    skipped = f", {span.skipped} differ" if span.skipped else ""
+def _overlap(overlap: Overlap) -> str:
+    kinds = [(0, overlap.before), *_kinds(overlap.training), (0, overlap.after)]
+    record = f" · record <code>{escape(overlap.record)}</code>" if overlap.record else ""
+    source = f" · source {escape(overlap.source)}" if overlap.source else ""
+    part = f" · {escape(overlap.part)}" if overlap.part else ""
+    skipped = f", {overlap.skipped} differ" if overlap.skipped else ""
     return (
-        f"<div class='where'><code>{escape(span.path)}:{span.line}</code>{record}{source}{part} "
-        f"<span class='dim'>{span.tokens} tokens{skipped}</span></div><div class='text'>{_marked(kinds)}</div>"
+        f"<div class='where'><code>{escape(overlap.path)}:{overlap.line}</code>{record}{source}{part} "
+        f"<span class='dim'>{overlap.tokens} tokens{skipped}</span></div><div class='text'>{_marked(kinds)}</div>"
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Run = tuple[bool, str]
-"""A stretch of a span: whether its tokens are equal on both sides, its text."""
+"""A stretch of an overlap: whether its tokens are equal on both sides, its text."""
 
 
 class Region(NamedTuple):
@@ -20,7 +20,7 @@ class Region(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Overlap:
     """A stretch of a sample that stands in the training data, and where."""
 
     region: Region
@@ -43,7 +43,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class SampleOverlap:
+class SampleFinding:
     """One sample."""
 
     id: str
@@ -56,9 +56,9 @@ class SampleOverlap:
     contaminated: int
     regions: tuple[Region, ...]
     shared_regions: tuple[Region, ...]
-    spans: tuple[Span, ...]
+    overlaps: tuple[Overlap, ...]
     more: int
-    """Spans that are not shown."""
+    """Overlaps that are not shown."""
     is_short: bool
     """No text of it is longer than an n-gram: nothing could be found."""
 
@@ -90,7 +90,7 @@ BUCKETS = (
 class Contamination:
     """The outcome of one scan."""
 
-    samples: tuple[SampleOverlap, ...]
+    samples: tuple[SampleFinding, ...]
     evaluation: tuple[str, ...]
     """Files of the evaluation sets."""
     training: tuple[tuple[str, int], ...]
@@ -115,7 +115,7 @@ class Contamination:
         """The evaluation sets, in the order given."""
         return list(dict.fromkeys(sample.set for sample in self.samples))
 
-    def bucket(self, bucket: Bucket, set_name: str | None = None) -> list[SampleOverlap]:
+    def bucket(self, bucket: Bucket, set_name: str | None = None) -> list[SampleFinding]:
         """Samples in a bucket, of one set or of all."""
         return [sample for sample in self._of(set_name) if bucket.holds(sample.share)]
 
@@ -124,12 +124,12 @@ class Contamination:
         samples = self._of(set_name)
         return sum(sample.contaminated for sample in samples) / max(1, sum(s.tokens for s in samples))
 
-    def _of(self, set_name: str | None) -> Sequence[SampleOverlap]:
+    def _of(self, set_name: str | None) -> Sequence[SampleFinding]:
         if set_name is None:
             return self.samples
         return [sample for sample in self.samples if sample.set == set_name]
 
-    def worst(self) -> list[SampleOverlap]:
+    def worst(self) -> list[SampleFinding]:
         """Samples with a contaminated token, the most contaminated first."""
         found = [sample for sample in self.samples if sample.contaminated]
         return sorted(found, key=lambda sample: (-sample.share, -sample.contaminated))
@@ -167,7 +167,7 @@ class Contamination:
         }
 
 
-def _sample_dict(sample: SampleOverlap) -> dict[str, Any]:
+def _sample_dict(sample: SampleFinding) -> dict[str, Any]:
     return {
         "id": sample.id,
         "set": sample.set,
@@ -175,21 +175,21 @@ def _sample_dict(sample: SampleOverlap) -> dict[str, Any]:
         "contaminated": sample.contaminated,
         "share": sample.share,
         "regions": [region._asdict() for region in sample.regions],
-        "spans": [_span_dict(span) for span in sample.spans],
-        "spans_not_shown": sample.more,
+        "overlaps": [_overlap_dict(overlap) for overlap in sample.overlaps],
+        "overlaps_not_shown": sample.more,
     }
 
 
-def _span_dict(span: Span) -> dict[str, Any]:
+def _overlap_dict(overlap: Overlap) -> dict[str, Any]:
     return {
-        **span.region._asdict(),
-        "tokens": span.tokens,
-        "skipped": span.skipped,
-        "evaluation": "".join(text for _, text in span.evaluation),
-        "training": "".join(text for _, text in span.training),
-        "path": span.path,
-        "line": span.line,
-        "part": span.part,
-        "record": span.record,
-        "source": span.source,
+        **overlap.region._asdict(),
+        "tokens": overlap.tokens,
+        "skipped": overlap.skipped,
+        "evaluation": "".join(text for _, text in overlap.evaluation),
+        "training": "".join(text for _, text in overlap.training),
+        "path": overlap.path,
+        "line": overlap.line,
+        "part": overlap.part,
+        "record": overlap.record,
+        "source": overlap.source,
     }

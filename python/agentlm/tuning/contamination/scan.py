@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentlm.tuning.contamination.result import Contamination, Region, SampleOverlap, Span
+from agentlm.tuning.contamination.result import Contamination, Overlap, Region, SampleFinding
 from agentlm.tuning.contamination.samples import ContaminationError, EvaluationSample
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class Settings:
     ignore_shared: float | None = None
     """Leave tokens out of the count that lie in n-grams which more than this share (0 to 1) of a set's samples hold: the
     task's template, which tuning data for the task holds too. None counts every token, as the paper does."""
-    spans: int = 3
+    overlaps: int = 3
     """Overlaps of a sample that are kept to be shown, the longest first."""
 
     def __post_init__(self) -> None:
-        allowed = {"ngram": (2, 1024), "skip_budget": (0, 256), "threads": (0, 1024), "spans": (1, 1000)}
+        allowed = {"ngram": (2, 1024), "skip_budget": (0, 256), "threads": (0, 1024), "overlaps": (1, 1000)}
         for name, (low, high) in allowed.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -117,12 +117,12 @@ def scan(
         _, records, tokens = found.read(
             list(training), fields=list(data_fields), threads=threads, progress=progress
         )
-        overlaps = json.loads(found.report(settings.spans))
+        findings = json.loads(found.report(settings.overlaps))
     except ValueError as error:
         raise ContaminationError(str(error)) from error
     return Contamination(
         samples=tuple(
-            _overlap(sample, values, settings) for sample, values in zip(samples, overlaps, strict=True)
+            _finding(sample, values, settings) for sample, values in zip(samples, findings, strict=True)
         ),
         evaluation=tuple(dict.fromkeys(sample.set for sample in samples)),
         training=tuple((str(path), path.stat().st_size) for path, _ in training),
@@ -158,8 +158,8 @@ def _index(samples: Sequence[EvaluationSample], settings: Settings) -> "Contamin
     return found
 
 
-def _overlap(sample: EvaluationSample, values: dict[str, Any], settings: Settings) -> SampleOverlap:
-    return SampleOverlap(
+def _finding(sample: EvaluationSample, values: dict[str, Any], settings: Settings) -> SampleFinding:
+    return SampleFinding(
         id=sample.id,
         set=sample.set,
         texts=sample.texts,
@@ -168,20 +168,20 @@ def _overlap(sample: EvaluationSample, values: dict[str, Any], settings: Setting
         contaminated=values["contaminated"],
         regions=tuple(Region(*region) for region in values["regions"]),
         shared_regions=tuple(Region(*region) for region in values["shared_regions"]),
-        spans=tuple(_span(span) for span in values["spans"]),
+        overlaps=tuple(_overlap(overlap) for overlap in values["overlaps"]),
         more=values["more"],
         is_short=values["longest"] <= settings.ngram,
     )
 
 
-def _span(values: dict[str, Any]) -> Span:
+def _overlap(values: dict[str, Any]) -> Overlap:
     place, training = values["place"], values["training"]
-    return Span(
+    return Overlap(
         region=Region(values["part"], values["start"], values["end"]),
         tokens=values["tokens"],
         skipped=values["skipped"],
         evaluation=tuple((equal, text) for equal, text in values["evaluation"]),
-        training=tuple((equal, text) for equal, text in training["span"]),
+        training=tuple((equal, text) for equal, text in training["overlap"]),
         before=training["before"],
         after=training["after"],
         path=place["path"],
