@@ -3,15 +3,16 @@
 Facts: AgentTuning e33a45d, AgentBench.old/src/agent.py. Refuses to know tokens and tasks.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
+from math import ceil
 
 from agentlm_evals.model import Message
 
 SEGMENTS = 3500
-_SEGMENT = re.compile(r"[^\W\d_]{1,7}|[^ \n]")
-"""A run of up to seven letters, or one other character that is neither a blank nor a line's end."""
+_LONGEST = 7
+"""Letters of one segment."""
 
 
 def window(messages: Sequence[Message]) -> list[Message]:
@@ -36,4 +37,11 @@ def window(messages: Sequence[Message]) -> list[Message]:
 
 
 def _segments(text: str) -> int:
-    return sum(1 for _ in _SEGMENT.finditer(text))
+    """Runs of up to seven letters, and every other character that is neither a blank nor a line's end."""
+    segments = 0
+    for are_letters, run in groupby(text, str.isalpha):
+        if are_letters:
+            segments += ceil(sum(1 for _ in run) / _LONGEST)
+        else:
+            segments += sum(char not in " \n" for char in run)
+    return segments
