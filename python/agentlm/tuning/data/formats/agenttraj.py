@@ -24,7 +24,7 @@ def recognises(row: dict[str, Any]) -> bool:
 
 def convert(row: dict[str, Any], context: Context) -> Conversation:
     """The record of one trajectory. Raises `RowError`, `RecordError`."""
-    item = row["item_id"]
+    item = row.get("item_id")
     if isinstance(item, bool) or not isinstance(item, str | int) or not str(item):
         raise RowError(f"item_id must be text or a number; it is {item!r:.60}")
     name = str(item)

@@ -132,6 +132,9 @@ def calls_of(value: Any, where: str, call_id: str | None) -> tuple[dict[str, Any
 
 def message(role: str, content: str | None, where: str, **more: Any) -> Message:
     """A message of a record; what is wrong with it is said with its place. Raises `RowError`."""
+    for key in ("name", "tool_call_id"):
+        if not isinstance(more.get(key), str | None):
+            raise RowError(f"{where}: {key} must be text; it is {more[key]!r:.60}")
     try:
         return Message(role, content, **more)
     except RecordError as error:

@@ -33,7 +33,7 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
     messages: list[Message] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         messages.append(Message("system", row["system"]))
-    for past in row.get("history") or []:
+    for past in _history(row):
         if not (isinstance(past, list) and len(past) == 2 and all(isinstance(text, str) for text in past)):
             raise RowError(f"history must be a list of pairs of text; it holds {past!r:.60}")
         messages += [Message("user", past[0]), Message("assistant", past[1])]
@@ -51,6 +51,13 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
         tags=(*context.tags, *model_tags(row)),
         messages=tuple(messages),
     )
+
+
+def _history(row: dict[str, Any]) -> list[Any]:
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise RowError(f"history must be a list of pairs of text; it is {history!r:.60}")
+    return history
 
 
 def _turns(output: str) -> list[Message]:

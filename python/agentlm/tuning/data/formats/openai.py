@@ -39,7 +39,7 @@ def recognises(row: dict[str, Any]) -> bool:
 
 def convert(row: dict[str, Any], context: Context) -> Conversation:
     """The record of a chat. Raises `RowError`, `RecordError`."""
-    given = json_value(row["messages"], "messages")
+    given = json_value(row.get("messages"), "messages")
     if not isinstance(given, list) or not given:
         raise RowError(f"messages must be a list with at least one message; it is {given!r:.60}")
     messages: list[Message] = []

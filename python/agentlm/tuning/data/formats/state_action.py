@@ -28,7 +28,10 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
     name = str(name) if isinstance(name, str | int) else context.fallback_id
     task = name.partition("_")[0].lower() if "_" in name else None
     messages: list[Message] = []
-    for index, pair in enumerate(row["state_action_pairs"]):
+    pairs = row.get("state_action_pairs")
+    if not isinstance(pairs, list):
+        raise RowError(f"state_action_pairs must be a list; it is {pairs!r:.60}")
+    for index, pair in enumerate(pairs):
         state = pair.get("state") if isinstance(pair, Mapping) else None
         action = pair.get("action") if isinstance(pair, Mapping) else None
         if not isinstance(state, str) or not isinstance(action, str) or not action.strip():
