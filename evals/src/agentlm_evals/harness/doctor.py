@@ -44,7 +44,11 @@ class Finding:
 
 
 async def play(plan: TaskPlan, sample: Sample, agent: Agent, environment: object) -> Score:
-    """One episode with a scripted agent."""
+    """One episode with a scripted agent.
+
+    Raises:
+        RequirementError: The task lacks what the doctor has not.
+    """
     judge = plan.task.scripted_judge()
     episode = Episode(
         sample=sample,
@@ -55,7 +59,10 @@ async def play(plan: TaskPlan, sample: Sample, agent: Agent, environment: object
         environment=environment,
         judge=ScriptedModel(judge, "script") if judge else None,
     )
-    return (await run_episode(plan, episode)).score
+    score = (await run_episode(plan, episode)).score
+    if score.details.get("lacks"):
+        raise RequirementError(str(score.details["why"]))
+    return score
 
 
 async def examine(task: Task, setting: Setting, limit: int | None = None) -> Finding:

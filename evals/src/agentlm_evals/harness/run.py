@@ -93,8 +93,7 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
     """One episode to its record. Whatever is not the model's doing becomes a harness fault; nothing is raised but refusals.
 
     Raises:
-        RequirementError: The task lacks something, such as a judge: no episode of it can run.
-        UnsupportedError: The server lacks an ability: likewise.
+        UnsupportedError: The server lacks an ability: no episode of the task can run.
         ModelError: No server answers.
     """
     task, sample, protocol = plan.task, episode.sample, episode.protocol
@@ -108,8 +107,11 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
         score = task.score(sample, answer, protocol)
     except EpisodeEnd as end:
         score = format_or_limit(str(end), kind="limit" if isinstance(end, LimitReached) else "format")
-    except (RequirementError, UnsupportedError, ModelError):
+    except (UnsupportedError, ModelError):
         raise
+    except RequirementError as error:
+        # No episode of the task can run: who runs many stops at the first.
+        score = harness_fault(str(error), lacks=True)
     except HarnessFault as fault:
         score = harness_fault(f"{type(fault).__name__}: {fault}")
     except TimeoutError as error:
@@ -319,6 +321,8 @@ class Runner:
                     record = _record(episode, None, harness_fault(f"ModelError: {error}"), 0.0)
                 else:
                     self._in_vain = 0
+                    if record.score.details.get("lacks"):
+                        raise RequirementError(str(record.score.details["why"]))
                 if record.score.outcome is not Outcome.HARNESS_FAULT or self._draining.is_set():
                     break
             await store.write(record)
