@@ -11,6 +11,7 @@ import pytest
 from agentlm_evals.harness.doctor import examine
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding
+from agentlm_evals.models.choice import ModelChoice, open_model
 from agentlm_evals.models.scripted import ScriptedModel
 from agentlm_evals.models.template import llama2
 from agentlm_evals.outcome import Outcome
@@ -18,6 +19,7 @@ from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
 from agentlm_evals.protocols.source import load
 from agentlm_evals.task import Sample, Setting, Source, scripted
 from agentlm_evals.tasks.gsm8k import TASK, last_digits, last_number
+from tests.evals.server import said, scripted_server, tgi
 
 OWN = Setting(Source(), Protocol(AGENTLM))
 
@@ -114,6 +116,27 @@ async def test_the_published_dialogue_is_the_originals_to_the_byte(question: str
     await TASK.solve(episode)
     assert protocol.template == "llama-2"
     assert sha256(llama2(episode.messages[:-1]).encode()).hexdigest() == DIALOGUES[question]
+
+
+async def test_what_reaches_a_tgi_server_is_the_originals_prompt_to_the_byte() -> None:
+    if not (directory := os.environ.get("AGENTLM_PROTOCOLS")):
+        pytest.skip("needs a checkout of THUDM/AgentTuning: $AGENTLM_PROTOCOLS names no directory")
+    question, digest = next(iter(DIALOGUES.items()))
+    protocol = load("gsm8k", Path(directory))
+    sample = Sample("1", {"question": question, "answer": "#### 12"}, "12")
+    async with scripted_server(tgi(lambda _: said("The answer is 12"))) as server:
+        async with open_model(ModelChoice(), [server.url]) as model:
+            episode = Episode(
+                sample,
+                Setting(Source(), protocol),
+                model.with_template(str(protocol.template)),
+                TASK.decoding(AGENTTUNING),
+            )
+            answer = await TASK.solve(episode)
+        (body,) = server.bodies("/generate")
+    assert sha256(body["inputs"].encode()).hexdigest() == digest
+    assert body["parameters"] == {"max_new_tokens": 512, "details": True, "do_sample": False}
+    assert TASK.score(sample, answer, AGENTTUNING).outcome is Outcome.RIGHT
 
 
 def test_examples_are_not_to_be_trained_on() -> None:
