@@ -61,6 +61,10 @@ class EngineConfig:
     max_stop_sequences: int = 4
     max_top_n_tokens: int = 5
     max_best_of: int = 2
+    watermark_gamma: float = 0.5
+    """Share of the vocabulary that a watermark favours."""
+    watermark_delta: float = 2.0
+    """What a watermark adds to the logits of those."""
     prefix_cache: bool = True
     """Share the keys and values of equal beginnings between requests."""
     steps_in_flight: int | None = None
@@ -104,10 +108,13 @@ class EngineConfig:
             value = getattr(self, name)
             if value is None and name == "step_timeout":
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < 1e9 or (name == "step_timeout" and value == 0):
+            if not _is_number(value) or not 0 <= value < 1e9 or (name == "step_timeout" and value == 0):
                 least = "more than 0" if name == "step_timeout" else "at least 0"
                 raise ConfigError(f"`{name}` must be seconds, {least} and below 1e9. Given: {value!r}")
+        if not _is_number(gamma := self.watermark_gamma) or not 0 < gamma < 1:
+            raise ConfigError(f"`watermark_gamma` must be more than 0 and less than 1. Given: {gamma!r}")
+        if not _is_number(delta := self.watermark_delta) or not -100 <= delta <= 100:
+            raise ConfigError(f"`watermark_delta` must be from -100 to 100. Given: {delta!r}")
         for name in ("offline", "prefix_cache", "batch_invariant"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Given: {value!r}")
@@ -129,3 +136,7 @@ class EngineConfig:
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown settings {unknown}; known: {sorted(known)}")
         return cls(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -16,6 +16,7 @@ from agentlm.completion import Chunk, Completion
 from agentlm.config import EngineConfig
 from agentlm.conversation import Message, as_conversations, as_json
 from agentlm.errors import (
+    AdapterError,
     ChatTemplateError,
     GenerationError,
     InvalidMessageError,
@@ -111,22 +112,26 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Completion]:
         """Generates for each prompt; completions come in the prompts' order.
+
+        `adapter` names one that `load_adapter` has loaded.
 
         `params` is one for all, or one a prompt. What is more than `max_concurrent_requests` is submitted as places become
         free. Ctrl-C and a failure of the engine abort what is unfinished.
 
         Raises:
             InvalidRequestError: a prompt or parameter is out of range; nothing was generated for any.
+            AdapterError: no adapter has this name.
             GenerationError: requests failed, and all others are finished: the error holds them.
             EngineFailedError: the engine failed.
         """
         batch = _as_batch(prompts)
         completions: list[Completion | None] = [None] * len(batch)
         failed: dict[int, str] = {}
-        for index, done in self._run(batch, params, progress):
+        for index, done in self._run(batch, params, adapter, progress):
             if isinstance(done, GenerationError):
                 failed[index] = str(done)
             else:
@@ -142,18 +147,20 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> Iterator[tuple[int, Completion | GenerationError]]:
         """Yields each prompt's place and its completion, or why it failed, as they finish.
 
         Dropping the iterator aborts what is unfinished. Raises as `generate` does, but for `GenerationError`.
         """
-        return self._run(_as_batch(prompts), params, progress)
+        return self._run(_as_batch(prompts), params, adapter, progress)
 
     def _run(
         self,
         batch: list[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
+        adapter: str | None,
         progress: bool | None,
     ) -> Iterator[tuple[int, Completion | GenerationError]]:
         """Checks every prompt before any is submitted, and at once rather than when the iterator is first asked."""
@@ -170,10 +177,11 @@ class LLM:
                 told = InvalidRequestError(f"prompt {index}: {error}")
                 told.prompt = index
                 raise told from error
-        return self._finished(ids, each, show)
+        self._check_adapter(adapter)
+        return self._finished(ids, each, adapter, show)
 
     def _finished(
-        self, ids: list[list[int]], each: list[SamplingParams], show: bool
+        self, ids: list[list[int]], each: list[SamplingParams], adapter: str | None, show: bool
     ) -> Iterator[tuple[int, Completion | GenerationError]]:
         mailbox = Mailbox()
         waiting = deque(range(len(ids)))
@@ -183,7 +191,7 @@ class LLM:
             while waiting:
                 key = waiting[0]
                 try:
-                    running[key] = self._submit(ids[key], each[key], mailbox, key, stream=False)
+                    running[key] = self._submit(ids[key], each[key], adapter, mailbox, key, stream=False)
                 except OverloadedError:
                     return
                 waiting.popleft()
@@ -210,11 +218,13 @@ class LLM:
             for request in running.values():
                 request.abort()
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[Chunk]:
         """Yields a chunk a token; the last one carries the completion. Dropping the iterator aborts the request."""
         one = params or SamplingParams()
         mailbox = Mailbox()
-        request = self._submit(self._ids(prompt), one, mailbox, 0, stream=True)
+        request = self._submit(self._ids(prompt), one, adapter, mailbox, 0, stream=True)
         try:
             while True:
                 for chunk in chunks(mailbox.take(POLL_SECONDS), one):
@@ -224,21 +234,23 @@ class LLM:
         finally:
             request.abort()
 
-    async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
+    async def agenerate(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Completion:
         """Generates for one prompt without blocking the event loop; many may run at once. Cancelling aborts."""
         one = params or SamplingParams()
-        async with aclosing(self._events(prompt, one, stream=False)) as batches:
+        async with aclosing(self._events(prompt, one, adapter, stream=False)) as batches:
             return completion((await anext(batches))[-1], one)
 
     async def astream(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Yields a chunk a token, as `stream` does, without blocking the event loop.
 
         Cancelling aborts; so does `aclose`, and leaving the loop early a moment later.
         """
         one = params or SamplingParams()
-        async with aclosing(self._events(prompt, one, stream=True)) as batches:
+        async with aclosing(self._events(prompt, one, adapter, stream=True)) as batches:
             async for events in batches:
                 for chunk in chunks(events, one):
                     yield chunk
@@ -250,6 +262,7 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Completion]:
         """Answers one conversation, or each of several, rendered by the checkpoint's chat template.
@@ -260,7 +273,7 @@ class LLM:
             InvalidMessageError: what was given are no messages, or one holds what JSON cannot.
         """
         prompts = self._rendered(as_conversations(messages))
-        return self.generate(prompts, params, progress=progress)
+        return self.generate(prompts, params, adapter=adapter, progress=progress)
 
     def render_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that the model is to continue. Raises as `chat` does."""
@@ -282,6 +295,59 @@ class LLM:
                     raise
                 raise type(error)(f"conversation {index}: {error}") from error
         return prompts
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Loads a LoRA adapter in peft's format, from a directory or the hub. Calls choose it by `adapter=name`.
+
+        Raises:
+            AdapterError: the name is taken, or is the model's own.
+            ControlError: the adapter cannot be served.
+        """
+        self._running.load_adapter(name, path)
+
+    def unload_adapter(self, name: str, *, timeout: float = 60.0) -> None:
+        """Unloads an adapter, once the requests that use it have ended; they have `timeout` seconds.
+
+        Raises:
+            AdapterError: no adapter has this name.
+            ControlError: the requests did not end in time.
+        """
+        self._ask("unload_adapter", name=name, timeout=timeout)
+
+    def adapters(self) -> dict[str, str]:
+        """The loaded adapters: names and directories."""
+        self._running.check_usable()
+        return dict(self._running.engine.adapters())
+
+    def reload_weights(
+        self, path: str | Path | None = None, *, abort: bool = False, timeout: float = 60.0
+    ) -> int:
+        """Exchanges the weights in place for those of another checkpoint of the same shape; None reads the same one again.
+
+        Requests that run finish first, for at most `timeout` seconds, or are aborted; new ones wait. The prefix cache is
+        forgotten, adapters stay. Returns how often the weights were exchanged.
+
+        Raises:
+            ControlError: the checkpoint cannot be had or has another shape, or requests did not end in time; nothing
+                was changed.
+        """
+        directory = "" if path is None else str(path)
+        self._ask("reload_weights", path=directory, abort=abort, timeout=timeout)
+        return self._running.engine.weight_version()
+
+    def sleep(self, *, abort: bool = False, timeout: float = 60.0) -> None:
+        """Gives back the memory of weights and cache. Requests wait until `wake`. Raises as `reload_weights` does."""
+        self._ask("sleep", abort=abort, timeout=timeout)
+
+    def wake(self) -> None:
+        """Takes the memory again and reads the weights that were served last. Does nothing where nothing sleeps."""
+        self._ask("wake")
+
+    def _ask(
+        self, kind: str, *, name: str = "", path: str = "", abort: bool = False, timeout: float = 60.0
+    ) -> None:
+        self._running.check_usable()
+        self._running.engine.ask(kind, name=name, path=path, abort=abort, patience=timeout)
 
     def close(self) -> None:
         """Ends unfinished requests with an error and frees the memory. Safe to repeat."""
@@ -315,16 +381,35 @@ class LLM:
         """Raises `InvalidRequestError` if `_submit` would; compiles the grammar if there is one."""
         self._running.engine.check(ids, params, grammar=_grammar(params))
 
+    def _check_adapter(self, adapter: str | None) -> None:
+        """Raises `AdapterError` if `_submit` would."""
+        if adapter is not None and adapter not in self.adapters():
+            raise AdapterError(f"no adapter is called {adapter!r}; loaded: {sorted(self.adapters())}")
+
     def _submit(
-        self, ids: list[int], params: SamplingParams, mailbox: Mailbox, key: int, *, stream: bool
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        adapter: str | None,
+        mailbox: Mailbox,
+        key: int,
+        *,
+        stream: bool,
     ) -> Request:
         self._running.check_usable()
         return self._running.engine.submit(
-            ids, params, mailbox, key, stream=stream, seed=secrets.randbits(64), grammar=_grammar(params)
+            ids,
+            params,
+            mailbox,
+            key,
+            stream=stream,
+            seed=secrets.randbits(64),
+            grammar=_grammar(params),
+            adapter=adapter,
         )
 
     async def _events(
-        self, prompt: Prompt, params: SamplingParams, *, stream: bool
+        self, prompt: Prompt, params: SamplingParams, adapter: str | None, *, stream: bool
     ) -> AsyncGenerator[list[Event], None]:
         """Batches of one request's events, without end; closing the generator aborts the request."""
         loop = asyncio.get_running_loop()
@@ -338,7 +423,7 @@ class LLM:
             if params.grammar is not None:
                 # Compiling may take long: the loop goes on meanwhile, and submitting then finds it compiled.
                 await asyncio.to_thread(self._check, ids, params)
-            request = self._submit(ids, params, box.mailbox, key, stream=stream)
+            request = self._submit(ids, params, adapter, box.mailbox, key, stream=stream)
             while True:
                 yield await queue.get()
         finally:

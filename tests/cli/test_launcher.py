@@ -47,8 +47,6 @@ def test_no_option_is_there_twice():
         ("sharded", False, None),
         ("sharded", True, "`--sharded` must be false. Given: true. Here "),
         ("rope-factor", 2.0, "`--rope-factor` must be left out. Given: 2.0. Here "),
-        ("watermark-gamma", 0.5, None),
-        ("watermark-gamma", 0.25, "`--watermark-gamma` must be 0.5. Given: 0.25. Here "),
         ("speculate", 0, None),
         ("speculate", 2, "--speculate has no effect: no token is guessed ahead; answers are the same"),
         ("usage-stats", "off", None),

@@ -1,5 +1,6 @@
 """LoRA adapters and exchanged weights on the CPU backend, against the same arithmetic merged into the weights."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from agentlm import LLM, SamplingParams
-from agentlm.errors import AdapterError, ControlError
+from agentlm.config import EngineConfig
+from agentlm.errors import AdapterError, ConfigError, ControlError
 from agentlm.model.small import make_small
 from tests.engine.adapters import write_adapter, write_merged
 
@@ -76,6 +78,61 @@ def test_weights_are_exchanged_and_adapters_stay(base, tmp_path):
         with pytest.raises(ControlError, match="nowhere"):
             engine.ask("reload_weights", path=str(tmp_path / "nowhere"))
         assert text_of(llm) == plain, "what cannot be loaded changes nothing"
+
+
+def test_llm_chooses_adapters_by_name(base, tmp_path):
+    write_adapter(base, tmp_path / "one", 1)
+    with LLM(base, dtype="float32") as llm:
+        plain = llm.generate(PROMPT, GREEDY)[0].token_ids
+        llm.load_adapter("one", tmp_path / "one")
+        assert llm.adapters() == {"one": str(tmp_path / "one")}
+        adapted = llm.generate([PROMPT, PROMPT], GREEDY, adapter="one")
+        assert [one.token_ids for one in adapted] == [tuple(text_of(llm, "one"))] * 2
+        assert llm.generate(PROMPT, GREEDY)[0].token_ids == plain != adapted[0].token_ids
+        *_, last = llm.stream(PROMPT, GREEDY, adapter="one")
+        assert last.completion.token_ids == adapted[0].token_ids
+        assert asyncio.run(llm.agenerate(PROMPT, GREEDY, adapter="one")).token_ids == adapted[0].token_ids
+        with pytest.raises(AdapterError, match=r"no adapter is called 'two'; loaded: \['one'\]"):
+            llm.generate(PROMPT, GREEDY, adapter="two")
+        for name in ("", "tgi", "one"):
+            with pytest.raises(AdapterError):
+                llm.load_adapter(name, tmp_path / "one")
+        llm.unload_adapter("one")
+        assert llm.adapters() == {}
+
+
+def test_llm_exchanges_its_weights(base, tmp_path):
+    other = write_merged(base, tmp_path / "other", write_adapter(base, tmp_path / "one", 1))
+    with LLM(base, dtype="float32") as llm:
+        plain = text_of(llm)
+        assert llm.reload_weights(other) == 1
+        assert text_of(llm) != plain
+        assert llm.reload_weights(base, abort=True) == 2
+        llm.sleep()
+        llm.wake()
+        assert text_of(llm) == plain
+        with pytest.raises(ControlError, match="nowhere"):
+            llm.reload_weights(tmp_path / "nowhere")
+
+
+def test_a_watermark_is_as_strong_as_its_settings_say(base):
+    marked = SamplingParams(max_new_tokens=24, temperature=0, ignore_eos=True, watermark=True)
+    texts = {}
+    for gamma, delta in ((0.5, 0.0), (0.5, 50.0), (0.1, 50.0)):
+        with LLM(base, dtype="float32", watermark_gamma=gamma, watermark_delta=delta) as llm:
+            texts[gamma, delta] = llm.generate(PROMPT, marked)[0].token_ids
+            plain = llm.generate(PROMPT, GREEDY)[0].token_ids
+    assert texts[0.5, 0.0] == plain, "nothing is added"
+    assert len({tuple(ids) for ids in texts.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"watermark_gamma": 0}, {"watermark_gamma": 1.0}, {"watermark_delta": 101}, {"watermark_delta": "2"}],
+)
+def test_a_watermark_out_of_range_is_refused_by_name(settings):
+    with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` must be "):
+        EngineConfig(**settings)
 
 
 @pytest.mark.parametrize(

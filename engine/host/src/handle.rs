@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agentlm_core::params::Limits;
 use agentlm_core::{CoreConfig, Request, RequestId};
-use agentlm_text::{StreamOptions, TextStream, Tokenizer};
+use agentlm_text::{GrammarCompiler, StreamOptions, TextStream, Tokenizer};
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 
@@ -31,6 +31,7 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub core: CoreConfig,
     pub tokenizer: Arc<Tokenizer>,
+    pub grammars: Arc<GrammarCompiler>,
     pub commands: Sender<Command>,
     pub output: Sender<OutputMessage>,
     pub grammar: Sender<GrammarMessage>,
@@ -58,9 +59,12 @@ impl Shared {
         grammar: Sender<GrammarMessage>,
         max_unfinished: usize,
     ) -> Self {
+        let (eos, vocab_size) = (core.eos_token_ids.clone(), core.vocab_size as usize);
+        let grammars = Arc::new(GrammarCompiler::new(tokenizer.clone(), eos, vocab_size));
         Self {
             core,
             tokenizer,
+            grammars,
             commands,
             output,
             grammar,
@@ -179,6 +183,12 @@ impl EngineHandle {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.shared.core.limits
+    }
+
+    /// What compiles grammars for this engine's vocabulary. It is one for all callers, and so is what it keeps.
+    #[must_use]
+    pub fn grammars(&self) -> &Arc<GrammarCompiler> {
+        &self.shared.grammars
     }
 
     /// What the core was built with.

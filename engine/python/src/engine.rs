@@ -8,7 +8,7 @@ use agentlm_host::{
     Control, ControlError, EngineConfig, EngineHandle, Health, MaskSlot, Next, Quiesce, RequestHandle,
     StepSource, Submission,
 };
-use agentlm_text::{GrammarCompiler, GrammarState};
+use agentlm_text::{GrammarError, GrammarState};
 use parking_lot::Mutex;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -29,7 +29,6 @@ struct Loop {
 #[pyclass(frozen, module = "agentlm._engine")]
 pub struct Engine {
     handle: EngineHandle,
-    grammars: GrammarCompiler,
     engine_loop: Mutex<Option<Loop>>,
 }
 
@@ -48,9 +47,9 @@ impl Engine {
             return Ok(None);
         };
         let grammar = grammar::read(&kind, text)?;
-        py.detach(|| self.grammars.start(&grammar))
+        py.detach(|| self.handle.grammars().start(&grammar))
             .map(Some)
-            .map_err(|error| errors::raise("InvalidRequestError", format!("grammar is not valid: {error}")))
+            .map_err(|error| not_valid(&error))
     }
 
     /// Runs `f` with a planned slot's plan, results and masks.
@@ -78,6 +77,10 @@ impl Engine {
 
 /// Prompt positions scored in one step: each takes a row of logits.
 const MAX_SCORES: u32 = 256;
+
+fn not_valid(error: &GrammarError) -> PyErr {
+    errors::raise("InvalidRequestError", format!("grammar is not valid: {error}"))
+}
 
 fn closed() -> PyErr {
     errors::raise("EngineClosedError", "the engine is closed")
@@ -132,11 +135,6 @@ impl Engine {
             vocab_size,
             hash_key,
         };
-        let grammars = GrammarCompiler::new(
-            tokenizer.inner.clone(),
-            core.eos_token_ids.clone(),
-            core.vocab_size as usize,
-        );
         let step_timeout = step_timeout
             .map(Duration::try_from_secs_f64)
             .transpose()
@@ -154,7 +152,6 @@ impl Engine {
         };
         Ok(Self {
             handle,
-            grammars,
             engine_loop: Mutex::new(Some(engine_loop)),
         })
     }
@@ -285,6 +282,11 @@ impl Engine {
         all.map(|adapter| (adapter.name, adapter.path)).collect()
     }
 
+    /// How often the weights were exchanged.
+    fn weight_version(&self) -> u32 {
+        self.handle.weight_version()
+    }
+
     /// Takes in the results of the oldest planned step.
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
@@ -318,7 +320,11 @@ impl Engine {
         params: PySamplingParams,
         grammar: Option<(String, String)>,
     ) -> PyResult<()> {
-        self.start_grammar(py, grammar)?;
+        if let Some((kind, text)) = grammar {
+            let grammar = grammar::read(&kind, text)?;
+            py.detach(|| self.handle.grammars().check(&grammar))
+                .map_err(|error| not_valid(&error))?;
+        }
         let checked = self
             .handle
             .core_config()

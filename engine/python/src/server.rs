@@ -28,7 +28,8 @@ impl Server {
                         max_concurrent_requests, max_client_batch_size, payload_limit, api_keys, cors_allow_origin,
                         validation_workers, http_workers, compute_type, api_dialect="openai",
                         disable_grammar_support=false, tool_call_parser="auto", read_timeout=75.0, write_timeout=120.0, ssl_certfile=None,
-                        ssl_keyfile=None, prometheus_port=None, log_level="off", json_output=false, log_prompts=false))]
+                        ssl_keyfile=None, prometheus_port=None, log_level="off", json_output=false, log_prompts=false,
+                        otlp_endpoint=None, otlp_service_name=None))]
     fn new(
         py: Python<'_>,
         engine: &Engine,
@@ -57,6 +58,8 @@ impl Server {
         log_level: &str,
         json_output: bool,
         log_prompts: bool,
+        otlp_endpoint: Option<String>,
+        otlp_service_name: Option<String>,
     ) -> PyResult<Self> {
         let v1_dialect = api_dialect
             .parse::<V1Dialect>()
@@ -68,6 +71,7 @@ impl Server {
             json: json_output,
             prompts: log_prompts,
         };
+        let defaults = ServerConfig::new(model_id);
         let config = ServerConfig {
             hostname,
             port,
@@ -89,7 +93,9 @@ impl Server {
             disable_grammar_support,
             tool_call_parser: ToolFormat::from_setting(tool_call_parser)
                 .map_err(|error| errors::raise("ConfigError", error))?,
-            ..ServerConfig::new(model_id)
+            otlp_endpoint,
+            otlp_service_name: otlp_service_name.unwrap_or_else(|| defaults.otlp_service_name.clone()),
+            ..defaults
         };
         let renderer = template.map(|template| template.renderer.clone());
         let (handle, tokenizer) = (engine.handle().clone(), tokenizer.inner.clone());
@@ -103,6 +109,12 @@ impl Server {
     #[staticmethod]
     fn check_address(hostname: &str, port: u16) -> PyResult<()> {
         agentlm_server::check_address(hostname, port).map_err(|error| errors::raise("ServerError", error))
+    }
+
+    /// Raises `ConfigError` when no collector of traces can have this address.
+    #[staticmethod]
+    fn check_otlp_endpoint(endpoint: &str) -> PyResult<()> {
+        agentlm_server::check_otlp_endpoint(endpoint).map_err(|error| errors::raise("ConfigError", error))
     }
 
     /// Raises `ServerError` when the certificate and its key cannot be served, `ConfigError` for a key without one.

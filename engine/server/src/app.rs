@@ -22,6 +22,7 @@ use crate::routes::{
     chat, compat, completions, docs, generate, health, info, invocations, models, operate, tokenize, vertex,
 };
 use crate::seed::Seeds;
+use crate::traces::Exporter;
 
 /// One server's shared state.
 pub(crate) struct App {
@@ -35,6 +36,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Seeds,
     pub(crate) log: Arc<Log>,
+    /// Where traces go, if anywhere.
+    pub(crate) spans: Option<Arc<Exporter>>,
     /// `system_fingerprint`.
     pub(crate) fingerprint: String,
     /// Made when it is first asked for.
@@ -48,17 +51,15 @@ impl App {
         tokenizer: Arc<Tokenizer>,
         renderer: Option<Arc<Renderer>>,
         log: Arc<Log>,
+        spans: Option<Arc<Exporter>>,
     ) -> Self {
-        let grammars = (!config.disable_grammar_support).then(|| {
-            let core = engine.core_config();
-            let (eos, vocab_size) = (core.eos_token_ids.clone(), core.vocab_size as usize);
-            Arc::new(GrammarCompiler::new(tokenizer.clone(), eos, vocab_size))
-        });
+        let grammars = (!config.disable_grammar_support).then(|| engine.grammars().clone());
         Self {
             gate: Gate::new(config.max_concurrent_requests),
             metrics: Arc::new(Metrics::new(engine.limits())),
             seeds: Seeds::new(),
             log,
+            spans,
             fingerprint: config.fingerprint(),
             config,
             engine,

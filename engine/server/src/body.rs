@@ -16,6 +16,7 @@ use serde_json::error::Category;
 
 use crate::body_timeout::Late;
 use crate::error::ApiError;
+use crate::object::Object;
 use crate::request_log::Record;
 
 /// Larger bodies are parsed on the validation pool, so that they do not hold up other connections.
@@ -130,16 +131,19 @@ async fn read(mut body: Body, limit: usize) -> Result<BytesMut, ApiError> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| match error.inner().classify() {
-        Category::Data => ApiError::Body(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            format!("Failed to deserialize the JSON body into the target type: {error}"),
-        ),
-        Category::Syntax | Category::Eof | Category::Io => ApiError::Body(
-            StatusCode::BAD_REQUEST,
-            format!("Failed to parse the request body as JSON: {error}"),
-        ),
-    })
+    let value = serde_path_to_error::deserialize(&mut json);
+    value
+        .map(|Object(value)| value)
+        .map_err(|error| match error.inner().classify() {
+            Category::Data => ApiError::Body(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("Failed to deserialize the JSON body into the target type: {error}"),
+            ),
+            Category::Syntax | Category::Eof | Category::Io => ApiError::Body(
+                StatusCode::BAD_REQUEST,
+                format!("Failed to parse the request body as JSON: {error}"),
+            ),
+        })
 }
 
 /// `stop`: one string or a list of them.
@@ -252,7 +256,7 @@ mod tests {
         let body = r#"{"inputs":"a","stream":null,"unknown":{"x":[1]},"parameters":{"details":null,
             "do_sample":null,"stop":"END","watermark":null,"grammar":null}} trailing"#;
         let request: GenerateRequest = parse(body.as_bytes()).unwrap();
-        let parameters = request.parameters.unwrap();
+        let parameters = request.parameters.unwrap().0;
         assert_eq!(parameters.stop, Some(Stop(vec!["END".to_owned()])));
         assert_eq!(parameters.details, None);
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use agentlm_text::ToolFormat;
 use thiserror::Error;
 
+use crate::traces;
+
 /// How the `/v1` routes phrase their answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum V1Dialect {
@@ -152,6 +154,10 @@ pub struct ServerConfig {
     pub prometheus_port: Option<u16>,
     /// What is logged.
     pub log: LogConfig,
+    /// A collector of OpenTelemetry traces, as `http://host:port`; none means that there are no traces.
+    pub otlp_endpoint: Option<String>,
+    /// The name of this server in them.
+    pub otlp_service_name: String,
 }
 
 /// A setting outside its range.
@@ -174,6 +180,12 @@ pub enum ConfigError {
         "`log_level` must be \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\", but is {0:?}"
     )]
     LogLevel(String),
+    /// No address of a collector.
+    #[error(
+        "`otlp_endpoint` must be http://HOST:PORT, where a collector takes OTLP over HTTP (port 4318 as a rule; gRPC's, 4317, \
+         is another), but is {0:?}"
+    )]
+    OtlpEndpoint(String),
     /// No dialect has this name.
     #[error("`api_dialect` must be \"openai\" or \"tgi\", but is {0:?}")]
     Dialect(String),
@@ -211,6 +223,9 @@ impl ServerConfig {
             tls: None,
             prometheus_port: None,
             log: LogConfig::default(),
+            otlp_endpoint: None,
+            // TGI's, so that what looks for it finds it.
+            otlp_service_name: "text-generation-inference.router".to_owned(),
         }
     }
 
@@ -246,6 +261,9 @@ impl ServerConfig {
         }
         if self.api_keys.iter().any(String::is_empty) {
             return Err(ConfigError::Empty("api_key"));
+        }
+        if let Some(given) = &self.otlp_endpoint {
+            traces::endpoint(given)?;
         }
         let texts = self
             .cors_allow_origin

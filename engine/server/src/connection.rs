@@ -5,12 +5,14 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Method, Request, Version};
+use axum::http::{HeaderValue, Method, Request, Version, header};
 use axum::response::Response;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -171,6 +173,36 @@ async fn converse<I: Read + Write + Unpin + 'static>(
     .await;
 }
 
+/// A request's body that tells whether all of it was read.
+struct Watched {
+    body: Incoming,
+    read: Arc<AtomicBool>,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.read.store(true, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// The stream that an answer carries, if it is one.
 fn stream_of(answer: &mut Result<Response, Infallible>) -> Option<Entry> {
     match answer {
@@ -198,7 +230,11 @@ impl Service<Request<Incoming>> for Answers {
         let line = self.line.clone().filter(|_| chunked);
         let intake = self.intake.clone();
         intake.set_answering(true);
-        let answer = self.routes.call(request);
+        let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let watched = read.clone();
+        let answer = self
+            .routes
+            .call(request.map(|body| Watched { body, read: watched }));
         Box::pin(async move {
             let mut answer = answer.await;
             if let Some(entry) = stream_of(&mut answer) {
@@ -209,6 +245,11 @@ impl Service<Request<Incoming>> for Answers {
                 }
             }
             intake.set_answering(false);
+            if let (Ok(response), false) = (&mut answer, read.load(Ordering::Relaxed)) {
+                // Hyper is about to close: the rest of the request may not have come yet, and nobody will read it.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
             answer
         })
     }

@@ -22,8 +22,19 @@ pub(crate) fn taken_or_made(headers: &HeaderMap, seeds: &Seeds) -> HeaderValue {
     HeaderValue::from_str(&made).unwrap_or(HeaderValue::from_static("-"))
 }
 
-/// The trace id of a W3C `traceparent` header, if there is a sound one.
-pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
+/// The caller's place in a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parent {
+    /// 32 hexadecimal digits.
+    pub(crate) trace: String,
+    /// 16 hexadecimal digits.
+    pub(crate) span: String,
+    /// Whether the trace is recorded.
+    pub(crate) sampled: bool,
+}
+
+/// What a W3C `traceparent` header says, if there is a sound one.
+pub(crate) fn parent(headers: &HeaderMap) -> Option<Parent> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let mut parts = text.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -33,8 +44,13 @@ pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
     let zero = |part: &str| part.bytes().all(|byte| byte == b'0');
     // Later versions may have more parts; the first has four, and `ff` is none.
     let known = sound(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
-    (known && sound(trace, 32) && sound(parent, 16) && sound(flags, 2) && !zero(trace) && !zero(parent))
-        .then(|| trace.to_owned())
+    let whole =
+        known && sound(trace, 32) && sound(parent, 16) && sound(flags, 2) && !zero(trace) && !zero(parent);
+    whole.then(|| Parent {
+        trace: trace.to_owned(),
+        span: parent.to_owned(),
+        sampled: u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1),
+    })
 }
 
 #[cfg(test)]
@@ -85,8 +101,19 @@ mod tests {
         for (given, expected) in cases {
             let name = HeaderName::from_static("traceparent");
             let headers = HeaderMap::from_iter([(name, given.parse().unwrap())]);
-            assert_eq!(trace_id(&headers).as_deref(), expected, "{given}");
+            let found = parent(&headers);
+            assert_eq!(
+                found.as_ref().map(|parent| parent.trace.as_str()),
+                expected,
+                "{given}"
+            );
         }
-        assert_eq!(trace_id(&HeaderMap::new()), None);
+        assert_eq!(parent(&HeaderMap::new()), None);
+        for (flags, sampled) in [("00", false), ("01", true), ("03", true), ("02", false)] {
+            let name = HeaderName::from_static("traceparent");
+            let given = good.replace("-01", &format!("-{flags}"));
+            let headers = HeaderMap::from_iter([(name, given.parse().unwrap())]);
+            assert_eq!(parent(&headers).unwrap().sampled, sampled, "{given}");
+        }
     }
 }

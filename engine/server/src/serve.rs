@@ -19,12 +19,15 @@ use crate::config::{ConfigError, ServerConfig, TlsFiles};
 use crate::connection::{Door, accept};
 use crate::request_log::Log;
 use crate::tls::{self, TlsError};
+use crate::traces::{self, Exporter};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Bytes that the system keeps for a client that does not read; it takes twice as much. More would only hide that the client has
 /// stopped, and thousands of them would fill the memory that the system has for sockets.
 const SEND_BUFFER: u32 = 128 * 1024;
+/// How long the last spans have to be sent.
+const SPANS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the last log lines have to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,7 @@ pub struct RunningServer {
     /// The port for metrics alone, if it was asked for, or why it could not be had.
     metrics: Option<Result<SocketAddr, ServeError>>,
     log: Arc<Log>,
+    spans: Option<Arc<Exporter>>,
 }
 
 /// Starts to serve `engine`. The port is open when this returns, so call it when the model is ready. Without a renderer
@@ -84,6 +88,7 @@ pub fn serve(
     config.validate()?;
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let log = Arc::new(Log::start(config.log).map_err(ServeError::Runtime)?);
+    let spans = exporter(&config)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.http_workers)
         .max_blocking_threads(config.validation_workers)
@@ -96,7 +101,14 @@ pub fn serve(
         .prometheus_port
         .map(|port| listen(&runtime, &config.hostname, port));
     let (read_timeout, write_timeout) = (config.read_timeout, config.write_timeout);
-    let app = Arc::new(App::new(config, engine, tokenizer, renderer, log.clone()));
+    let app = Arc::new(App::new(
+        config,
+        engine,
+        tokenizer,
+        renderer,
+        log.clone(),
+        spans.clone(),
+    ));
     let (closing, watcher) = watch::channel(None);
     let door = Door {
         router: app::router(app.clone()),
@@ -125,7 +137,19 @@ pub fn serve(
         runtime: Mutex::new(Some(runtime)),
         metrics,
         log,
+        spans,
     })
+}
+
+/// What sends traces, if they are asked for.
+fn exporter(config: &ServerConfig) -> Result<Option<Arc<Exporter>>, ServeError> {
+    let Some(given) = &config.otlp_endpoint else {
+        return Ok(None);
+    };
+    let endpoint = traces::endpoint(given)?;
+    Exporter::start(endpoint, &config.otlp_service_name, &config.version)
+        .map(|exporter| Some(Arc::new(exporter)))
+        .map_err(ServeError::Runtime)
 }
 
 impl RunningServer {
@@ -169,6 +193,9 @@ impl RunningServer {
         }
         runtime.shutdown_background();
         self.log.flush(LOG_PATIENCE);
+        if let Some(spans) = &self.spans {
+            spans.flush(SPANS_PATIENCE);
+        }
     }
 }
 
@@ -194,6 +221,14 @@ pub fn check_address(hostname: &str, port: u16) -> Result<(), ServeError> {
 /// [`ServeError`], as [`serve`] would say it.
 pub fn check_tls(files: &TlsFiles) -> Result<(), ServeError> {
     tls::acceptor(files).map(drop).map_err(ServeError::Tls)
+}
+
+/// Whether a collector of traces can have this address.
+///
+/// # Errors
+/// [`ConfigError`], as [`serve`] would say it.
+pub fn check_otlp_endpoint(endpoint: &str) -> Result<(), ConfigError> {
+    traces::endpoint(endpoint).map(drop)
 }
 
 /// A listener on the runtime, and its address with the real port.

@@ -37,7 +37,6 @@ _EVERY_STEP = "new requests join at every step that has room for their tokens"
 _KV_MEMORY = (
     "--kv-cache-memory bounds the memory for keys and values; without it a share of what is free is taken"
 )
-_NO_TRACES = "no traces are exported"
 _NO_TUNNEL = "no tunnel is opened"
 _ROTARY = "rotary scaling is read from the checkpoint's config.json; set it there"
 
@@ -46,9 +45,6 @@ FLAGS = (
     Flag("num-shard", click.INT, _ONE_DEVICE, silent=(1,), allowed="1"),
     Flag("rope-scaling", click.STRING, _ROTARY, allowed="left out"),
     Flag("rope-factor", click.FLOAT, _ROTARY, allowed="left out"),
-    Flag("lora-adapters", click.STRING, "adapters are loaded by POST /adapters while serving", allowed="left out"),
-    Flag("watermark-gamma", click.FLOAT, "the watermark has TGI's default share", silent=(0.5,), allowed="0.5"),
-    Flag("watermark-delta", click.FLOAT, "the watermark has TGI's default strength", silent=(2.0,), allowed="2.0"),
     Flag("speculate", click.INT, "no token is guessed ahead; answers are the same", silent=(0,)),
     Flag("trust-remote-code", None, "no code that comes with a checkpoint is ever run"),
     Flag("waiting-served-ratio", click.FLOAT, _EVERY_STEP),
@@ -62,8 +58,6 @@ FLAGS = (
     Flag("weights-cache-override", click.STRING, "--huggingface-hub-cache says where files are kept"),
     Flag("enable-prefill-logprobs", None, "`decoder_input_details` always has them"),
     Flag("max-image-fetch-size", click.INT, "no image is ever fetched: messages are text"),
-    Flag("otlp-endpoint", click.STRING, _NO_TRACES),
-    Flag("otlp-service-name", click.STRING, _NO_TRACES),
     Flag("ngrok", None, _NO_TUNNEL),
     Flag("ngrok-authtoken", click.STRING, _NO_TUNNEL),
     Flag("ngrok-edge", click.STRING, _NO_TUNNEL),

@@ -26,6 +26,29 @@ LOG_LEVELS = ("off", "error", "warn", "info", "debug", "trace")
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
+class _Adapters(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """Adapters as TGI lists them: `id` or `id=path`, separated by commas."""
+
+    name = "adapters"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, str], ...]:
+        """Names and where each lies; a bare id is both."""
+        if isinstance(value, tuple):
+            return value
+        pairs = []
+        for part in filter(None, (part.strip() for part in str(value).split(","))):
+            name, _, path = part.partition("=")
+            if not name.strip() or ("=" in part and not path.strip()):
+                self.fail(f"{part!r} is not an adapter such as owner/name or name=/its/directory", param, ctx)
+            pairs.append((name.strip(), path.strip() or name.strip()))
+        names = [name for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            self.fail(f"{twice[0]!r} names two adapters", param, ctx)
+        return tuple(pairs)
+
+
 class _LogLevel(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
     """One of `LOG_LEVELS`. TGI's variable may name further modules after a comma; they are none of ours."""
 
@@ -57,6 +80,9 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--api-dialect", envvar="API_DIALECT", type=click.Choice(("openai", "tgi")), default="openai", show_default=True, help="Whose finish reasons, stop strings and errors the /v1 routes have: OpenAI's, or TGI's to the letter."),
     click.option("--disable-grammar-support", envvar="DISABLE_GRAMMAR_SUPPORT", is_flag=True, help="Refuse requests that ask for a grammar (a JSON schema, a regular expression and so on)."),
     click.option("--tool-call-parser", envvar="TOOL_CALL_PARSER", type=click.Choice(("auto", "hermes", "llama3", "mistral", "json")), default="auto", show_default=True, help="How the model writes tool calls; auto reads it from the chat template."),
+    click.option("--lora-adapters", envvar="LORA_ADAPTERS", type=_Adapters(), default=(), help="Adapters to load at start: hub names or directories, or name=directory, separated by commas."),
+    click.option("--watermark-gamma", envvar="WATERMARK_GAMMA", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True, help="Share of the vocabulary that a watermark favours."),
+    click.option("--watermark-delta", envvar="WATERMARK_DELTA", type=click.FloatRange(-100, 100), default=2.0, show_default=True, help="What a watermark adds to the logits of those."),
     click.option("--read-timeout", envvar="READ_TIMEOUT", type=click.FloatRange(min=0, min_open=True), default=75.0, show_default=True, help="Seconds a client has for a request's head, and for each further part of its body."),
     click.option("--write-timeout", envvar="WRITE_TIMEOUT", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds a client may leave its answer unread; then it is cut off."),
     click.option("--ssl-certfile", envvar="SSL_CERTFILE", type=click.Path(dir_okay=False), help="Certificate chain, in PEM: the port speaks HTTPS."),
@@ -65,6 +91,8 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--log-level", envvar="LOG_LEVEL", type=_LogLevel(), default="info", show_default=True, help="Requests to log, one line each: off; error: that failed; warn: that were refused, too; info: all; debug: health checks, too."),
     click.option("--json-output", envvar="JSON_OUTPUT", is_flag=True, help="Write log lines as JSON objects."),
     click.option("--log-prompts", envvar="LOG_PROMPTS", is_flag=True, help="Log the requests' bodies, prompts and all."),
+    click.option("--otlp-endpoint", envvar="OTLP_ENDPOINT", help="Collector of OpenTelemetry traces, over HTTP: http://host:4318."),
+    click.option("--otlp-service-name", envvar="OTLP_SERVICE_NAME", default="text-generation-inference.router", show_default=True, help="Name of this server in its traces."),
     click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM."),
 )  # fmt: skip
 
@@ -94,6 +122,7 @@ def command(
     api_dialect: str,
     disable_grammar_support: bool,
     tool_call_parser: str,
+    lora_adapters: tuple[tuple[str, str], ...],
     read_timeout: float,
     write_timeout: float,
     ssl_certfile: str | None,
@@ -102,6 +131,8 @@ def command(
     log_level: str,
     json_output: bool,
     log_prompts: bool,
+    otlp_endpoint: str | None,
+    otlp_service_name: str,
     graceful_termination_timeout: float,
     **options: Any,
 ) -> None:
@@ -117,6 +148,8 @@ def command(
     # A port that is taken, or a bad certificate, is said before the model is loaded.
     Server.check_address(hostname, port)
     Server.check_tls(ssl_certfile, ssl_keyfile)
+    if otlp_endpoint is not None:
+        Server.check_otlp_endpoint(otlp_endpoint)
     settings = engine_settings(options)
     # What is left are EngineConfig's own names. A request may have several runs, so the server's own cap comes first.
     config = EngineConfig(**settings, **options)
@@ -135,6 +168,9 @@ def command(
             raise
         template = None
         say(f"no chat: {error}")
+    for name, path in lora_adapters:
+        running.load_adapter(name, path)
+        say(f"adapter {name}: {path}")
     # Requests come as soon as the port is open, before the server is here to be named.
     signals.drain = True
     server = Server(
@@ -165,6 +201,8 @@ def command(
         log_level="off" if sys.stderr is None else log_level,
         json_output=json_output,
         log_prompts=log_prompts,
+        otlp_endpoint=otlp_endpoint,
+        otlp_service_name=otlp_service_name,
     )
     if server.metrics_address is not None:
         say(f"metrics alone: http://{server.metrics_address}/metrics")

@@ -142,6 +142,8 @@ class CpuRunner:
             vocab_size=model.config.vocab,
             cos=(cos.ctypes.data, "F32", cos.shape),
             sin=(sin.ctypes.data, "F32", sin.shape),
+            watermark_gamma=self._config.watermark_gamma,
+            watermark_delta=self._config.watermark_delta,
         )
 
     def launch(self, slot: int) -> None:

@@ -82,7 +82,8 @@ class CudaRunner:
     def _ready(self, model: CudaModel) -> CudaSteps:
         config = self._config.cuda_graphs
         sizes = buckets(self._sizes.rows) if config is None else config
-        return CudaSteps(model, self._sizes, self._num_blocks, self._eos_ids, sizes)
+        watermark = (self._config.watermark_gamma, self._config.watermark_delta)
+        return CudaSteps(model, self._sizes, self._num_blocks, self._eos_ids, sizes, watermark)
 
     # --- the runner's protocol ---
 

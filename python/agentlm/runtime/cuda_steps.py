@@ -70,6 +70,7 @@ class CudaSteps:
         num_blocks: int,
         eos_ids: Sequence[int],
         graph_sizes: Sequence[int],
+        watermark: tuple[float, float] = (0.5, 2.0),
     ) -> None:
         self._model = model
         self._device = device = model.device
@@ -86,7 +87,8 @@ class CudaSteps:
             self._out = torch.zeros(sizes.results_words, dtype=torch.int32, device=place)
             self._sampler = SamplerBuffers.allocate(rows, sizes.scores, vocab, place)
             eos = torch.tensor(sorted(eos_ids), dtype=torch.int32, device=place)
-            self._settings = SamplerSettings(eos, vocab)
+            gamma, delta = watermark
+            self._settings = SamplerSettings(eos, vocab, watermark_gamma=gamma, watermark_delta=delta)
             # torch knows no unsigned words of 32 bits that can be copied everywhere; the bits are the same.
             self._masks = torch.zeros(rows, -(-vocab // 32), dtype=torch.int32, device=place)
             attach(model, self._expansion, self._rows, num_blocks, sizes.positions)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
-from agentlm.errors import ChatTemplateError, ConfigError, ForkError, NoChatTemplateError
+from agentlm.errors import AdapterError, ChatTemplateError, ConfigError, ForkError, NoChatTemplateError
 from agentlm.model import hub
 from agentlm.model.small import make_small
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
@@ -55,10 +55,13 @@ class EngineInfo:
 class RunningEngine:
     """An engine and its thread. Close it, or use it as a context manager."""
 
-    def __init__(self, engine: Engine, runner: Runner, tokenizer: Tokenizer, info: EngineInfo) -> None:
+    def __init__(
+        self, engine: Engine, runner: Runner, tokenizer: Tokenizer, info: EngineInfo, config: EngineConfig
+    ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.info = info
+        self._config = config
         self._pid = os.getpid()
         self._thread = threading.Thread(
             target=_run_quietly, args=(engine, runner), name="agentlm-engine", daemon=True
@@ -81,6 +84,23 @@ class RunningEngine:
             return ChatTemplate(self.info.directory, self.tokenizer, explicit)
         except ChatTemplateError as error:
             raise NoChatTemplateError(f"{explicit or self.info.directory}: {error}") from error
+
+    def load_adapter(self, name: str, path: str | Path, *, patience: float = 60.0) -> None:
+        """Loads a LoRA adapter in peft's format from a directory or the hub; requests choose it by `name`.
+
+        Raises `AdapterError` for a name that is taken or can be none, `ControlError` for an adapter that cannot be
+        served, and as `hub.resolve` does.
+        """
+        self.check_usable()
+        if not name or name in (self.info.model, "tgi"):
+            raise AdapterError(
+                f"an adapter's name must be neither empty nor the model's own. Given: {name!r}"
+            )
+        config = self._config
+        directory = hub.resolve(
+            str(path), token=config.token, cache_dir=config.cache_dir, offline=config.offline, progress=False
+        )
+        self.engine.ask("load_adapter", name=name, path=str(directory), patience=patience)
 
     def close(self) -> None:
         """Ends unfinished requests with an error, stops the thread, frees the memory. Safe to repeat."""
@@ -170,7 +190,7 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
     runner = CpuRunner(engine, model, opened.directory, config, plan)
     info = _info(config, opened.directory, plan, model.dtype, model.kv_dtype, "cpu")
-    return RunningEngine(engine, runner, opened.tokenizer, info)
+    return RunningEngine(engine, runner, opened.tokenizer, info, config)
 
 
 def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
@@ -195,7 +215,7 @@ def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
         runner = CudaRunner(engine, model, opened.directory, config, plan, opened.eos)
     storage = config.quantize or model.dtype
     info = _info(config, opened.directory, plan, storage, model.kv_dtype, "cuda")
-    return RunningEngine(engine, runner, opened.tokenizer, info)
+    return RunningEngine(engine, runner, opened.tokenizer, info, config)
 
 
 def has_nvidia_gpu() -> bool:
@@ -214,7 +234,8 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
     plan = memory.KvPlan(blocks, total, 0)
     engine = _engine(config, tokenizer, plan, [], tokenizer.vocab_size)
     runner = MockStepRunner(engine, tokenizer, config.mock_step_time)
-    return RunningEngine(engine, runner, tokenizer, _info(config, directory, plan, "none", "none", "mock"))
+    info = _info(config, directory, plan, "none", "none", "mock")
+    return RunningEngine(engine, runner, tokenizer, info, config)
 
 
 def _resolve(config: EngineConfig, progress: bool) -> Path:

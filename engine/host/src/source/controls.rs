@@ -134,6 +134,7 @@ impl StepSource {
     /// How many requests the first control waits for.
     fn in_the_way(&self) -> usize {
         match self.controls.queue.front().map(|front| &front.control) {
+            Some(control) if control.needs_quiet() && self.core.is_quiet() => 0,
             Some(control) if control.needs_quiet() => self.core.started().count(),
             Some(Control::UnloadAdapter { number, .. }) => {
                 let users = self.controls.users.values();

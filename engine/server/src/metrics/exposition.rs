@@ -20,6 +20,7 @@ pub(crate) async fn render(State(app): State<Arc<App>>) -> Response {
         steps: app.engine.step_times(),
         failed: matches!(app.engine.health(), Health::Failed(_)),
         dropped_lines: app.log.dropped(),
+        dropped_spans: app.spans.as_ref().map_or(0, |spans| spans.lost()),
     };
     (
         [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
@@ -37,6 +38,8 @@ struct Moment<'a> {
     failed: bool,
     /// Lines that the log lost.
     dropped_lines: u64,
+    /// Spans that reached no collector.
+    dropped_spans: u64,
 }
 
 impl Moment<'_> {
@@ -291,6 +294,12 @@ impl Moment<'_> {
             "log lines that could not be written",
             self.dropped_lines as f64,
         );
+        page.single(
+            "agentlm_spans_dropped",
+            "counter",
+            "spans of traces that reached no collector",
+            self.dropped_spans as f64,
+        );
     }
 }
 
@@ -334,6 +343,7 @@ mod tests {
             steps: &StepTimes::default(),
             failed: false,
             dropped_lines: 2,
+            dropped_spans: 3,
         }
         .text();
         for line in [
@@ -352,6 +362,7 @@ mod tests {
             "agentlm_blocks{state=\"free\"} 0\n",
             "agentlm_open_connections 1\n",
             "agentlm_log_lines_dropped 2\n",
+            "agentlm_spans_dropped 3\n",
         ] {
             assert!(text.contains(line), "{line}\nis not in\n{text}");
         }

@@ -167,6 +167,9 @@ impl Meter {
             Ordering::Relaxed,
         );
         self.metrics.validation.record(elapsed.as_secs_f64());
+        if let Some(record) = &self.record {
+            record.admitted(elapsed);
+        }
         for (input, max_new) in lengths {
             self.metrics.input_length.record(input as f64);
             self.metrics.max_new_tokens.record(f64::from(max_new));

@@ -252,14 +252,13 @@ shape!(
         "description": "A text, texts, the token ids of one prompt, or lists of these.",
         "anyOf": [
             {"type": "string", "minLength": 1},
+            token_ids(),
             {
                 "type": "array",
-                "items": {"type": "string", "minLength": 1},
+                "items": {"anyOf": [{"type": "string", "minLength": 1}, token_ids()]},
                 "minItems": 1,
                 "x-cap": {"maxItems": "max-client-batch-size"},
             },
-            token_ids(),
-            {"type": "array", "items": token_ids(), "minItems": 1, "x-cap": {"maxItems": "max-client-batch-size"}},
         ],
     })
 );

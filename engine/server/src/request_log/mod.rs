@@ -4,7 +4,7 @@ mod line;
 mod writer;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::config::LogLevel;
 use crate::metrics::Account;
 use crate::request_id;
+use crate::traces::{Ended, Place};
 use line::Line;
 pub(crate) use writer::Log;
 
@@ -42,6 +43,8 @@ pub(crate) struct Record {
     path: String,
     id: HeaderValue,
     trace_id: Option<String>,
+    /// Where its spans go, if they go anywhere.
+    spans: Option<(Place, Arc<App>)>,
     told: Mutex<Told>,
 }
 
@@ -51,20 +54,31 @@ struct Told {
     /// None if the client left before there was an answer.
     status: Option<StatusCode>,
     account: Option<Account>,
+    /// From its head to its admission.
+    validation: Option<Duration>,
     /// What went wrong: an `error_type`, or `dropped`.
     error: Option<&'static str>,
     body: Option<String>,
 }
 
 impl Record {
-    fn new(app: &App, request: &Request) -> Self {
+    fn new(app: &Arc<App>, request: &Request) -> Self {
+        let parent = request_id::parent(request.headers());
+        // Looks at the server come every few seconds and say nothing.
+        let traced = app.spans.is_some() && !request.method().is_safe();
+        let place = traced.then(|| Place::of(parent.as_ref(), &app.seeds)).flatten();
+        let trace_id = match &place {
+            Some(place) => Some(place.trace.clone()),
+            None => parent.map(|parent| parent.trace),
+        };
         Self {
             log: app.log.clone(),
             arrived: Instant::now(),
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             id: request_id::taken_or_made(request.headers(), &app.seeds),
-            trace_id: request_id::trace_id(request.headers()),
+            trace_id,
+            spans: place.map(|place| (place, app.clone())),
             told: Mutex::default(),
         }
     }
@@ -78,6 +92,13 @@ impl Record {
         }
     }
 
+    /// The request is valid, which took so long to find out.
+    pub(crate) fn admitted(&self, validation: Duration) {
+        if self.spans.is_some() {
+            self.told.lock().validation = Some(validation);
+        }
+    }
+
     /// The request got its answer.
     pub(crate) fn succeeded(&self, account: &Account) {
         self.told.lock().account = Some(*account);
@@ -86,6 +107,28 @@ impl Record {
     /// The request got none, for this reason.
     pub(crate) fn failed(&self, error: &'static str) {
         self.told.lock().error = Some(error);
+    }
+}
+
+impl Record {
+    fn tell_spans(&mut self, told: &Told) {
+        let Some((place, app)) = self.spans.take() else {
+            return;
+        };
+        let Some(exporter) = &app.spans else { return };
+        let ended = Ended {
+            place,
+            method: &self.method,
+            path: &self.path,
+            request_id: self.id.to_str().unwrap_or_default(),
+            status: told.status,
+            validation: told.validation,
+            account: told.account,
+            error: told.error,
+            at: SystemTime::now(),
+            total: self.arrived.elapsed(),
+        };
+        exporter.send(ended.spans(&app.seeds));
     }
 }
 
@@ -111,6 +154,7 @@ impl Drop for Record {
         if told.status.is_none() {
             told.error.get_or_insert("dropped");
         }
+        self.tell_spans(&told);
         let level = level(&self.method, &told);
         if !self.log.wants(level) {
             return;

@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::flow::{self, Collector, Run, Running};
 use crate::metrics::Meter;
+use crate::object::Object;
 use crate::{body, prompt};
 
 /// What is asked.
@@ -54,7 +55,7 @@ impl<'de> Deserialize<'de> for Instance {
 
 /// The value as a `T`; an error tells where in it something is wrong.
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
-    serde_path_to_error::deserialize(value)
+    serde_path_to_error::deserialize(value).map(|Object(value)| value)
 }
 
 /// The texts, in the order of the instances.
@@ -134,13 +135,13 @@ async fn predict(app: &Arc<App>, meter: &Meter, instances: Vec<Instance>) -> Res
 
 /// Always sampled, and once: there is room for one text and for nothing else.
 async fn of_prompt(app: &Arc<App>, mut request: GenerateRequest) -> Result<Ready, ApiError> {
-    request.parameters = Some(GenerateParameters {
+    request.parameters = Some(Object(GenerateParameters {
         do_sample: Some(true),
         best_of: None,
         details: None,
         decoder_input_details: None,
-        ..request.parameters.unwrap_or_default()
-    });
+        ..request.parameters.unwrap_or_default().0
+    }));
     Ok(prepare(app, request, false).await?.1)
 }
 

@@ -1,5 +1,7 @@
 //! What the server turns away before the engine hears of it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::client::{get, post, receive, send};
@@ -93,6 +95,35 @@ fn other_content_types_are_a_415() {
             reply.json()["error"],
             "Expected request with `Content-Type: application/json`"
         );
+    }
+}
+
+#[test]
+fn who_is_answered_before_the_body_was_read_is_told_that_the_connection_ends() {
+    let mut setup = Setup::default();
+    setup.config.api_keys = vec!["secret".to_owned()];
+    let server = setup.start();
+    let head = |media: &str, key: &str| {
+        format!(
+            "POST /generate HTTP/1.1\r\nhost: test\r\ncontent-type: {media}\r\nauthorization: Bearer {key}\r\n\
+             content-length: 15\r\n\r\n"
+        )
+    };
+    for (media, key, status, closes) in [
+        ("text/plain", "secret", 415, true),
+        ("application/json", "other", 401, true),
+        ("application/json", "secret", 200, false),
+    ] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(head(media, key).as_bytes()).unwrap();
+        if !closes {
+            stream.write_all(br#"{"inputs":"hi"}"#).unwrap();
+        }
+        let mut answer = [0; 2048];
+        let count = stream.read(&mut answer).unwrap();
+        let answer = std::str::from_utf8(&answer[..count]).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert_eq!(answer.contains("connection: close\r\n"), closes, "{answer}");
     }
 }
 

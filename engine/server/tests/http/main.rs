@@ -22,3 +22,4 @@ mod sagemaker;
 mod script;
 mod streams;
 mod tools;
+mod traces;

@@ -47,7 +47,7 @@ fn the_document_has_the_servers_own_caps_and_the_page_needs_nothing_else() {
         (&truncate["maximum"], &truncate["x-flag"]),
         (&json!(199), &json!("--max-input-tokens"))
     );
-    let prompts = &document["components"]["schemas"]["PromptForms"]["anyOf"][1];
+    let prompts = &document["components"]["schemas"]["PromptForms"]["anyOf"][2];
     assert_eq!(prompts["maxItems"], 3);
     assert!(!reply.body.contains("x-cap"), "every cap has its value");
     for path in ["/docs", "/docs/"] {

@@ -49,18 +49,29 @@ impl GrammarCompiler {
     /// # Errors
     /// All of [`GrammarError`] but those about tokens and masks.
     pub fn start(&self, grammar: &Grammar) -> Result<GrammarState, GrammarError> {
+        self.compiled(grammar, |matcher| {
+            // The lexer's growing tables are copied too: a text that is too much for them ends alone.
+            GrammarState::new(
+                matcher.deep_clone(),
+                self.eos.clone(),
+                self.vocab_size.div_ceil(32),
+            )
+        })
+    }
+
+    /// Compiles the grammar, if it is not kept, and begins no text.
+    ///
+    /// # Errors
+    /// As [`GrammarCompiler::start`].
+    pub fn check(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+        self.compiled(grammar, |_| ())
+    }
+
+    fn compiled<T>(&self, grammar: &Grammar, use_it: impl FnOnce(&Matcher) -> T) -> Result<T, GrammarError> {
         let entry = lock(&self.cache).entry(source::key(grammar)?);
         let mut compiled = lock(&entry);
-        let matcher = compiled
-            .get_or_insert_with(|| self.compile(grammar))
-            .as_ref()
-            .map_err(Clone::clone)?;
-        // The lexer's growing tables are copied too: a text that is too much for them ends alone.
-        Ok(GrammarState::new(
-            matcher.deep_clone(),
-            self.eos.clone(),
-            self.vocab_size.div_ceil(32),
-        ))
+        let matcher = compiled.get_or_insert_with(|| self.compile(grammar));
+        matcher.as_ref().map(use_it).map_err(Clone::clone)
     }
 
     fn compile(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::tools::given;
 use super::types::{Content, Message};
 use crate::error::ApiError;
+use crate::object::Object;
 
 /// Each message as an object with `role`, a string `content`, and what else templates may look at.
 pub(super) fn messages(messages: Vec<Message>) -> Result<Vec<Value>, ApiError> {
@@ -53,7 +54,7 @@ fn text(content: Content, at: usize) -> Result<String, ApiError> {
         Content::Parts(parts) => parts,
     };
     let mut whole = String::new();
-    for part in parts {
+    for Object(part) in parts {
         match (part.kind.as_str(), part.text) {
             ("text", Some(text)) => whole.push_str(&text),
             ("text", None) => {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::body::Stop;
 use crate::number::Single;
+use crate::object::Object;
 use crate::openapi::shapes;
 use crate::routes::openai::answer::Usage;
 use crate::routes::openai::format::Formats;
@@ -88,7 +89,7 @@ pub(crate) struct Message {
 )]
 pub(crate) enum Content {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<Object<Part>>),
 }
 
 /// One part; its kind tells which field counts.

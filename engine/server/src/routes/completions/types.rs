@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::body::Stop;
 use crate::number::Single;
+use crate::object::Object;
 use crate::openapi::shapes;
 use crate::routes::chat::types::StreamOptions;
 use crate::routes::openai::answer::Usage;

@@ -60,7 +60,7 @@ pub(crate) async fn whole(
     let runs = request
         .parameters
         .as_ref()
-        .and_then(|parameters| parameters.best_of)
+        .and_then(|parameters| parameters.0.best_of)
         .unwrap_or(1);
     let runs = runs.clamp(1, u64::from(app.engine.limits().max_best_of.max(1)));
     let mut running = Running::holding(app.gate.enter(usize::try_from(runs).unwrap_or(usize::MAX))?);

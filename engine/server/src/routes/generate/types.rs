@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::body::Stop;
 use crate::number::Single;
+use crate::object::Object;
 use crate::openapi::shapes;
 
 /// What `/generate`, `/generate_stream` and `/` take.
@@ -16,7 +17,7 @@ pub(crate) struct GenerateRequest {
     pub(crate) inputs: String,
     /// Absent, the text is sampled; `{}` takes the likeliest tokens.
     #[serde(default)]
-    pub(crate) parameters: Option<GenerateParameters>,
+    pub(crate) parameters: Option<Object<GenerateParameters>>,
     /// The answer is a stream of events. Only `/` looks at it.
     #[serde(default)]
     #[schemars(extend("default" = false))]

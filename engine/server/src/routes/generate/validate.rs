@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::types::{GenerateParameters, GenerateRequest};
 use crate::error::ApiError;
 use crate::number::Single;
+use crate::object::Object;
 use crate::routes::openai::format;
 use crate::routes::openai::sampling::logit_bias;
 
@@ -39,16 +40,21 @@ impl Valid {
     }
 }
 
+/// What the parameters are where there are none.
+fn sampled() -> GenerateParameters {
+    GenerateParameters {
+        do_sample: Some(true),
+        ..Default::default()
+    }
+}
+
 /// Checks everything that needs no tokens.
 pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) -> Result<Valid, ApiError> {
     let GenerateRequest {
         inputs, parameters, ..
     } = request;
     // TGI samples by default when `parameters` is absent and is greedy by default when it is present.
-    let given = parameters.unwrap_or(GenerateParameters {
-        do_sample: Some(true),
-        ..Default::default()
-    });
+    let given = parameters.map_or_else(sampled, |Object(parameters)| parameters);
     let refuse = |text: String| Err(ApiError::Validation(text));
     let refuse_param = |error: ParamError| Err(ApiError::Validation(error.to_string()));
 

@@ -52,7 +52,7 @@ macro_rules! v1_request {
             /// The answer is a stream of events.
             #[schemars(extend("default" = false))]
             pub(crate) stream: Option<bool>,
-            pub(crate) stream_options: Option<StreamOptions>,
+            pub(crate) stream_options: Option<Object<StreamOptions>>,
             #[schemars(with = "Option<shapes::ResponseFormat>")]
             pub(crate) response_format: Option<Value>,
             /// As in vLLM: the text is JSON of this schema.
@@ -105,7 +105,7 @@ macro_rules! v1_request {
             pub(crate) fn includes_usage(&self) -> bool {
                 self.stream_options
                     .as_ref()
-                    .and_then(|options| options.include_usage)
+                    .and_then(|Object(options)| options.include_usage)
                     .unwrap_or(false)
             }
         }

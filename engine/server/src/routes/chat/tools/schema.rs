@@ -12,7 +12,7 @@ impl Tools {
             Choice::Auto => None,
             Choice::Required => Some(Grammar::JsonSchema(self.list())),
             Choice::Named(name) => self.functions().find_map(|(known, parameters)| {
-                (known == name).then(|| Grammar::JsonSchema(closed(parameters.clone())))
+                (known == name).then(|| Grammar::JsonSchema(arguments(parameters.clone())))
             }),
         }
     }
@@ -30,7 +30,7 @@ impl Tools {
         let mut calls = Vec::new();
         for (name, parameters) in self.functions() {
             let place = format!("#/$defs/{name}");
-            let mut parameters = closed(parameters.clone());
+            let mut parameters = arguments(parameters.clone());
             move_references(&mut parameters, &place);
             definitions.insert(name.to_owned(), parameters);
             calls.push(json!({
@@ -49,22 +49,17 @@ impl Tools {
     }
 }
 
-/// The parameters as a schema of one object, and of no properties but its own where it lists them all.
-fn closed(mut parameters: Value) -> Value {
+/// The parameters as a schema of one object. Whoever compiles it closes it to the properties that it lists.
+fn arguments(mut parameters: Value) -> Value {
     let Some(schema) = parameters.as_object_mut() else {
         return parameters;
     };
     // They name the whole document, which it no longer is.
     schema.shift_remove("$schema");
     schema.shift_remove("$id");
-    let has = |keys: &[&str]| keys.iter().any(|key| schema.contains_key(*key));
-    let refers = has(&["$ref", "allOf", "anyOf", "oneOf"]);
-    let closes = has(&["properties"]) && !refers && !has(&["additionalProperties", "patternProperties"]);
-    if !refers && !has(&["type"]) {
+    let typed = ["type", "$ref", "allOf", "anyOf", "oneOf"];
+    if !typed.iter().any(|key| schema.contains_key(*key)) {
         schema.insert("type".to_owned(), Value::from("object"));
-    }
-    if closes {
-        schema.insert("additionalProperties".to_owned(), Value::from(false));
     }
     parameters
 }
@@ -114,7 +109,6 @@ mod tests {
         let named = |name: &str| tools(Choice::Named(name.to_owned()), true).grammar().unwrap();
         let city = json!({
             "properties": {"city": {"type": "string"}}, "required": ["city"], "type": "object",
-            "additionalProperties": false,
         });
         assert_eq!(named("weather"), Grammar::JsonSchema(city));
         let tree = json!({
@@ -139,7 +133,6 @@ mod tests {
             "$defs": {
                 "weather": {
                     "properties": {"city": {"type": "string"}}, "required": ["city"], "type": "object",
-                    "additionalProperties": false,
                 },
                 "tree": {
                     "$ref": "#/$defs/tree/$defs/node",
