@@ -26,7 +26,7 @@ class Task:
     def build(self, name):
         if name == "first":
             return f"Hello {name!r}, {{braces}} {len(name):>3}"
-        return "sec" "ond" + 'third'
+        return "second" " half" + 'third'
 '''
 
 
@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Path:
         ("Task.prompt", None, "in a class"),
         ("Task.build", 0, "first"),
         ("Task.build", 1, "Hello {0}, {{braces}} {1}"),
-        ("Task.build", 2, "second"),
+        ("Task.build", 2, "second half"),
         ("Task.build", 3, "third"),
     ],
 )
