@@ -25,9 +25,9 @@ PATIENCE = 1.0
 _SETTLE = 0.02
 """Seconds of silence after which a finished command's output is complete: it is written before the end is said."""
 
-_DRIVER = r"""
-exec 250<&3 251>&4 3<&- 4>&-
-set -m
+OPENING = "exec 250<&3 251>&4 3<&- 4>&-; set -m"
+"""Where a driver takes commands from and says how they ended; a terminal has jobs."""
+LOOP = r"""
 shopt -s expand_aliases
 while IFS= read -r -d '' -u 250 AGENTLM_COMMAND; do
   eval "$AGENTLM_COMMAND" 250<&- 251>&-
@@ -65,7 +65,7 @@ class Shell:
         theirs_in, self._commands = os.pipe()
         self._ends, theirs_out = os.pipe()
         try:
-            argv = ["bash", "--login", "-c", _DRIVER]
+            argv = ["bash", "--login", "-c", OPENING + LOOP]
             self._number = self._sandbox.start(argv, (theirs_in, theirs_out), terminal=True, cwd=self._cwd)
         finally:
             os.close(theirs_in)
@@ -75,6 +75,15 @@ class Shell:
             raise SandboxGone("the sandbox did not open a terminal")
         self._terminal = found["descriptors"][0]
         self._modes = termios.tcgetattr(self._terminal)
+
+    def _reset(self) -> None:
+        """A program that was stopped leaves the terminal as it had it."""
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(self._terminal, termios.TCSANOW, self._modes)
+
+    def _kill(self, *, foreground: bool) -> None:
+        """SIGKILL for what runs in the foreground, or for the shell itself."""
+        self._sandbox.kill(self._number, foreground=foreground)
 
     def run(self, command: str, timeout: float) -> Shown:
         """Runs one command, of any number of lines, as if typed.
@@ -86,10 +95,7 @@ class Shell:
             self._open()
         output = bytearray()
         self._read_terminal(output, settle=0)  # what jobs in the background wrote since
-        with contextlib.suppress(
-            termios.error
-        ):  # a program that was stopped leaves the terminal as it had it
-            termios.tcsetattr(self._terminal, termios.TCSANOW, self._modes)
+        self._reset()
         os.write(self._commands, command.replace("\0", "").encode(errors="replace") + b"\0")
         seen, timed_out, flooded = 0, False, False
         deadline = time.monotonic() + timeout
@@ -133,10 +139,10 @@ class Shell:
 
         No Ctrl-C: a shell whose command dies of it ends too, as a script does.
         """
-        self._sandbox.kill(self._number, foreground=True)
+        self._kill(foreground=True)
         end = self._wait(output, time.monotonic() + PATIENCE, FLOOD)
         if end is None:
-            self._sandbox.kill(self._number)
+            self._kill(foreground=False)
             end = b""
         return end
 

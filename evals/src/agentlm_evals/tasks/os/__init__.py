@@ -24,7 +24,7 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding, Message
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
-from agentlm_evals.sandbox import image
+from agentlm_evals.sandbox import docker, image
 from agentlm_evals.sandbox.box import MemoryCapReached
 from agentlm_evals.sandbox.limits import Layout
 from agentlm_evals.sandbox.trial import why_not
@@ -57,6 +57,7 @@ RECIPE = image.Recipe(
     ),
 )  # fmt: skip
 """What the original's images have, and what tasks of this kind reach for."""
+NAMESPACES, DOCKER = "namespaces", "docker"
 FOLDERS = ("os_interaction", "os")
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class OperatingSystem(Task):
     )
     options = (
         Option("split", "auto", "the published set; auto: std if there, else dev", ("auto", "std", "dev", "train")),
+        Option("sandbox", NAMESPACES, "Linux namespaces, or Docker", (NAMESPACES, DOCKER)),
+        Option("image", "", "with Docker: the image, such as AgentBench's local-os/default, built by its Dockerfile"),
         Option("workers", "4", "systems, and so episodes, at once; each may take 512 MB"),
         Option("cache", "", "folder of root file systems; empty: ~/.cache/agentlm/sandbox"),
     )  # fmt: skip
@@ -85,6 +88,8 @@ class OperatingSystem(Task):
     # --- what it needs -------------------------------------------------------------------------------------------
     def requirements(self, setting: Setting) -> list[Missing]:
         """Namespaces, and a root file system or the means to build one."""
+        if setting.options.get("sandbox") == DOCKER:
+            return _docker_requirements(setting)
         missing = []
         if why := why_not():
             missing.append(Missing("Linux namespaces", why))
@@ -104,7 +109,8 @@ class OperatingSystem(Task):
 
     def versions(self, setting: Setting) -> Mapping[str, str]:
         """The root file system's recipe; each episode's notes have its distribution and what enforced the caps."""
-        del setting
+        if setting.options.get("sandbox") == DOCKER:
+            return {"root": f"Docker image {setting.options['image']}"}
         return {"root": f"Debian {RECIPE.suite}, recipe {RECIPE.key}"}
 
     # --- items ---------------------------------------------------------------------------------------------------
@@ -127,8 +133,11 @@ class OperatingSystem(Task):
         return Decoding(max_new_tokens=256)
 
     @asynccontextmanager
-    async def environment(self, setting: Setting) -> AsyncIterator[Layout]:
-        """The root file system, built if this is the first run here."""
+    async def environment(self, setting: Setting) -> AsyncIterator[Layout | str]:
+        """The root file system, built if this is the first run here; or the image's name."""
+        if setting.options.get("sandbox") == DOCKER:
+            yield setting.options["image"]
+            return
         root = await run_sync(image.build, RECIPE, _cache(setting), _log.warning)
         yield Layout(root=str(root), shifted=image.SHIFTED)
 
@@ -143,7 +152,8 @@ class OperatingSystem(Task):
             system = await run_sync(System, episode.environment, problem)
             try:
                 episode.notes["caps"] = system.caps
-                episode.notes["root"] = image.describe(Path(episode.environment.root))
+                if isinstance(episode.environment, Layout):
+                    episode.notes["root"] = image.describe(Path(episode.environment.root))
                 end, turn = await self._talk(episode, system)
                 verdict = (
                     await run_sync(system.judge, turn.content, checkers) if problem.match is None else None
@@ -229,6 +239,15 @@ def _match(problem: Problem, answer: str | None) -> Verdict:
     if "answer" in match:
         return Verdict(given == match["answer"])
     return Verdict(re.search(str(match["regex"]), given) is not None)
+
+
+def _docker_requirements(setting: Setting) -> list[Missing]:
+    missing = []
+    if why := docker.why_not():
+        missing.append(Missing("Docker", f"{why}; or leave out -T os.sandbox=docker"))
+    if not setting.options.get("image"):
+        missing.append(Missing("a Docker image", "-T os.image=NAME"))
+    return missing
 
 
 def _cache(setting: Setting) -> Path:

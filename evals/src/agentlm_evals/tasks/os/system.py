@@ -6,6 +6,7 @@ from typing import Any
 
 from agentlm_evals.errors import EnvironmentFault
 from agentlm_evals.sandbox.box import Sandbox
+from agentlm_evals.sandbox.docker import Container, ContainerShell
 from agentlm_evals.sandbox.limits import MIB, Layout, Limits
 from agentlm_evals.sandbox.shell import Shell
 from agentlm_evals.tasks.os.checkers import Checker
@@ -27,12 +28,18 @@ class Verdict:
 
 
 class System:
-    """A fresh system for one problem. Use it as a context manager's value; `close` ends it."""
+    """A fresh system for one problem, over a root file system or in a container of an image; `close` ends it."""
 
-    def __init__(self, layout: Layout, problem: Problem) -> None:
+    def __init__(self, place: Layout | str, problem: Problem) -> None:
         self._problem = problem
-        self._sandbox = Sandbox(layout, LIMITS)
-        self._shell = Shell(self._sandbox)
+        self._sandbox: Sandbox | Container
+        self._shell: Shell
+        if isinstance(place, str):
+            self._sandbox = Container(place, LIMITS)
+            self._shell = ContainerShell(self._sandbox)
+        else:
+            self._sandbox = Sandbox(place, LIMITS)
+            self._shell = Shell(self._sandbox)
         self.caps = self._sandbox.caps
         self.prepared: list[int | None] = []
         """Exit statuses of the preparation's scripts; some published ones end with a failure of no meaning."""
