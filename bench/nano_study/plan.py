@@ -10,7 +10,7 @@ class Size:
     """How much of everything."""
 
     scale: float
-    """Of the corpus; 1 is about 10 M tokens."""
+    """Of the corpus; 1 is about 13 M tokens."""
     base_steps: int
     tune_steps: int
     seeds: int
@@ -68,6 +68,8 @@ def config(cell: Cell, size: Size, folder: str) -> dict[str, Any]:
     from_base = cell.eta is not None
     base = replace(cell, eta=None).name
     sources: list[dict[str, Any]] = [{"name": "general", "path": f"{folder}/corpus/general.jsonl"}]
+    if not from_base:
+        sources.append({"name": "practice", "path": f"{folder}/corpus/practice.jsonl"})
     data: dict[str, Any] = {"length": size.length}
     if from_base:
         sources[0]["group"] = "general"

@@ -17,7 +17,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     first = write_corpus(tmp_path / "a", scale=0.002)
     again = write_corpus(tmp_path / "b", scale=0.002)
     other = write_corpus(tmp_path / "c", scale=0.002, seed=2)
-    assert [path.name for path in first] == ["agent.jsonl", "general.jsonl"]
+    assert [path.name for path in first] == ["agent.jsonl", "general.jsonl", "practice.jsonl"]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
     assert all(p.read_bytes() != q.read_bytes() for p, q in zip(first, other, strict=True))
     assert not list((tmp_path / "a").glob("*.part"))
@@ -44,6 +44,15 @@ def test_an_exchange_answers_its_question(kind):
             if kind in chats.TESTED:
                 assert split_of(exchange.question) is split
                 assert exchange.wanted or split is Split.TRAIN
+
+
+def test_practice_answers_with_what_was_read():
+    rng = Random(0)
+    for _ in range(200):
+        exchanges = chats.practice(rng)
+        for exchange in exchanges:
+            assert exchange.wanted in exchange.answer
+            assert exchange.wanted in exchanges[0].question
 
 
 def test_problems_are_worked_rightly():
@@ -81,8 +90,9 @@ def test_refusals(tmp_path):
         write_corpus(tmp_path, seed=-1)
 
 
-def test_the_command_line_writes_both_files(tmp_path, capsys, monkeypatch):
+def test_the_command_line_writes_the_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["corpus", str(tmp_path), "--scale", "0.0005"])
     main()
-    assert capsys.readouterr().out.split() == [str(tmp_path / "agent.jsonl"), str(tmp_path / "general.jsonl")]
+    names = ("agent", "general", "practice")
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"{name}.jsonl") for name in names]
     assert Item("household", Split.TRAIN, 1_000_000).id in (tmp_path / "agent.jsonl").read_text()

@@ -249,6 +249,25 @@ def _note(rng: Random) -> Exchange:
     return Exchange(ask.format(note, " and ".join(asked)), f"{wanted}.", wanted)
 
 
+def practice(rng: Random) -> list[Exchange]:
+    """A conversation that is nothing but copying, or several look-ups in one list."""
+    if rng.random() < 0.6:
+        said = " ".join(_scrap(rng) for _ in range(rng.randint(8, 30)))
+        return [Exchange(f"Repeat: {said}", said, said)]
+    names = rng.sample((*problems.NAMES, *_WORDS), rng.randint(4, 8))
+    values = {name: _scrap(rng) for name in names}
+    note = ", ".join(f"{name}: {value}" for name, value in values.items())
+    asked = rng.sample(names, rng.randint(3, len(names)))
+    return [
+        Exchange(
+            f"{note}. Find {name}." if turn == 0 else f"Find {name}.",
+            f"{name}: {values[name]}.",
+            values[name],
+        )
+        for turn, name in enumerate(asked)
+    ]
+
+
 def _count(rng: Random) -> Exchange:
     first = rng.randint(1, 20)
     last = first + rng.randint(2, 7)

@@ -2,8 +2,9 @@
 
     python -m agentlm_evals.nano.corpus DIRECTORY
 
-Two files: `agent.jsonl`, experts' trajectories on the train splits of the held-in worlds, and `general.jsonl`, short
-chats. They are a function of the arguments alone, byte for byte.
+Three files: `agent.jsonl`, experts' trajectories on the train splits of the held-in worlds, `general.jsonl`, short chats,
+and `practice.jsonl`, copying and looking up, which a model from nothing must learn before either. They are a function of
+the arguments alone, byte for byte.
 """
 
 import argparse
@@ -26,13 +27,14 @@ SEED = 1
 TRAJECTORIES: Mapping[str, int] = {"household": 4_500, "shop": 4_500, "database": 8_000, "shell": 8_000}
 """Of each world: short episodes more often, so that the four have similar shares of tokens."""
 CHATS = 56_000
+PRACTICES = 26_000
 SLIP_SHARE = 0.25
 SYSTEM = "You are a helpful, respectful and honest assistant."
 """The system prompt that AgentLM's clients send."""
 SYSTEM_SHARE = 0.15
 PROBLEM_SHARE = 0.2
 """Of chats that are one word problem alone."""
-SOURCES = {"agent": "agentlm-worlds", "general": "agentlm-chats"}
+SOURCES = {"agent": "agentlm-worlds", "general": "agentlm-chats", "practice": "agentlm-practice"}
 
 
 def trajectories(seed: int, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
@@ -68,6 +70,21 @@ def conversations(seed: int, count: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def practices(seed: int, count: int) -> Iterator[dict[str, Any]]:
+    """Conversations of copying alone."""
+    for number in range(count):
+        messages: list[dict[str, Any]] = []
+        for exchange in chats.practice(Random(f"practice/{seed}/{number}")):
+            messages.append({"role": "user", "content": exchange.question})
+            messages.append({"role": "assistant", "content": exchange.answer})
+        yield {
+            "id": f"practice-{seed}-{number}",
+            "source": SOURCES["practice"],
+            "tags": [],
+            "messages": messages,
+        }
+
+
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]], total: int) -> None:
     """Writes records as JSONL, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +99,7 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]], total: int) ->
 
 
 def write_corpus(directory: Path, *, seed: int = SEED, scale: float = 1.0) -> list[Path]:
-    """Writes both files and returns their paths; `scale` makes them smaller or larger.
+    """Writes the files and returns their paths; `scale` makes them smaller or larger.
 
     Raises:
         ConfigError: The scale is not positive, or the seed is negative.
@@ -92,11 +109,12 @@ def write_corpus(directory: Path, *, seed: int = SEED, scale: float = 1.0) -> li
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more")
     counts = {name: max(1, round(scale * count)) for name, count in TRAJECTORIES.items()}
-    talks = max(1, round(scale * CHATS))
-    agent, general = directory / "agent.jsonl", directory / "general.jsonl"
+    talks, drills = max(1, round(scale * CHATS)), max(1, round(scale * PRACTICES))
+    agent, general, practice = (directory / f"{name}.jsonl" for name in SOURCES)
     write_lines(agent, trajectories(seed, counts), sum(counts.values()))
     write_lines(general, conversations(seed, talks), talks)
-    return [agent, general]
+    write_lines(practice, practices(seed, drills), drills)
+    return [agent, general, practice]
 
 
 def main() -> None:
@@ -105,7 +123,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="share of the whole corpus; 1 is about 10 M tokens"
+        "--scale", type=float, default=1.0, help="share of the whole corpus; 1 is about 13 M tokens"
     )
     given = parser.parse_args()
     for path in write_corpus(given.directory, seed=given.seed, scale=given.scale):
