@@ -267,11 +267,12 @@ def test_a_sandbox_ends_with_whoever_holds_it(whom):
         "from agentlm_evals.sandbox.limits import Limits\n"
         "sandbox = Sandbox(host_layout(), Limits())\n"
         "sandbox.start(['sleep', '60'])\n"
-        "print(sandbox._keeper.pid, flush=True)\n"
+        "print(sandbox._keeper.pid, sandbox._stage, flush=True)\n"
         "time.sleep(60)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    keeper = int(owner.stdout.readline())
+    pid, stage = owner.stdout.readline().split()
+    keeper = int(pid)
     time.sleep(0.2)
     inside = children_of(keeper)
     assert inside
@@ -280,6 +281,10 @@ def test_a_sandbox_ends_with_whoever_holds_it(whom):
     while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
+    if whom == "owner":
+        while Path(stage).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not Path(stage).exists()
     owner.kill()
     owner.wait()
 

@@ -241,6 +241,11 @@ def main() -> int:
     finally:
         if group is not None:
             group.remove()
+        # The owner removes it too, unless it was killed.
+        with contextlib.suppress(OSError):
+            namespaces.unmount(stage)
+        with contextlib.suppress(OSError):
+            Path(stage).rmdir()
 
 
 def _keep(

@@ -69,6 +69,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     )
 
 
+def unmount(target: str) -> None:
+    """Takes a mount away, in use or not. Raises OSError that names the target."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount of {target}")
+
+
 def bind(source: str, target: str, *, read_only: bool = False) -> None:
     """A bind mount; read-only needs a second call, which must repeat the flags that the mount already has."""
     mount(source, target, flags=MS_BIND | MS_REC)
