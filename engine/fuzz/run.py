@@ -23,6 +23,8 @@ TARGETS = ("json", "templates", "grammars", "sse", "conversations", "text", "too
 LOG = ROOT / "bench" / "results" / "fuzz.md"
 PARTS = ("engine/core", "engine/host", "engine/text", "engine/server", "engine/fuzz/src")
 """What is fuzzed."""
+BUILT = "built-from"
+"""In the work folder: the commit of the binaries there."""
 INPUT_SECONDS = 25
 """An input that takes longer is a finding."""
 MEMORY_MIB = 4096
@@ -86,10 +88,18 @@ def build(work: Path) -> None:
     if subprocess.run(["cargo", "+nightly", "--version"], capture_output=True, check=False).returncode:
         sys.exit("a nightly compiler is missing: rustup toolchain install nightly --profile minimal")
     # The checks stay in: an assertion that fails or an integer that overflows is a finding.
+    # What runs is what stood here when the build began, whatever is committed while it runs.
+    source = commit()
     options = ["--fuzz-dir", str(HERE), "--target-dir", str(work), "--features", "fuzzer"]
     subprocess.run(
         ["cargo", "+nightly", "fuzz", "build", *options, "--release", "--debug-assertions"], check=True
     )
+    write(work / BUILT, source + "\n")
+
+
+def built_from(work: Path) -> str:
+    """The commit that `build` compiled."""
+    return (work / BUILT).read_text(encoding="utf-8").strip()
 
 
 def binary(target: str, work: Path) -> Path:
@@ -129,7 +139,9 @@ def fuzz(target: str, minutes: float, work: Path) -> Outcome:
             break
     findings = sorted(str(path) for path in inputs(failed) - before)
     spent = minutes - max(until - time.monotonic(), 0) / 60
-    return Outcome(target, round(spent, 1), executions, coverage, features, size, findings, commit(), today())
+    return Outcome(
+        target, round(spent, 1), executions, coverage, features, size, findings, built_from(work), today()
+    )
 
 
 def inputs(failed: Path) -> set[Path]:
@@ -181,7 +193,7 @@ def record(outcome: Outcome, work: Path, log: Path) -> None:
         f"({os.cpu_count()} cores, shared). Written by `make fuzz`; what the targets check: "
         f"[fuzzing](../../docs/fuzzing.md)."
     )
-    head = "| target | minutes | executions | edges | features | inputs kept | failed inputs | commit, date |"
+    head = "| target | minutes | executions | edges | features | inputs kept | failed inputs | built from, date |"
     lines = ["# Fuzzing", "", about, "", head, "| --- " * head.count(" | ") + "| --- |"]
     for row in rows:
         lines.append(
