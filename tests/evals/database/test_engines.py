@@ -95,7 +95,7 @@ def test_sqlite_answers_as_mariadb_does(mariadb):
         ("select `nope` from t", "1054 (42S22): Unknown column 'nope' in "),
         ("select * from nope", "1146 (42S02): Table 't.nope' doesn't exist"),
         ("describe nope", "1146 (42S02): Table 't.nope' doesn't exist"),
-        ("selec * from t", "1064 (42000): You have an error in your SQL syntax; check the manual"),
+        ("choose * from t", "1064 (42000): You have an error in your SQL syntax; check the manual"),
         ("hello", "1064 (42000): You have an error in your SQL syntax; check the manual"),
         ("select 1; drop table t", "1064 (42000): You have an error in your SQL syntax; check the manual"),
         ("insert into t values (1, 2)", "1136 (21S01): Column count doesn't match value count at row 1"),

@@ -95,9 +95,9 @@ def test_all_26_development_items_pass_with_their_reference_solution(data_dir):
 
 
 def test_training_items_pass_with_their_reference_solution(data_dir):
-    # Some here; all 1,000 by `agentlm-eval eval doctor os -T os.split=train`. Items 540 and 683 cannot: their reference
-    # changes what it counts, so that it gives another number when the check runs it again.
-    assert solved(setting(data_dir, split="train"), step=60) == [""] * 17
+    # Some here; all by `agentlm-eval eval doctor os -T os.split=train --limit 1000`. Items 252, 540 and 683 cannot pass: the
+    # reference of one gives two numbers, and the others change what they count before the check counts again.
+    assert solved(setting(data_dir, split="train"), step=70) == [""] * 15
 
 
 TRANSCRIPTS = [
