@@ -241,6 +241,7 @@ ROWS = (
                 [
                     Query(rate("agentlm_failed"), "samples failed", "red"),
                     Query(rate("agentlm_log_lines_dropped"), "log lines dropped", "orange"),
+                    Query(rate("agentlm_late_compilations"), "kernels compiled late", "yellow"),
                 ],
             ),
         ),

@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub last_step_seconds: f64,
     /// Sum of all steps' durations, in seconds.
     pub total_step_seconds: f64,
+    /// Kernels that the runner compiled, or loaded from a cache on disk, once it had warmed up: requests waited for each.
+    pub late_compilations: u64,
 }
 
 impl Snapshot {
@@ -41,6 +43,7 @@ impl Snapshot {
             ("aborted", core.aborted as f64),
             ("last_step_seconds", self.last_step_seconds),
             ("total_step_seconds", self.total_step_seconds),
+            ("late_compilations", self.late_compilations as f64),
         ]
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     /// Since when the oldest request without a first step has waited, in nanoseconds since `epoch`, plus one; 0 when none has.
     pub oldest_waiting: AtomicU64,
     pub loaded: Loaded,
+    /// See [`Snapshot::late_compilations`].
+    pub late_compilations: AtomicU64,
     /// When the step in flight began, in nanoseconds since `epoch`, plus one; 0 when none is.
     pub step_started: AtomicU64,
     pub epoch: Instant,
@@ -74,6 +76,7 @@ impl Shared {
             steps: StepTimes::default(),
             oldest_waiting: AtomicU64::new(0),
             loaded: Loaded::default(),
+            late_compilations: AtomicU64::new(0),
             step_started: AtomicU64::new(0),
             epoch: Instant::now(),
             next_id: AtomicU64::new(1),
@@ -227,11 +230,17 @@ impl EngineHandle {
         health.clone()
     }
 
+    /// Tells how many kernels were compiled since the runner had warmed up. Called by the runner.
+    pub fn set_late_compilations(&self, count: u64) {
+        self.shared.late_compilations.store(count, Ordering::Relaxed);
+    }
+
     /// Counters and gauges as of the last step.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.shared.snapshot.lock().clone();
         snapshot.unfinished = self.shared.unfinished.load(Ordering::Acquire);
+        snapshot.late_compilations = self.shared.late_compilations.load(Ordering::Relaxed);
         let since = self.shared.oldest_waiting.load(Ordering::Relaxed);
         if let Some(since) = since.checked_sub(1) {
             let waited = self

@@ -398,6 +398,11 @@ impl Engine {
         self.handle.shutdown(drain);
     }
 
+    /// Tells how many kernels were compiled since the runner had warmed up.
+    fn set_late_compilations(&self, count: u64) {
+        self.handle.set_late_compilations(count);
+    }
+
     /// Counters and gauges by name, as of the last step.
     fn snapshot(&self) -> std::collections::BTreeMap<&'static str, f64> {
         self.handle.snapshot().named().into_iter().collect()

@@ -24,6 +24,7 @@ from agentlm.runtime.cuda_model import CudaModel
 from agentlm.runtime.cuda_steps import CudaSteps, StepSizes, buckets
 from agentlm.runtime.device import Event
 from agentlm.runtime.plan import Plan, RowFlags
+from agentlm_kernels.compilations import CompilationLog
 
 
 @dataclass(slots=True)
@@ -49,8 +50,11 @@ class CudaRunner:
         config: EngineConfig,
         plan: memory.KvPlan,
         eos_ids: Sequence[int],
+        compilations: CompilationLog,
     ) -> None:
+        """`compilations` counts from before the model was bound."""
         self._engine = engine
+        self._compilations = compilations
         self._config = replace(config, dtype=model.dtype)
         self._directory = directory
         self._num_blocks = plan.num_blocks
@@ -78,6 +82,8 @@ class CudaRunner:
         self._adapters: dict[int, Path] = {}
         # None while it sleeps.
         self._steps: CudaSteps | None = self._ready(model)
+        # What follows makes requests wait.
+        self._warm = self._told = compilations.count
 
     def _ready(self, model: CudaModel) -> CudaSteps:
         config = self._config.cuda_graphs
@@ -100,6 +106,9 @@ class CudaRunner:
         self._in_flight.append(step)
         if not self._flags.is_constrained(plan):
             self._sample(steps, step)
+        if (count := self._compilations.count) != self._told:
+            self._told = count
+            self._engine.set_late_compilations(count - self._warm)
 
     def wait(self) -> None:
         """See `Runner`."""

@@ -96,6 +96,10 @@ class CudaSteps:
             model.ops.adapters = self._adapters
             self._graphs.model = self._capture(self._launched_model(False))
             self._graphs.sampler = self._capture(lambda size: lambda: self._launch_sampler(size, False))
+            if self._graph_sizes:
+                self._warm_up(False)
+                self._launch_sampler(1, True)
+                self._score(0, 1)
 
     # --- a step ---
 
@@ -135,12 +139,7 @@ class CudaSteps:
         elif plan.n_samples:
             self._launch_sampler(bucket or plan.n_samples, full)
         if plan.n_scores:
-            scored = slice(plan.n_samples, plan.n_samples + plan.n_scores)
-            score_rows(
-                self._logits[scored], self._expansion.score_row[: plan.n_scores],
-                self._expansion.score_next[: plan.n_scores], self._rows.records,
-                self._sampler, self._settings, self._out, self._layout,
-            )  # fmt: skip
+            self._score(plan.n_samples, plan.n_scores)
         results[:words].copy_(self._out[:words], non_blocking=True)
 
     def _policy(self, entries: int) -> SplitPolicy:
@@ -164,6 +163,20 @@ class CudaSteps:
                 self._rows.tokens, self._sampler, self._settings, self._out, self._layout,
             )  # fmt: skip
 
+    def _score(self, first: int, count: int) -> None:
+        """Log-probabilities of prompt tokens; their logits begin at row `first`."""
+        score_rows(
+            self._logits[first : first + count], self._expansion.score_row[:count], self._expansion.score_next[:count],
+            self._rows.records, self._sampler, self._settings, self._out, self._layout,
+        )  # fmt: skip
+
+    def _warm_up(self, has_adapters: bool) -> None:
+        """Launches once what is not captured, over padding, so that no request waits for a compiler."""
+        self._arena.zero_()
+        self._expansion.slots.fill_(-1)
+        for tokens in {min(tokens, self._sizes.tokens) for tokens in (16, 17)}:
+            self._forward(StepShape(1, tokens, 1, True, True, self._policy(1), has_adapters))
+
     # --- adapters and weights, between two steps ---
 
     def load_adapter(self, number: int, directory: Path) -> None:
@@ -175,6 +188,8 @@ class CudaSteps:
                 self._device.synchronize()
                 self._graphs.adapted = {}
                 self._graphs.adapted = self._capture(self._launched_model(True))
+                if self._graph_sizes:
+                    self._warm_up(True)
 
     def unload_adapter(self, number: int) -> None:
         """Forgets an adapter."""

@@ -197,9 +197,11 @@ def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     from agentlm.runtime.cuda import CudaRunner
     from agentlm.runtime.cuda_model import CudaModel, kv_budget
     from agentlm.runtime.device import Cuda
+    from agentlm_kernels.compilations import watch
 
     config = opened.config
     device = Cuda()
+    compilations = watch()
     # All that is launched here goes to the queue that steps will go to.
     with device.entered():
         model = CudaModel(opened.model, opened.checkpoint, config, device, progress)
@@ -212,7 +214,7 @@ def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
             0,
         )
         engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
-        runner = CudaRunner(engine, model, opened.directory, config, plan, opened.eos)
+        runner = CudaRunner(engine, model, opened.directory, config, plan, opened.eos, compilations)
     storage = config.quantize or model.dtype
     info = _info(config, opened.directory, plan, storage, model.kv_dtype, "cuda")
     return RunningEngine(engine, runner, opened.tokenizer, info, config)

@@ -257,6 +257,11 @@ impl Moment<'_> {
             ),
             ("agentlm_aborted", "requests aborted", core.aborted),
             ("agentlm_failed", "requests whose sample failed", core.failed),
+            (
+                "agentlm_late_compilations",
+                "kernels compiled or loaded after warm-up, while requests waited",
+                self.snapshot.late_compilations,
+            ),
         ];
         for (name, help, value) in counters {
             page.single(name, "counter", help, value as f64);
