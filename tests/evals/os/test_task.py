@@ -95,8 +95,8 @@ def test_all_26_development_items_pass_with_their_reference_solution(data_dir):
 
 
 def test_training_items_pass_with_their_reference_solution(data_dir):
-    # Some here; all by `agentlm-eval eval doctor os -T os.split=train --limit 1000`. Items 252, 540 and 683 cannot pass: the
-    # reference of one gives two numbers, and the others change what they count before the check counts again.
+    # Some here; all by `agentlm-eval eval doctor os -T os.split=train --limit 1000`. Items 252, 540 and 683 cannot:
+    # the reference of one gives two numbers, the others change what they count before the check counts again.
     assert solved(setting(data_dir, split="train"), step=70) == [""] * 15
 
 
