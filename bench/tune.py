@@ -119,6 +119,8 @@ def ours(directory: Path, conversations: Conversations, lora: bool) -> Timed:
         trained=np.asarray([int(mask[1:].sum()) for mask in conversations.mask]),
         source=np.zeros(count, dtype=np.int32),
         tags=np.zeros(count, dtype=np.int32),
+        item=np.full(count, -1),
+        reward=np.full(count, np.nan),
         tag_sets=((),),
         left_out=({},),
         examples=(),
@@ -129,7 +131,7 @@ def ours(directory: Path, conversations: Conversations, lora: bool) -> Timed:
     training = TrainingSection(epochs=1.0, batch=PACKS, schedule="constant", warmup=0.0)
     ranks = Ranks(0, 1, torch.device("cpu"), 1, None, owned=False)
     trainer = Trainer(
-        model, make_optimizer(model.named_parameters(), training), training, rendered, plan, ranks, 1
+        model, make_optimizer(model.named_parameters(), training), training, rendered, plan, ranks
     )
     losses: list[float] = []
 

@@ -138,3 +138,16 @@ def test_a_run_and_a_merge_from_end_to_end(file, tmp_path):
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     again = tune("merge", tmp_path / "base", adapter, tmp_path / "merged")
     assert "is there and not empty" in str(again.exception)
+
+
+def test_preferences_are_a_table_or_a_command(file, tmp_path):
+    plain = config(tmp_path)
+    sources = [{"name": source.name, "path": source.path} for source in plain.data.sources]
+    values = plain.to_dict() | {"data": {"sources": sources}}
+    file.write_text(TuneConfig.from_dict(values).to_toml(), encoding="utf-8")
+    assert "[dpo]" not in tune(file, "--print-config").output
+    printed = tune("dpo", file, "--beta", 0.5, "--print-config").output
+    assert "[dpo]\nbeta = 0.5\nmargin = 0.0\n" in printed
+    assert "[dpo]\nbeta = 0.1\n" in tune("dpo", file, "--print-config").output
+    refused = tune("dpo", file)
+    assert "needs two trajectories of one `task` and `item`" in str(refused.exception)

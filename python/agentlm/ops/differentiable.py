@@ -76,14 +76,15 @@ def linear_loss(
     head: Tensor,
     rows: Tensor,
     targets: Tensor,
-    scale: float,
+    scale: float | Tensor,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`scale` times the sum of the cross-entropies of `targets` at `rows`, and each one's log-probability.
+    """`scale` times the cross-entropies of `targets` at `rows`, added up, and each one's log-probability.
 
-    `hidden` is `[tokens, h]`, `head` `[v, h]`, `rows` and `targets` are int64 `[n]`, rows without repetition. The loss is
-    a float32 scalar; the log-probabilities, float32 `[n]`, have no gradient. Gradients are made on the way forward, a
-    piece of logits at a time. With a `group`, `head` is this rank's share of the vocabulary, in the order of ranks.
+    `hidden` is `[tokens, h]`, `head` `[v, h]`, `rows` and `targets` are int64 `[n]`, rows without repetition; `scale` is
+    one factor or float32 `[n]`. The loss is a float32 scalar; the log-probabilities, float32 `[n]`, have no gradient.
+    Gradients are made on the way forward, a piece of logits at a time. With a `group`, `head` is this rank's share of the
+    vocabulary, in the order of ranks.
     """
     loss, logprobs = _LinearLoss.apply(hidden, head, rows, targets, scale, group)
     return loss, logprobs
@@ -233,7 +234,7 @@ class _LinearLoss(torch.autograd.Function):
         head: Tensor,
         rows: Tensor,
         targets: Tensor,
-        scale: float,
+        scale: float | Tensor,
         group: dist.ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
         of_hidden, of_head = ctx.needs_input_grad[:2]
@@ -245,8 +246,9 @@ class _LinearLoss(torch.autograd.Function):
             own = rows[start : start + piece]
             taken = hidden.index_select(0, own)
             logits = _logits(taken, head)
+            factor = scale[start : start + piece] if isinstance(scale, Tensor) else scale
             logprobs[start : start + piece] = _to_gradient(
-                logits, targets[start : start + piece], scale if of_hidden or of_head else None, group
+                logits, targets[start : start + piece], factor if of_hidden or of_head else None, group
             )
             if of_hidden or of_head:
                 gradient = logits.to(hidden.dtype)
@@ -259,7 +261,7 @@ class _LinearLoss(torch.autograd.Function):
             del logits
         ctx.gradients = (hidden_gradient, None if head_gradient is None else head_gradient.to(head.dtype))
         ctx.mark_non_differentiable(logprobs)
-        return logprobs.sum() * -scale, logprobs
+        return (logprobs * scale).sum().neg(), logprobs
 
     @staticmethod
     @once_differentiable
@@ -289,15 +291,18 @@ def _logits(hidden: Tensor, head: Tensor) -> Tensor:
 
 
 def _to_gradient(
-    logits: Tensor, targets: Tensor, scale: float | None, group: dist.ProcessGroup | None
+    logits: Tensor, targets: Tensor, scale: float | Tensor | None, group: dist.ProcessGroup | None
 ) -> Tensor:
     """The targets' log-probabilities. With a `scale`, `logits` become the gradient of `-scale` times their sum."""
     if logits.is_cuda and group is None:
         from agentlm_kernels.cross_entropy import softmax_loss
 
         logprobs = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
-        factor = None if scale is None else torch.full((1,), scale, device=logits.device)
+        of_all = 1.0 if isinstance(scale, Tensor) else scale
+        factor = None if of_all is None else torch.full((1,), of_all, device=logits.device)
         softmax_loss(logits, targets, logprobs, factor, None if scale is None else logits)
+        if isinstance(scale, Tensor):
+            logits.mul_(scale[:, None])
         return logprobs
     own, is_own = targets, None
     if group is not None:
@@ -316,7 +321,7 @@ def _to_gradient(
         at_target, total = both.unbind()
     if scale is not None:
         logits.mul_((scale / total)[:, None])
-        share = torch.full_like(total, -scale)
+        share = -scale if isinstance(scale, Tensor) else torch.full_like(total, -scale)
         logits.scatter_add_(
             1, own[:, None], (share if is_own is None else torch.where(is_own, share, 0.0))[:, None]
         )

@@ -6,12 +6,23 @@ Refuses to know models and steps.
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.mixture import streams
 from agentlm.tuning.plan import Plan, make_plan
+from agentlm.tuning.preference import Pairs, plan_pairs
 from agentlm.tuning.rendering import Rendered
 
 
-def plan_of(config: TuneConfig, rendered: Rendered) -> Plan:
-    """The plan of a run over rendered conversations."""
+def plan_of(config: TuneConfig, rendered: Rendered, pairs: Pairs | None = None) -> Plan:
+    """The plan of a run over rendered conversations, or over pairs of them."""
     data, training = config.data, config.training
+    if pairs is not None:
+        return plan_pairs(
+            pairs,
+            rendered.lengths,
+            seed=config.seed,
+            batch=training.batch,
+            capacity=data.length,
+            steps=training.steps,
+            epochs=training.epochs,
+        )
     drawn = None if training.epochs is None else max(1, round(training.epochs * len(rendered)))
     mixture = streams(data, rendered.source, rendered.factors(data.tag_weights))
     return make_plan(
@@ -47,8 +58,9 @@ def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str
         ]
     lines += [f"  for example {example}" for example in rendered.examples]
     packs = sum(len(step) for step in plan.steps)
+    unit = "packs" if config.dpo is None else "pairs"
     lines.append(
-        f"{len(plan.steps)} steps of {config.training.batch} packs: {tokens} tokens, {trained} of them trained; packs are "
+        f"{len(plan.steps)} steps of {config.training.batch} {unit}: {tokens} tokens, {trained} of them trained; packs are "
         f"{tokens / (packs * config.data.length):.1%} full"
     )
     return lines

@@ -14,8 +14,8 @@ from agentlm.tuning.rendering import Rendered
 
 def make_batch(
     rendered: Rendered, packs: Sequence[Pack], device: torch.device
-) -> tuple[Batch, npt.NDArray[np.int32]]:
-    """The batch of some packs, and for each of its trained tokens the index of its source.
+) -> tuple[Batch, npt.NDArray[np.int64]]:
+    """The batch of some packs, and for each of its trained tokens the index of its conversation.
 
     Without packs it is one token that is not trained: what a rank computes that has none where others have.
     """
@@ -23,8 +23,8 @@ def make_batch(
     if not conversations:
         context = PackedContext.make(np.zeros(1, dtype=np.int32), [1], device)
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
-        return Batch(context, nothing, nothing), np.zeros(0, dtype=np.int32)
-    ids, rows, sources, lengths = [], [], [], []
+        return Batch(context, nothing, nothing), np.zeros(0, dtype=np.int64)
+    ids, rows, owners, lengths = [], [], [], []
     start = 0
     for conversation in conversations:
         own_ids, own_mask = rendered.tokens(conversation)
@@ -32,7 +32,7 @@ def make_batch(
         own_rows = np.flatnonzero(own_mask[1:])
         ids.append(own_ids)
         rows.append(own_rows + start)
-        sources.append(np.full(len(own_rows), rendered.source[conversation], dtype=np.int32))
+        owners.append(np.full(len(own_rows), conversation, dtype=np.int64))
         lengths.append(len(own_ids))
         start += len(own_ids)
     all_ids = np.concatenate(ids)
@@ -42,4 +42,4 @@ def make_batch(
         rows=torch.from_numpy(all_rows).to(device),
         targets=torch.from_numpy(all_ids[all_rows + 1].astype(np.int64)).to(device),
     )
-    return batch, np.concatenate(sources)
+    return batch, np.concatenate(owners)

@@ -202,6 +202,20 @@ class LoraSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DpoSection:
+    """Direct preference optimization on trajectories of one item; the table's presence turns it on (arXiv:2305.18290)."""
+
+    beta: float = 0.1
+    """How strongly the model is held to where it started."""
+    margin: float = 0.0
+    """A pair's rewards must differ by more than this."""
+
+    def __post_init__(self) -> None:
+        _number("dpo.beta", self.beta, 0, 100, above=True)
+        _number("dpo.margin", self.margin, 0, 1e9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelSection:
     """How ranks share the work. The others of a `torchrun` hold shards of the weights and packs of their own (FSDP2)."""
 
@@ -252,6 +266,7 @@ class TuneConfig:
     training: TrainingSection
     seed: int = 0
     lora: LoraSection | None = None
+    dpo: DpoSection | None = None
     parallel: ParallelSection = field(default_factory=ParallelSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     checkpoints: CheckpointSection = field(default_factory=CheckpointSection)
@@ -265,6 +280,8 @@ class TuneConfig:
                 '`model.init` = "random" does not go with [lora]: low-rank additions to weights that know nothing. '
                 "Train the whole model, or start from weights."
             )
+        if self.dpo is not None:
+            self._check_dpo()
         names = {source.name for source in self.data.sources} & {s.name for s in self.evaluation.sources}
         for name in sorted(names):
             trained = next(source for source in self.data.sources if source.name == name)
@@ -272,9 +289,31 @@ class TuneConfig:
             if trained.path == held.path:
                 raise ConfigError(f"source {name!r} is both trained and evaluated on: {held.path}")
 
+    def _check_dpo(self) -> None:
+        for refused, why in (
+            (self.model.init == "random", '`model.init` = "random": there is nothing to prefer yet'),
+            (
+                self.data.over_length == "split",
+                '`data.over_length` = "split": a pair is of whole trajectories',
+            ),
+            (self.data.eta is not None, "`data.eta`: every pair is drawn once an epoch"),
+            (bool(self.data.tag_weights), "`data.tag_weights`: every pair is drawn once an epoch"),
+            (
+                any(s.weight is not None for s in self.data.sources),
+                "a source's `weight`: every pair is drawn once an epoch",
+            ),
+            (not self.data.packing, "`data.packing` = false"),
+        ):
+            if refused:
+                raise ConfigError(f"[dpo] does not go with {why}")
+
     @classmethod
-    def load(cls, file: str | Path, changes: Sequence[tuple[str, Any]] = ()) -> Self:
+    def load(
+        cls, file: str | Path, changes: Sequence[tuple[str, Any]] = (), tables: Sequence[str] = ()
+    ) -> Self:
         """Reads a TOML file; `changes` are (dotted key, value) that take the place of what it says.
+
+        `tables` are there even where the file has none of that name.
 
         Raises `ConfigError` naming the file and the key.
         """
@@ -284,6 +323,8 @@ class TuneConfig:
             raise ConfigError(f"there is no file {file}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is not valid TOML: {error}") from error
+        for table in tables:
+            values.setdefault(table, {})
         for key, value in changes:
             change(values, key, value)
         try:

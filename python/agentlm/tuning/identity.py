@@ -17,6 +17,7 @@ _REASONS = {
     "tokenizer": "the tokenizer or the chat template is another one",
     "plan": "the data, their mixture, `data.length` or `training.batch` differ",
     "lora": "[lora] differs",
+    "dpo": "[dpo] differs",
     "training": "[training] differs",
 }
 
@@ -31,6 +32,7 @@ def identity(config: TuneConfig, base: Path, plan: Plan) -> dict[str, Any]:
         "plan": plan.digest(),
         "seed": config.seed,
         "lora": values.get("lora"),
+        "dpo": values.get("dpo"),
         "training": {name: value for name, value in values["training"].items() if name not in FREE},
     }
     plain: dict[str, Any] = json.loads(json.dumps(made))

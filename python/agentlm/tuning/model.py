@@ -117,8 +117,8 @@ class TrainableDecoder(nn.Module):
         for layer in self.layers:
             layer.bind(self.decoder, self.ops)
 
-    def forward(self, batch: Batch, scale: float) -> tuple[Tensor, Tensor]:
-        """`scale` times the sum of the trained tokens' cross-entropies, and each one's log-probability.
+    def forward(self, batch: Batch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+        """`scale` (one, or one a trained token) times their cross-entropies, added up, and each one's log-probability.
 
         The way back must be gone before the next call: the step's context is held by the operations.
         """

@@ -5,6 +5,7 @@ Refuses to know mixtures, packs and models. What is not trained on is counted by
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.tuning.config import SourceSection
 from agentlm.tuning.record import Conversation, Message, read
 
+LAYOUT = 2
+"""Changes with what is kept."""
 GROUP = 256
 """Conversations that are rendered between two looks at the files: what is in memory besides the tokens."""
 TOKENIZER_FILES = (
@@ -66,6 +69,10 @@ class Rendered:
     """Index of each one's source."""
     tags: npt.NDArray[np.int32]
     """Index into `tag_sets`."""
+    item: npt.NDArray[np.int64]
+    """Number of each one's task and item, the same for those that tried the same; -1 where it has none."""
+    reward: npt.NDArray[np.float64]
+    """What each one got; not a number where that is not known."""
     tag_sets: tuple[tuple[str, ...], ...]
     left_out: tuple[Mapping[str, int], ...]
     """For each source, how many were not taken, by reason."""
@@ -147,6 +154,9 @@ def _render_all(
     source_of: list[int] = []
     tags: dict[tuple[str, ...], int] = {}
     tag_of: list[int] = []
+    items: dict[tuple[str | None, str], int] = {}
+    item_of: list[int] = []
+    reward_of: list[float] = []
     left_out: list[dict[str, int]] = []
     examples: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -170,6 +180,9 @@ def _render_all(
                     mask.append(own_mask)
                     source_of.append(index)
                     tag_of.append(tags.setdefault(tuple(sorted(conversation.tags)), len(tags)))
+                    tried = (conversation.task, conversation.item or "")
+                    item_of.append(items.setdefault(tried, len(items)) if conversation.item else -1)
+                    reward_of.append(math.nan if conversation.reward is None else conversation.reward)
             left_out.append(dict(missing))
     if not ids:
         raise RenderingError(
@@ -183,6 +196,8 @@ def _render_all(
         trained=np.asarray([int(one[1:].sum()) for one in mask], dtype=np.int64),
         source=np.asarray(source_of, dtype=np.int32),
         tags=np.asarray(tag_of, dtype=np.int32),
+        item=np.asarray(item_of, dtype=np.int64),
+        reward=np.asarray(reward_of, dtype=np.float64),
         tag_sets=tuple(tags),
         left_out=tuple(left_out),
         examples=tuple(examples),
@@ -293,7 +308,7 @@ def digest_of_tokenizer(directory: Path, template: str | None) -> str:
 def _key(
     files: Sequence[Sequence[Path]], directory: Path, template: str | None, length: int, over_length: str
 ) -> str:
-    digest = hashlib.sha256(f"{__version__} {length} {over_length} ".encode())
+    digest = hashlib.sha256(f"{__version__} {LAYOUT} {length} {over_length} ".encode())
     digest.update(digest_of_tokenizer(directory, template).encode())
     for source in files:
         digest.update(b"source")
@@ -329,4 +344,4 @@ def _kept(kept: Path) -> Rendered:
     )
 
 
-_ARRAYS = ("ids", "mask", "offsets", "trained", "source", "tags")
+_ARRAYS = ("ids", "mask", "offsets", "trained", "source", "tags", "item", "reward")

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from agentlm.tuning.model import TrainableDecoder, random_tensors, stored_tensor
 from agentlm.tuning.optimizer import make_optimizer
 from agentlm.tuning.parallel import Ranks, fill, lay_out, whole
 from agentlm.tuning.plan import Plan
+from agentlm.tuning.preference import Pairs, PreferenceTrainer, find_pairs, reference_nats
 from agentlm.tuning.rendering import Rendered, render
 from agentlm.tuning.trainer import StepResult, Trainer
 from agentlm.tuning.work import peak, step_operations
@@ -109,7 +111,8 @@ class _Run:
         source = self._source()
         adapter = self._adapter()
         rendered, held_out = self._rendered()
-        plan = plan_of(config, rendered)
+        pairs = None if config.dpo is None else find_pairs(rendered, config.dpo.margin)
+        plan = plan_of(config, rendered, pairs)
         of_run = identity(config, self.base, plan)
         begun = self.checkpoints.steps()
         if begun:
@@ -121,7 +124,9 @@ class _Run:
         ranks.wait()
         model = self._model(source, adapter)
         optimizer = make_optimizer(model.named_parameters(), config.training)
-        trainer = Trainer(model, optimizer, config.training, rendered, plan, ranks, len(config.data.sources))
+        trainer = Trainer(model, optimizer, config.training, rendered, plan, ranks)
+        if pairs is not None:
+            trainer = self._preferring(trainer, pairs)
         tensors = training_tensors(trainer.parameters, optimizer)
         progress = Progress(0, 0, 0, 0.0)
         if begun:
@@ -133,6 +138,8 @@ class _Run:
             if log is not None and not begun:
                 for line in mixture_told(config, rendered, plan):
                     log.say(line)
+                if pairs is not None:
+                    log.say(f"{len(pairs)} pairs; {pairs.other_prompts} left out whose prompts differ")
             if log is not None and begun:
                 log.say(f"going on after step {progress.step} of {len(plan.steps)}")
             progress = self._steps(trainer, held_out, progress, tensors, of_run, log, interrupted)
@@ -175,9 +182,7 @@ class _Run:
                     "before it is kept: lower `training.learning_rate`, or look at the data of this step."
                 )
             if held_out is not None and (done or (evaluated is not None and progress.step % evaluated == 0)):
-                losses = trainer.evaluate(
-                    held_out, len(config.evaluation.sources), config.data.length * config.training.micro_batch
-                )
+                losses = trainer.evaluate(held_out, config.data.length)
                 if log is not None:
                     names = [source.name for source in config.evaluation.sources]
                     named = {names[index]: loss for index, loss in losses.items()}
@@ -206,6 +211,7 @@ class _Run:
             "tokens_per_second": result.tokens / result.seconds,
             "trained_tokens_per_second": result.trained / result.seconds,
             "seconds": progress.seconds,
+            **result.more,
             **({} if self.peak is None else {"mfu": self._operations(result) / result.seconds / self.peak}),
         }
 
@@ -310,6 +316,31 @@ class _Run:
             layer.checkpointed = training.activation_checkpointing == "layers"
         return model
 
+    def _preferring(self, trainer: Trainer, pairs: Pairs) -> PreferenceTrainer:
+        """The trainer of preferences; what the model gave at the start is kept for a run that goes on."""
+        assert self.config.dpo is not None
+        file = self.directory / "reference.npy"
+        if not self.checkpoints.steps():
+            nats = reference_nats(trainer, pairs, self.config.data.length)
+            if self.ranks.first:
+                beside = file.with_name(".reference.npy")
+                np.save(beside, nats)
+                beside.replace(file)
+            self.ranks.wait()
+        if not file.is_file():
+            raise TuneError(f"{file} is gone: without what the model gave at the start, the run cannot go on")
+        return PreferenceTrainer(
+            trainer.model,
+            trainer.optimizer,
+            trainer.training,
+            trainer.rendered,
+            trainer.plan,
+            trainer.ranks,
+            pairs=pairs,
+            beta=self.config.dpo.beta,
+            reference=np.load(file),
+        )
+
     def _check_room(self) -> None:
         """Raises `TuneError` if the disk has no room for the checkpoints and the model."""
         lora, shapes = self.config.lora, tensor_shapes(self.model_config)
@@ -384,6 +415,9 @@ def _set_up(config: TuneConfig) -> None:
 
 def _check_batch(config: TuneConfig, ranks: Ranks) -> None:
     batch, micro = config.training.batch, config.training.micro_batch
+    if config.dpo is not None:
+        # Batches are of pairs, and their packs are shared as they come.
+        return
     if batch % ranks.data:
         raise ConfigError(
             f"`training.batch` = {batch} packs cannot be shared evenly by {ranks.data} ranks: make it a multiple"

@@ -6,12 +6,13 @@ that was never interrupted.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agentlm.tuning.batches import make_batch
 from agentlm.tuning.config import TrainingSection
@@ -27,9 +28,9 @@ class StepResult:
     """What one optimizer step was."""
 
     loss: float
-    """Nats a trained token."""
-    losses: dict[int, float]
-    """The same of each source, by index, as far as the step had any."""
+    """Nats a trained token; of preferences, nats a pair."""
+    losses: Mapping[int, float]
+    """Nats a trained token of each source, by index, as far as the step had any."""
     norm: float
     """Of the gradient, before it was clipped."""
     learning_rate: float
@@ -38,6 +39,8 @@ class StepResult:
     attended: int
     """Sum of the squares of the conversations' lengths."""
     seconds: float
+    more: Mapping[str, float] = field(default_factory=dict)
+    """What else the objective tells."""
 
 
 @dataclass(slots=True)
@@ -50,8 +53,6 @@ class Trainer:
     rendered: Rendered
     plan: Plan
     ranks: Ranks
-    sources: int
-    """How many sources the rendered conversations have."""
     parameters: dict[str, nn.Parameter] = field(init=False)
     """Those that are trained, by name."""
 
@@ -68,13 +69,13 @@ class Trainer:
         conversations = np.asarray([one for pack in packs for one in pack])
         lengths = self.rendered.lengths[conversations]
         trained = int(self.rendered.trained[conversations].sum())
-        sums = self._passes(self.rendered, self.sources, packs, 1.0 / trained, backward=True)
+        sums, loss, more = self.gradients(packs, conversations, trained)
         norm = clip_gradients(self.parameters.values(), self.training.clip, self.ranks)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        total, by_source = _means(sums)
+        by_source = means(sums, self.rendered, np.bincount(conversations, minlength=len(sums)))
         return StepResult(
-            loss=total,
+            loss=float(sums.sum()) / trained if loss is None else loss,
             losses=by_source,
             norm=float(norm),
             learning_rate=rate,
@@ -82,41 +83,65 @@ class Trainer:
             trained=trained,
             attended=int((lengths**2).sum()),
             seconds=time.perf_counter() - began,
+            more=more,
         )
 
-    @torch.no_grad()
-    def evaluate(self, rendered: Rendered, sources: int, capacity: int) -> dict[int, float]:
-        """The loss of each source of held-out conversations, by index. All ranks come here together."""
-        return _means(self._passes(rendered, sources, _in_order(rendered, capacity), 1.0, backward=False))[1]
+    def gradients(
+        self, packs: Sequence[Pack], conversations: npt.NDArray[np.int64], trained: int
+    ) -> tuple[npt.NDArray[np.float64], float | None, Mapping[str, float]]:
+        """Leaves the step's gradients at the parameters.
 
-    def _passes(
-        self, rendered: Rendered, sources: int, packs: Sequence[Pack], scale: float, *, backward: bool
-    ) -> Tensor:
-        """Computes this rank's packs, some at a time; sums of losses and trained tokens by source, over all ranks."""
+        Returns each conversation's nats (0 for those of other steps), the loss if it is not their mean over trained
+        tokens, and what else there is to tell.
+        """
+        del conversations
+        return self.passes(self.rendered, packs, 1.0 / trained, backward=True), None, {}
+
+    @torch.no_grad()
+    def evaluate(self, rendered: Rendered, capacity: int) -> dict[int, float]:
+        """The loss of each source of held-out conversations, by index. All ranks come here together."""
+        sums = self.passes(rendered, _in_order(rendered, capacity), 1.0, backward=False)
+        return means(sums, rendered, np.ones(len(rendered), dtype=np.int64))
+
+    def passes(
+        self,
+        rendered: Rendered,
+        packs: Sequence[Pack],
+        scale: float | npt.NDArray[np.float32],
+        *,
+        backward: bool,
+    ) -> npt.NDArray[np.float64]:
+        """Computes this rank's packs, some at a time; over all ranks, each conversation's nats.
+
+        `scale` is the factor of each trained token's nats in the loss: one, or one a conversation.
+        """
         own = shared_out(packs, rendered.lengths, self.ranks.data)[self.ranks.data_rank]
         at_a_time = self.training.micro_batch
         # Gathering weights is common work: every rank goes as often as the one with the most packs.
         passes = math.ceil(math.ceil(len(packs) / self.ranks.data) / at_a_time)
         device = self.ranks.device
-        sums = torch.zeros(2, sources, dtype=torch.float64, device=device)
+        sums = torch.zeros(len(rendered), dtype=torch.float64, device=device)
         for number in range(passes):
             taken = own[number * at_a_time : (number + 1) * at_a_time]
-            batch, source = make_batch(rendered, taken, device)
-            loss, logprobs = self.model(batch, scale)
+            batch, owners = make_batch(rendered, taken, device)
+            factor = scale if isinstance(scale, float) else torch.from_numpy(scale[owners]).to(device)
+            loss, logprobs = self.model(batch, factor)
             if backward:
                 loss.backward()
-            index = torch.from_numpy(source.astype(np.int64)).to(device)
-            sums[0].index_add_(0, index, -logprobs.double())
-            sums[1].index_add_(0, index, torch.ones_like(logprobs, dtype=torch.float64))
-        return self.ranks.sum_over_data(sums)
+            sums.index_add_(0, torch.from_numpy(owners).to(device), -logprobs.double())
+        return self.ranks.sum_over_data(sums).cpu().numpy()
 
 
-def _means(sums: Tensor) -> tuple[float, dict[int, float]]:
-    losses, counts = sums.cpu()
-    by_source = {
-        index: float(losses[index] / counts[index]) for index in range(len(counts)) if counts[index] > 0
-    }
-    return float(losses.sum() / counts.sum()), by_source
+def means(
+    sums: npt.NDArray[np.float64], rendered: Rendered, counts: npt.NDArray[np.int64]
+) -> dict[int, float]:
+    """Nats a trained token of each source; `counts` are how often each conversation's were added up."""
+    met = counts > 0
+    found: dict[int, float] = {}
+    for source in np.unique(rendered.source[met]).tolist():
+        own = met & (rendered.source == source)
+        found[source] = float(sums[own].sum() / (rendered.trained * counts)[own].sum())
+    return found
 
 
 def _in_order(rendered: Rendered, capacity: int) -> list[Pack]:

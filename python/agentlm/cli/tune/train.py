@@ -3,6 +3,7 @@
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,24 @@ class _Assignment(click.ParamType):  # type: ignore[type-arg]  # generic since c
             return key.strip(), text.strip()
 
 
-def _with_flags(function: Any) -> Any:
+_SWITCHES = (
+    click.option("--set", "assigned", type=_Assignment(), multiple=True, help="Any other key: KEY=VALUE, the value as TOML writes it; repeatable."),
+    click.option("--deterministic", is_flag=True, help="Results repeat bit for bit on a GPU, too. [training.deterministic]"),
+    click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the output directory, if there is one."),
+    click.option("--print-config", is_flag=True, help="Print the whole configuration, defaults included, and stop."),
+    click.option("--estimate", is_flag=True, help="Print hours and memory on 1 and 8 GPUs, computed from shapes, and stop."),
+    click.option("--gpu", type=click.Choice(("B200", "H200", "H100", "A100", "L40S")), default="H200", show_default=True, help="GPU of --estimate."),
+    click.option("--quiet", is_flag=True, help="No progress bar and no lines about the mixture."),
+)  # fmt: skip
+
+
+def training_options(function: Any) -> Any:
+    """Adds the configuration's file, the flags that change it, and the switches."""
+    for option in reversed(_SWITCHES):
+        function = option(function)
     for flag, key, kind, told in reversed(_FLAGS):
         function = click.option(flag, _parameter(key), type=kind, help=f"{told} [{key}]")(function)
-    return function
+    return click.argument("config", type=click.Path(dir_okay=False))(function)
 
 
 def _parameter(key: str) -> str:
@@ -60,36 +75,13 @@ def _parameter(key: str) -> str:
 
 
 @click.command("train")
-@click.argument("config", type=click.Path(dir_okay=False))
-@_with_flags
-@click.option(
-    "--set",
-    "assigned",
-    type=_Assignment(),
-    multiple=True,
-    help="Any other key: KEY=VALUE, the value as TOML writes it; repeatable.",
-)
-@click.option(
-    "--deterministic", is_flag=True, help="Results repeat bit for bit on a GPU, too. [training.deterministic]"
-)
-@click.option(
-    "--resume", is_flag=True, help="Go on from the last checkpoint of the output directory, if there is one."
-)
-@click.option(
-    "--print-config", is_flag=True, help="Print the whole configuration, defaults included, and stop."
-)
-@click.option(
-    "--estimate", is_flag=True, help="Print hours and memory on 1 and 8 GPUs, computed from shapes, and stop."
-)
-@click.option(
-    "--gpu",
-    type=click.Choice(("B200", "H200", "H100", "A100", "L40S")),
-    default="H200",
-    show_default=True,
-    help="GPU of --estimate.",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar and no lines about the mixture.")
-def command(
+@training_options
+def command(**options: Any) -> None:
+    """Train as CONFIG says, a TOML file. `torchrun` starts several processes: torchrun --no-python agentlm tune CONFIG."""
+    train(**options)
+
+
+def train(
     config: str,
     assigned: tuple[tuple[str, Any], ...],
     deterministic: bool,
@@ -98,12 +90,14 @@ def command(
     estimate: bool,
     gpu: str,
     quiet: bool,
+    given: Sequence[tuple[str, Any]] = (),
+    tables: Sequence[str] = (),
     **flags: Any,
 ) -> None:
-    """Train as CONFIG says, a TOML file. `torchrun` starts several processes: torchrun --no-python agentlm tune CONFIG."""
+    """What `agentlm tune CONFIG` does; `given` are (key, value) that a command adds, `tables` those it needs."""
     from agentlm.tuning.config import TuneConfig
 
-    changes: list[tuple[str, Any]] = []
+    changes: list[tuple[str, Any]] = list(given)
     for _, key, _, _ in _FLAGS:
         value = flags[_parameter(key)]
         if value is not None:
@@ -114,7 +108,7 @@ def command(
                 changes.append((other, None))
     if deterministic:
         changes.append(("training.deterministic", True))
-    settings = TuneConfig.load(config, [*changes, *assigned])
+    settings = TuneConfig.load(config, [*changes, *assigned], tables)
     if print_config:
         click.echo(settings.to_toml(), nl=False)
         return

@@ -1,0 +1,40 @@
+"""`agentlm tune evolve CONFIG`: rejection sampling in rounds. Refuses to know torch until it runs."""
+
+import os
+import sys
+
+import click
+
+
+@click.command("evolve")
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.option(
+    "--generate",
+    required=True,
+    help="Command that writes records with rewards; {url}, {output} and {round} are filled in.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="How often.")
+@click.option(
+    "--threshold", type=click.FLOAT, default=1.0, show_default=True, help="Least reward of what is kept."
+)
+@click.option("--serve", default="", help="Further flags of `agentlm serve`, as one word.")
+def command(config: str, generate: str, rounds: int, threshold: float, serve: str) -> None:
+    """Generate through a server, keep what scored, tune on it as CONFIG says, and again.
+
+    Each round trains CONFIG's model anew on its sources and all that was kept so far. What is done is not done again.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from agentlm.tuning.config import TuneConfig
+    from agentlm.tuning.evolve import evolve, told
+
+    done = evolve(
+        TuneConfig.load(config),
+        generate,
+        rounds=rounds,
+        threshold=threshold,
+        serve=serve,
+        say=lambda line: click.echo(line, err=True),
+    )
+    click.echo(told(done))
+    if done and done[-1].model is None:
+        sys.exit(130)
