@@ -112,6 +112,23 @@ soak: $(ENGINE) ## a million random scheduler operations, then random traffic fo
 	cargo test --locked --release -p agentlm-core --test scheduler soak -- --ignored
 	$(BIN)/python -m bench.soak $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(DEPENDENCIES) ## fuzz bodies, templates, grammars and streams, 10 minutes each (needs nightly Rust and cargo-fuzz)
+	$(BIN)/python engine/fuzz/run.py $(ARGS)
+
+.PHONY: fuzz-api
+fuzz-api: $(ENGINE) ## the API against its own document, a hundred times as many bodies as the tests
+	AGENTLM_API_EXAMPLES=1200 $(BIN)/python -m pytest tests/server/test_openapi.py -q
+
+.PHONY: openapi
+openapi: ## docs/openapi.json from the code
+	cargo run --quiet --locked -p agentlm-server --example openapi > openapi.new
+	@mv openapi.new docs/openapi.json
+
+.PHONY: load
+load: $(ENGINE) ## 2,000 connections on the mock backend, then on a small model
+	$(BIN)/python -m bench.load $(ARGS)
+
 .PHONY: wheel
 wheel: $(DEPENDENCIES) ## the three wheels, portable, in dist/
 	@rm -rf dist

@@ -18,13 +18,13 @@ from agentlm_evals.models.template import llama2
 from agentlm_evals.outcome import Outcome
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
 from agentlm_evals.protocols.source import load
+from agentlm_evals.protocols.window import window
 from agentlm_evals.task import Agent, Sample, Setting, Source, scripted
 from agentlm_evals.tasks.card_game import TASK, Player, opponent_of
 from agentlm_evals.tasks.card_game.prompts import READY, RULES
 from agentlm_evals.tasks.card_game.recording import RecordedMatch, as_decision
 from agentlm_evals.tasks.card_game.rules import Kind, Phase
 from agentlm_evals.tasks.card_game.sight import look
-from agentlm_evals.tasks.card_game.window import window
 
 OWN = Setting(Source(), Protocol(AGENTLM))
 FIXED = Path(__file__).parent / "published.jsonl"

@@ -6,9 +6,9 @@ import pytest
 
 from agentlm_evals.errors import DataError
 from agentlm_evals.model import Message
+from agentlm_evals.protocols.window import stripped_window
 from agentlm_evals.tasks.database.item import read_table
 from agentlm_evals.tasks.database.rules import feedback, hash_text, read_list, read_reply, same, table_hash
-from agentlm_evals.tasks.database.window import window
 
 
 def md5(text: str) -> str:
@@ -105,11 +105,11 @@ def test_the_window_keeps_the_first_message_and_the_newest_and_says_what_is_miss
         Message("user", long),
         Message("assistant", long),
     ]
-    shown = window([*dialogue, Message("user", "now")])
+    shown = stripped_window([*dialogue, Message("user", "now")])
     # 3,002 segments with the two newest of the long ones; the user's, which would come first, goes as well.
     assert [m.content for m in shown] == ["task\n\n[NOTICE] 2 messages are omitted.", long, "now"]
-    assert window(dialogue[:2]) == dialogue[:2]
+    assert stripped_window(dialogue[:2]) == dialogue[:2]
 
 
 def test_messages_are_shown_without_blanks_round_them():
-    assert [m.content for m in window([Message("user", "\na b\n")])] == ["a b"]
+    assert [m.content for m in stripped_window([Message("user", "\na b\n")])] == ["a b"]

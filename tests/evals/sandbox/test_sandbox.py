@@ -89,7 +89,7 @@ def test_the_machine_is_not_there(box):
     secret.write_text("x")
     try:
         text = bash(
-            box, f"cat {secret} /etc/passwd /root/.bashrc; ls /home /var; ls /proc | grep -c '^[0-9]'"
+            box, f"cat {secret} /etc/passwd ~/.bashrc; ls /home /var; ls /proc | grep -c '^[0-9]'"
         ).text
     finally:
         secret.unlink()

@@ -16,6 +16,7 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding, Message
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
+from agentlm_evals.protocols.window import window
 from agentlm_evals.task import Agent, Group, Metric, Sample, Setting, Task, scripted
 from agentlm_evals.tasks.card_game import prompts, published, replies
 from agentlm_evals.tasks.card_game.opponents import OPPONENTS, Opponent
@@ -23,7 +24,6 @@ from agentlm_evals.tasks.card_game.perfect import winning_replies
 from agentlm_evals.tasks.card_game.recording import RecordedMatch, as_decision, replay
 from agentlm_evals.tasks.card_game.rules import End, Kind, Move, Phase
 from agentlm_evals.tasks.card_game.sight import Sight, look
-from agentlm_evals.tasks.card_game.window import window
 
 _Decision = TypeVar("_Decision")
 
@@ -122,6 +122,7 @@ class CardGame(Task):
     name, title, group = "card-game", "DCG", Group.HELD_OUT
     metric = Metric("win rate")
     published_mean = 15.90
+    needs_no_data = True
     protocols = (AGENTLM, AGENTTUNING)
     sources, source_files = published.SOURCES, published.FILES
     assumptions = MappingProxyType(

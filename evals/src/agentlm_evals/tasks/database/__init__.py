@@ -19,6 +19,7 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
+from agentlm_evals.protocols.window import stripped_window
 from agentlm_evals.task import (
     Agent,
     Average,
@@ -46,7 +47,6 @@ from agentlm_evals.tasks.database.rules import (
     same,
     table_hash,
 )
-from agentlm_evals.tasks.database.window import window
 
 ROUNDS = 15
 READY = "Ok."
@@ -167,7 +167,9 @@ class Database(Task):
     async def _talk(self, episode: Episode, session: Session) -> tuple[str, Reply]:
         published = episode.protocol == AGENTTUNING
         for round_ in range(ROUNDS + 1):
-            reply = read_reply(await episode.ask(history=window if published else None), published=published)
+            reply = read_reply(
+                await episode.ask(history=stripped_window if published else None), published=published
+            )
             if reply.action == "Answer" or (published and reply.action != "Operation"):
                 return "answer" if reply.answer is not None else "no final answer", reply
             if reply.action != "Operation":

@@ -4,8 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-import bm25s  # type: ignore[import-untyped]
-import Stemmer  # type: ignore[import-not-found]
+import bm25s
+import Stemmer
 
 from agentlm_evals.tasks.hotpotqa.reading import Article
 

@@ -60,6 +60,7 @@ class MTBench(Task):
     name, title, group = "mt-bench", "MT-Bench", Group.GENERAL
     metric = Metric("rating", Unit.RATING, is_share=False)
     published_mean = 7.338
+    needs_judge = True
     protocols = (AGENTLM, AGENTTUNING)
     sources = PUBLISHED
     source_files = FILES
@@ -147,6 +148,10 @@ class MTBench(Task):
             f"turn {turn + 1}": sum(score.details["ratings"][turn] for score in judged) / len(judged)
             for turn in range(TURNS)
         }
+
+    def scripted_judge(self) -> Agent | None:
+        """One that gives every answer full marks."""
+        return scripted("[[10]]")
 
     def gold(self, sample: Sample, protocol: str) -> Agent | None:
         """The reference answers, where there are any."""

@@ -24,6 +24,7 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding, Message
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
+from agentlm_evals.protocols.window import stripped_window
 from agentlm_evals.sandbox import docker, image
 from agentlm_evals.sandbox.box import MemoryCapReached
 from agentlm_evals.sandbox.limits import Layout
@@ -40,7 +41,6 @@ from agentlm_evals.task import (
     own_samples,
     scripted,
 )
-from agentlm_evals.tasks.database.window import window
 from agentlm_evals.tasks.os.checkers import CHECKERS, ORIGINAL
 from agentlm_evals.tasks.os.problem import Problem, Reader, Script, from_json, read_items
 from agentlm_evals.tasks.os.published import FILES, PUBLISHED
@@ -180,7 +180,7 @@ class OperatingSystem(Task):
     async def _talk(self, episode: Episode, system: System) -> tuple[str, Turn]:
         published = episode.protocol == AGENTTUNING
         for _ in range(ROUNDS):
-            reply = await episode.ask(history=window if published else None)
+            reply = await episode.ask(history=stripped_window if published else None)
             turn = read_turn(reply, published=published)
             if turn.action != "bash":
                 return turn.action or "no action", turn

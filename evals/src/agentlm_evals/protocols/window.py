@@ -36,6 +36,11 @@ def window(messages: Sequence[Message]) -> list[Message]:
     return [first, *kept]
 
 
+def stripped_window(messages: Sequence[Message]) -> list[Message]:
+    """The same of a held-in task's dialogue, whose client strips each message of blanks and line breaks round it."""
+    return [replace(message, content=message.content.strip()) for message in window(messages)]
+
+
 def _segments(text: str) -> int:
     """Runs of up to seven letters, and every other character that is neither a blank nor a line's end."""
     segments = 0
