@@ -117,6 +117,7 @@ def test_bfloat16_states_resume_bit_for_bit(
     assert tensors(tmp_path / "parts") == tensors(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(finished: Path, tmp_path: Path) -> None:
     values = settings(finished, output=str(tmp_path / "out"), checkpoints__every=1, training__steps=12)
     file = tmp_path / "run.toml"
@@ -182,12 +183,14 @@ def by_two(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fsdp", "tensor", "resumed"])
 def test_two_ranks_give_the_loss_curve_of_one(finished: Path, by_two: Path, way: str) -> None:
     assert losses(by_two / way) == pytest.approx(losses(finished / "out"), rel=1e-5)
     assert norms(by_two / way) == pytest.approx(norms(finished / "out"), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["lora-fsdp", "lora-tensor"])
 def test_two_ranks_give_the_adapter_of_one(by_two: Path, way: str) -> None:
     assert losses(by_two / way) == pytest.approx(losses(by_two / "lora-one"), rel=1e-5)

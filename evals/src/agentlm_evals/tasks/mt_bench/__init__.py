@@ -12,7 +12,7 @@ from typing import Any
 
 from agentlm_evals.errors import DataError, RequirementError
 from agentlm_evals.harness.episode import Episode
-from agentlm_evals.model import Decoding
+from agentlm_evals.model import Decoding, Prompt
 from agentlm_evals.outcome import Outcome, Score, harness_fault, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
 from agentlm_evals.task import (
@@ -150,8 +150,9 @@ class MTBench(Task):
         }
 
     def scripted_judge(self) -> Agent | None:
-        """One that gives every answer full marks."""
-        return scripted("[[10]]")
+        """One that gives full marks to whatever is not the answer of the agent that does nothing."""
+        nothing = self.nothing()("")
+        return lambda prompt: "[[1]]" if nothing in _text(prompt) else "[[10]]"
 
     def gold(self, sample: Sample, protocol: str) -> Agent | None:
         """The reference answers, where there are any."""
@@ -185,3 +186,7 @@ def _judge_prompts(setting: Setting) -> Mapping[str, judging.JudgePrompt]:
 
 
 TASK = MTBench()
+
+
+def _text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
