@@ -23,7 +23,7 @@ export PATH := $(CURDIR)/$(BIN):$(if $(filter .uv/bin/uv,$(UV)),$(CURDIR)/.uv/bi
 
 PROJECTS := pyproject.toml kernels/pyproject.toml evals/pyproject.toml
 RUST := Cargo.toml Cargo.lock $(shell find engine -type f '(' -path '*/src/*' -o -name Cargo.toml -o -name build.rs ')')
-PYTHON_PACKAGES := python/agentlm kernels/src/agentlm_kernels evals/src/agentlm_evals bench
+PYTHON_PACKAGES := python/agentlm kernels/src/agentlm_kernels evals/src/agentlm_evals bench recipes/nano
 # The bindings are tested from Python: a test program of theirs would have to link a Python of its own.
 TESTED := --workspace --exclude agentlm-py
 
@@ -111,6 +111,21 @@ bench-core: ## instructions that planning and committing a step take (needs valg
 soak: $(ENGINE) ## a million random scheduler operations, then random traffic for an hour (ARGS="--minutes 5")
 	cargo test --locked --release -p agentlm-core --test scheduler soak -- --ignored
 	$(BIN)/python -m bench.soak $(ARGS)
+
+.PHONY: bench-tune
+bench-tune: $(ENGINE) ## training beside Hugging Face's Trainer and peft, on this machine's processor
+	$(BIN)/python -m bench.tune $(ARGS)
+
+.PHONY: nano
+nano: $(ENGINE) ## train agentlm-nano from nothing on this machine's processor; goes on where it was stopped
+	test -f build/nano/corpus/practice.jsonl || $(BIN)/python -m agentlm_evals.nano.corpus build/nano/corpus
+	test -f build/nano/base/config.json || $(BIN)/python recipes/nano/base.py build/nano/corpus build/nano/base
+	$(BIN)/agentlm tune recipes/nano/nano.toml --resume
+	$(BIN)/python recipes/nano/look.py build/nano/run/model
+
+.PHONY: nano-study
+nano-study: $(ENGINE) ## AgentTuning's experiment in miniature (ARGS=--rehearse tries it)
+	$(BIN)/python -m bench.nano_study --record bench/results/nano-study.json $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(DEPENDENCIES) ## fuzz bodies, templates, grammars and streams, 10 minutes each (needs nightly Rust and cargo-fuzz)
