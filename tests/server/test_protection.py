@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import ssl
@@ -338,3 +339,23 @@ def test_a_client_that_does_not_read_is_cut_off(model):
 def test_a_log_level_of_no_meaning_is_refused(model):
     said = refusal("--model", model, *MOCK, "--log-level", "loud")
     assert "'loud' is not one of off, error, warn, info, debug, trace" in said
+
+
+def test_connections_are_not_bounded_by_the_shells_soft_limit(model):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    arguments = ("--model", model, "--backend", "mock")
+    live = Live(
+        "--port", 0, *arguments, before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    )
+    connections = []
+    try:
+        live.wait_ready()
+        for _ in range(300):
+            connection = HTTPConnection("127.0.0.1", live.port, timeout=SECONDS)
+            connection.request("GET", "/health")
+            assert connection.getresponse().read() == b""
+            connections.append(connection)
+    finally:
+        for connection in connections:
+            connection.close()
+        live.stop()

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,7 @@ def command(
 
     say = partial(_say, json_output=json_output)
     signals = _Signals()
+    _take_descriptors()
     # A port that is taken, or a bad certificate, is said before the model is loaded.
     Server.check_address(hostname, port)
     Server.check_tls(ssl_certfile, ssl_keyfile)
@@ -245,6 +248,15 @@ def _serve(running: Any, server: Any, signals: "_Signals", grace: float, say: Ca
             running.engine.shutdown(False)
     running.close()
     return 0
+
+
+def _take_descriptors() -> None:
+    """Every connection is an open file, and shells allow 1,024 of them unless they are asked for what is allowed at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS says "unlimited" and takes no more than it has.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _failed(why: str | None, say: Callable[..., None]) -> int:
