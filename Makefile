@@ -59,7 +59,7 @@ install: $(ENGINE) ## set up .venv with the three wheels, editable
 # --- what people do --------------------------------------------------------------------------------------------------
 
 .PHONY: serve
-serve: $(ENGINE) ## serve MODEL (a checkpoint folder; without one, a small random model) on PORT
+serve: $(ENGINE) ## serve MODEL (a checkpoint folder; without one, agentlm-nano) on PORT
 	$(BIN)/agentlm serve $(if $(MODEL),--model "$(MODEL)") --port $(PORT) $(ARGS)
 
 .PHONY: test

@@ -134,7 +134,7 @@ def main() -> int:
     """Runs the soak; 1 when anything was wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--model", help="a checkpoint folder; without one, a small random model")
+    parser.add_argument("--model", help="a checkpoint folder; without one, agentlm-nano")
     parser.add_argument(
         "--kv-cache-memory", type=int, default=2 << 20, help="bytes, few enough that requests wait"
     )

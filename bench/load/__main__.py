@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=_positive, default=2000)
     parser.add_argument("--mock-seconds", type=float, default=300.0, help="0: not on the mock backend")
     parser.add_argument("--model-seconds", type=float, default=60.0, help="0: not on a model")
-    parser.add_argument("--model", help="a checkpoint folder; without one, a small random model")
+    parser.add_argument("--model", help="a checkpoint folder; without one, agentlm-nano")
     parser.add_argument(
         "--mock-step-time", type=float, default=MOCK_STEP_SECONDS, help="seconds a step of the mock"
     )

@@ -18,7 +18,7 @@ class EngineConfig:
     """Everything that shapes an engine. A value outside its range raises `ConfigError`."""
 
     model: str | None = None
-    """A checkpoint directory or a hub name; None takes a small random model."""
+    """A checkpoint directory or a hub name; None takes the small one that comes with agentlm."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     token: str | None = None

@@ -44,7 +44,8 @@ class LLM:
     Safe to call from several threads at once; every call's requests run in the same batch. Not usable after a fork.
 
     Args:
-        model: a checkpoint directory or a hub name; None takes a small random model, whose text means nothing.
+        model: a checkpoint directory or a hub name; None takes agentlm-nano, a demonstration model that comes with
+            the package.
         progress: show progress bars; None shows them on a terminal and in a notebook.
         chat_template: a Jinja file to use instead of the checkpoint's own template.
         settings: any field of `agentlm.EngineConfig`, such as `dtype`, `backend`, `kv_cache_memory`.

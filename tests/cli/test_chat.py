@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 
 pty = pytest.importorskip("pty")
 

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from agentlm import LLM, __version__
 from agentlm.cli import bench, doctor, generate
-from agentlm.model.small import make_small
 from tests.cli.commands import agentlm
 from tests.model import families
 from tests.model.safetensors_files import read_tensors, write_safetensors
+from tests.model.small import make_small
 
 COMMANDS = ("bench", "chat", "doctor", "generate", "serve")
 UNSET = {"HF_HUB_OFFLINE": None, "DTYPE": None}

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from agentlm.model.small import make_small
 from tests.cli.commands import SECONDS, agentlm
 from tests.model import families
+from tests.model.small import make_small
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,25 @@ def test_a_chat_prompt_goes_through_the_template(mock):
     assert json.loads(chat.stdout)["prompt_tokens"] > json.loads(plain.stdout)["prompt_tokens"]
 
 
-def test_without_a_model_the_small_random_one_is_made_and_said(tmp_path):
-    arguments = ("generate", "x", "--max-new-tokens", 2, "--threads", 1, "--max-total-tokens", 64)
+@pytest.mark.parametrize("chosen", [(), ("--model-id", "agentlm-nano")], ids=["none", "by name"])
+def test_without_a_model_the_bundled_one_answers_and_says_what_it_is(tmp_path, chosen):
+    arguments = (
+        "generate",
+        "Hello!",
+        "--chat",
+        "--temperature",
+        0,
+        "--max-new-tokens",
+        40,
+        "--threads",
+        1,
+        *chosen,
+    )
     ran = agentlm(*arguments, "--huggingface-hub-cache", tmp_path)
     assert ran.returncode == 0
-    assert "random" in ran.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["random-small-1"]
+    assert "Hello!" in ran.stdout
+    assert "agentlm-nano, a demonstration model" in ran.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

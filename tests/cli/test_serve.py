@@ -4,9 +4,9 @@ import click
 import pytest
 
 from agentlm.cli.serve import _Adapters
-from agentlm.model.small import make_small
 from tests.cli.commands import agentlm
 from tests.engine.adapters import write_adapter
+from tests.model.small import make_small
 from tests.server.live import served
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agentlm.model.small import make_small
 from tests.clients import environments
 from tests.clients.told import Told
+from tests.model.small import make_small
 from tests.server.live import served
 
 SCRIPTS = Path(__file__).parent / "scripts"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import served
 
 DOCKER = Path(__file__).parents[2] / "docker"

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from agentlm.model.small import make_small
 from tests.docker.linters import DOCKER
+from tests.model.small import make_small
 from tests.server.live import SECONDS, Live, events, free_port, served
 
 CADDY = shutil.which("caddy")

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from agentlm import LLM, SamplingParams
 from agentlm.config import EngineConfig
 from agentlm.errors import AdapterError, ConfigError, ControlError
-from agentlm.model.small import make_small
 from tests.engine.adapters import write_adapter, write_merged
+from tests.model.small import make_small
 
 GREEDY = SamplingParams(max_new_tokens=24, temperature=0, ignore_eos=True)
 PROMPT = "The quick brown fox"

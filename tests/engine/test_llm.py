@@ -19,8 +19,8 @@ from agentlm.errors import (
     EngineFailedError,
     InvalidRequestError,
 )
-from agentlm.model.small import make_small
 from tests.engine.idle import SECONDS, wait_idle
+from tests.model.small import make_small
 
 
 @pytest.fixture(scope="module")

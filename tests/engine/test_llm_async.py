@@ -7,7 +7,7 @@ import pytest
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import EngineClosedError, InvalidRequestError
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 
 
 @pytest.fixture(scope="module")

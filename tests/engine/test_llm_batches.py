@@ -7,9 +7,9 @@ import pytest
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import GenerationError, InvalidRequestError, OverloadedError
-from agentlm.model.small import make_small
 from tests.engine.idle import SECONDS, wait_idle
 from tests.model import families
+from tests.model.small import make_small
 
 SHORT = SamplingParams(max_new_tokens=6, ignore_eos=True)
 LONG = SamplingParams(max_new_tokens=3000, ignore_eos=True)

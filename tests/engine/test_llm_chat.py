@@ -6,8 +6,8 @@ import pytest
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import ChatTemplateError, InvalidMessageError, InvalidRequestError, NoChatTemplateError
-from agentlm.model.small import make_small
 from tests.model import families
+from tests.model.small import make_small
 
 HELLO = {"role": "user", "content": "hello"}
 

@@ -10,8 +10,8 @@ import pytest
 
 from agentlm import LLM, Grammar, SamplingParams
 from agentlm.errors import InvalidRequestError
-from agentlm.model.small import make_small
 from tests.engine.idle import wait_idle
+from tests.model.small import make_small
 
 GREEDY = SamplingParams(max_new_tokens=12, ignore_eos=True)
 PROMPT = list(range(40, 90))

@@ -9,7 +9,6 @@ from agentlm.errors import ConfigError, OutOfMemoryError
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder, checked
 from agentlm.model.layout import EMBEDDING, HEAD, held_bytes
-from agentlm.model.small import make_small
 from agentlm.model.weights import Checkpoint
 from agentlm.runtime.cpu import weights_bytes
 from agentlm.runtime.memory import (
@@ -24,6 +23,7 @@ from tests.engine import control_groups
 from tests.engine.cpu_models import checkpoint
 from tests.model import families
 from tests.model.safetensors_files import read_tensors, write_safetensors
+from tests.model.small import make_small
 
 BYTES = 1000
 """Of one block, in these tests."""

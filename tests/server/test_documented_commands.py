@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import SECONDS, Live, free_port, served
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +28,10 @@ def model(tmp_path_factory):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-def test_each_curl_is_answered(model, page):
+def test_each_curl_is_answered(page):
     commands = [command for command in shown(page) if command.startswith("curl localhost:30070/")]
     assert commands
-    with served("--model", model, "--threads", "1") as live:
+    with served("--threads", "1") as live:
         for command in commands:
             given = shlex.split(command.replace("localhost:30070", f"127.0.0.1:{live.port}"))
             ran = subprocess.run([*given, "--silent"], capture_output=True, text=True, timeout=SECONDS)
@@ -39,6 +39,8 @@ def test_each_curl_is_answered(model, page):
             answer = json.loads(ran.stdout)
             assert "error" not in answer, answer
             assert "generated_text" in answer or answer["choices"]
+            if "Hello!" in command:
+                assert "Hello!" in answer["generated_text"]
 
 
 def test_the_server_for_people_from_tgi_starts(model):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import SECONDS, Live, events, free_port, served
 
 LONG = {"max_new_tokens": 3000, "ignore_eos_token": True}

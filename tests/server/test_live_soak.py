@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import Live, events, served
 
 REQUESTS = 1000

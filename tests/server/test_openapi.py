@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.bodies import WRONG, bodies, changed
 from tests.server.described import KEY, Described, is_allowed
 from tests.server.live import served

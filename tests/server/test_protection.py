@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import SECONDS, Live, events, free_port, served
 
 MOCK = ("--backend", "mock", "--mock-step-time", "0.002")

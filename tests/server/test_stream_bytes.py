@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentlm import __version__
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import SECONDS, Live, served
 
 NATIVE = (

@@ -8,7 +8,7 @@ from queue import Queue
 
 import pytest
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 from tests.server.live import SECONDS, free_port, served
 
 

@@ -16,13 +16,14 @@ def command(system: str | None, chat_template: str | None, **options: Any) -> No
     """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /reset forgets the conversation."""
     from agentlm import LLM, SamplingParams
     from agentlm.errors import InvalidRequestError
+    from agentlm.model import bundled
 
     settings = engine_settings(options)
     params = SamplingParams.from_dict({name: value for name, value in options.items() if value is not None})
     start = [{"role": "system", "content": system}] if system else []
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
-        if llm.info.is_random:
-            click.echo("note: no model was given; this small random one's text means nothing", err=True)
+        if llm.info.is_bundled:
+            click.echo(f"note: {bundled.NOTE}", err=True)
         messages = list(start)
         while True:
             try:

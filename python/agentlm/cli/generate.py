@@ -60,14 +60,15 @@ def command(
     Answers are written in the prompts' order, each as soon as it and those before it are there.
     """
     from agentlm import LLM
+    from agentlm.model import bundled
 
     settings = engine_settings(options)
     base = {name: value for name, value in options.items() if value is not None}
     jobs = _jobs(prompt, source, base)
     params = [_params(job) for job in jobs]
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
-        if llm.info.is_random:
-            click.echo("note: no model was given; this small random one's text means nothing", err=True)
+        if llm.info.is_bundled:
+            click.echo(f"note: {bundled.NOTE}", err=True)
         prompts: list[Any] = [job.prompt for job in jobs]
         if chat:
             prompts = [_rendered(llm, job) for job in jobs]

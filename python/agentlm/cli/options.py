@@ -56,7 +56,7 @@ _SOURCE_OPTIONS: tuple[Decorator, ...] = (
 _DTYPE_OPTION: Decorator = click.option("--dtype", envvar="DTYPE", type=click.Choice(DTYPES), default="auto", show_default=True, help="Storage of the weights.")  # fmt: skip
 
 _MODEL_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--model-id", "--model", envvar="MODEL_ID", help="Checkpoint directory or hub name [default: a small random model]"),
+    click.option("--model-id", "--model", envvar="MODEL_ID", help="Checkpoint directory or hub name [default: agentlm-nano, a small one for demonstration]"),
     *_SOURCE_OPTIONS,
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes; auto takes a GPU if there is one; mock gives deterministic tokens without a model."),
     _DTYPE_OPTION,

@@ -142,6 +142,7 @@ def command(
     from agentlm._engine import Server
     from agentlm.config import EngineConfig
     from agentlm.errors import ChatTemplateError
+    from agentlm.model import bundled
     from agentlm.progress import loading_progress, wanted
     from agentlm.runtime.engine import open_engine
 
@@ -159,10 +160,8 @@ def command(
     with loading_progress(wanted()) as progress:
         running = open_engine(config, progress)
     info = running.info
-    if info.is_random:
-        say(
-            "no model was given: serving a small random one, whose text means nothing (--model-id chooses another)"
-        )
+    if info.is_bundled:
+        say(bundled.NOTE)
     try:
         template = running.chat_template(chat_template)
         say(f"chat template: {template.source}")

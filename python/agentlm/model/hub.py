@@ -1,4 +1,4 @@
-"""From a model's name to a directory: a local path, or a download from the hub. Refuses to know what the files mean."""
+"""From a model's name to a directory: a local one, the bundled one, or a download. Refuses to know what the files mean."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from agentlm.errors import (
     ModelNotFoundError,
     WeightsNotFoundError,
 )
+from agentlm.model import bundled
 
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 """Files of a checkpoint that agentlm reads."""
@@ -41,8 +42,8 @@ def resolve(
 ) -> Path:
     """The directory that holds the model: `model` itself if it is one, else a snapshot in the hub's cache.
 
-    A download that was interrupted is resumed. `cache_dir`, `token` and `endpoint` default to the hub library's own
-    settings; `offline` uses only what is cached.
+    The bundled model is found by its name. A download that was interrupted is resumed. `cache_dir`, `token` and `endpoint`
+    default to the hub library's own settings; `offline` uses only what is cached.
     Raises `ModelNotFoundError`, `GatedModelError`, `HubUnreachableError`, `WeightsNotFoundError`, `HubError`.
     """
     local = Path(model).expanduser()
@@ -50,6 +51,8 @@ def resolve(
         return local
     if local.is_file():
         raise ModelNotFoundError(f"{model} is a file. Give the directory that holds it and config.json.")
+    if model == bundled.NAME:
+        return bundled.directory()
     if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ModelNotFoundError(
             f"There is no directory {model}. Give a checkpoint's directory, or a hub name owner/name."

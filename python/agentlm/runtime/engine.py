@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
 from agentlm.errors import AdapterError, ChatTemplateError, ConfigError, ForkError, NoChatTemplateError
-from agentlm.model import hub
-from agentlm.model.small import make_small
+from agentlm.model import bundled, hub
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.runtime import memory
 from agentlm.runtime.loop import Runner, run_engine
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS = 10.0
 """How long closing waits for the engine thread; a step that hangs is left behind."""
-CACHE_DIR = Path(".cache", "agentlm")
-"""In the home directory: where agentlm keeps what it makes itself, unless a directory is given."""
 MOCK_CONTEXT = 4096
 """Longest prompt and output of the mock backend, which has no model to say it."""
 
@@ -39,7 +36,7 @@ class EngineInfo:
     """What an opened engine turned out to be."""
 
     model: str
-    """What was asked for; the name of the small random model if nothing was."""
+    """What was asked for; the bundled model if nothing was."""
     directory: Path
     backend: str
     dtype: str
@@ -48,8 +45,8 @@ class EngineInfo:
     max_total_tokens: int
     num_blocks: int
     kv_cache_bytes: int
-    is_random: bool
-    """The weights are random: the text means nothing."""
+    is_bundled: bool
+    """It is the small demonstration model that comes with the package."""
 
 
 class RunningEngine:
@@ -241,16 +238,8 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
 
 
 def _resolve(config: EngineConfig, progress: bool) -> Path:
-    if config.model is None:
-        cache = config.cache_dir or Path.home() / CACHE_DIR
-        try:
-            return make_small(cache)
-        except OSError as error:
-            raise ConfigError(
-                f"the small random model cannot be written to {cache}: {error}. Give a `model`, or another `cache_dir`"
-            ) from error
     return hub.resolve(
-        config.model,
+        config.model or bundled.NAME,
         revision=config.revision,
         token=config.token,
         cache_dir=config.cache_dir,
@@ -300,7 +289,7 @@ def _info(
     config: EngineConfig, directory: Path, plan: memory.KvPlan, dtype: str, kv_dtype: str, backend: str
 ) -> EngineInfo:
     return EngineInfo(
-        model=config.model or "random",
+        model=config.model or bundled.NAME,
         directory=directory,
         backend=backend,
         dtype=dtype,
@@ -309,5 +298,5 @@ def _info(
         max_total_tokens=plan.max_total_tokens,
         num_blocks=plan.num_blocks,
         kv_cache_bytes=plan.bytes,
-        is_random=config.model is None,
+        is_bundled=config.model in (None, bundled.NAME),
     )

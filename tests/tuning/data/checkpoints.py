@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from agentlm.model.small import make_small
+from tests.model.small import make_small
 
 SOUND = (
     "{{- bos_token -}}{%- for message in messages -%}{{- '<|' + message.role + '|>' + message.content + '<|end|>' -}}"

@@ -1,11 +1,11 @@
-"""The model that is taken when none is named: small, random, made once. Refuses to know numpy once it is made."""
+"""The tests' own model: small, random, made once a folder. Refuses to know what is tested on it."""
 
 import shutil
 import tempfile
 from pathlib import Path
 
 SMALL_NAME = "random-small-1"
-"""Directory of the default model; its number changes with what `make_small` writes."""
+"""Directory of the model; its number changes with what `make_small` writes."""
 
 
 def make_small(cache_dir: str | Path) -> Path:
