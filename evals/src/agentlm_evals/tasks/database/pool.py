@@ -67,24 +67,31 @@ class EnginePool:
             if engine is None:
                 engine = await run_sync(self._make)
                 self._all.append(engine)
+            # Until a session is open nobody knows in which state the engine is: cancelled on the way, it is replaced.
+            is_sound = False
             try:
                 context = engine.session(table)
                 session = await run_sync(context.__enter__)
                 try:
                     yield engine, session
+                    is_sound = True
+                except Exception:
+                    # A limit of the episode's, a model's server: the engine has no part in it.
+                    is_sound = True
+                    raise
                 finally:
                     with anyio.CancelScope(shield=True):
                         await run_sync(context.__exit__, None, None, None)
             except EngineError:
-                self._all.remove(engine)
-                with anyio.CancelScope(shield=True):
-                    await run_sync(engine.close)
+                is_sound = False
                 raise
-            if await run_sync(engine.is_full):
-                self._all.remove(engine)
-                await run_sync(engine.close)
-            else:
-                self._free.append(engine)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if not is_sound or await run_sync(engine.is_full):
+                        self._all.remove(engine)
+                        await run_sync(engine.close)
+                    else:
+                        self._free.append(engine)
 
     async def close(self) -> None:
         """Ends every engine."""
