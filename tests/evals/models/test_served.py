@@ -140,7 +140,48 @@ async def test_a_reply_gets_the_room_that_the_prompt_leaves() -> None:
 @pytest.mark.parametrize(
     "message",
     [
+        _TOO_LONG.format(90, 16).replace("`inputs`", "`messages`").replace("max_new_tokens", "max_tokens"),
+        _TOO_LONG.format(90, 16).replace("`inputs`", "`prompt`").replace("max_new_tokens", "max_tokens"),
+        "This model's maximum context length is 100 tokens. However, you requested 106 tokens (90 in the messages, "
+        "16 in the completion). Please reduce the length of the messages or completion.",
+        "'max_tokens' is too large: 16. This model's maximum context length is 100 tokens and your request has 90 input "
+        "tokens (16 > 100 - 90).",
+        "This model's maximum context length is 100 tokens. However, you requested 16 output tokens and your prompt "
+        "contains at least 90 input tokens, for a total of at least 106 tokens.",
+    ],
+)
+async def test_a_reply_gets_its_room_whatever_the_server_calls_it(message: str) -> None:
+    replies = [(422, {"error": message}), said("short")]
+    handler = tgi(lambda _: replies.pop(0))
+    async with scripted_server(handler) as server, open_model(choice(), [server.url]) as model:
+        assert (await model.generate("x", GREEDY, 0)).text == "short"
+        assert server.bodies("/generate")[-1]["parameters"]["max_new_tokens"] == 10
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "`temperature` must be <= 2.0",
+        "`min_new_tokens` must be <= `max_new_tokens`. Given: 5 and 4",
+        "`max_new_tokens` must be <= 512. Given: 4096",
+        "max_tokens 4096 exceeds the maximum of 2048 that this server allows",
+        "the name is longer than 64 characters",
+        "Number of prompts exceeds the maximum allowed batch size of 4",
+    ],
+)
+async def test_another_refusal_is_no_limit_of_the_models(message: str) -> None:
+    handler = tgi(lambda _: (422, {"error": message}))
+    async with scripted_server(handler) as server, open_model(choice(), [server.url]) as model:
+        with pytest.raises(RefusedError):
+            await model.generate("x", GREEDY, 0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
         _TOO_LONG.format(190, 16),
+        "the request exceeds the available context size. try increasing it",
+        "The input (190 tokens) is longer than the model's context length (100 tokens).",
         "Input validation error: `inputs` must have less than 99 tokens. Given: 190",
         "This model's maximum context length is 100 tokens. You requested 206 tokens (190 in the messages, 16 in it)",
     ],

@@ -34,11 +34,16 @@ DEFAULT_CONCURRENCY = 16
 MOST_CONCURRENCY = 256
 
 _TOO_LONG = re.compile(
-    r"must have less than|maximum context length|must be <=|longer than|too long|does not fit|exceeds", re.I
+    r"`(?:inputs|messages|prompt)` (?:tokens \+ `\w+` must be <=|must have less than)|context (?:length|size|window)"
+    r"|\b(?:prompt|input)\b.{0,80}?\b(?:is too long|longer than|does not fit)|reduce the length",
+    re.I | re.S,
 )
-_TGI_NUMBERS = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
+"""What servers say of a prompt that is too long, and of nothing else: TGI and ours on each route, vLLM, llama.cpp, SGLang."""
+_TGI_NUMBERS = re.compile(r"must be <= (\d+)\. Given: (\d+) `(?:inputs|messages|prompt)` tokens")
 _VLLM_NUMBERS = re.compile(
-    r"maximum context length is (\d+) tokens.*?\((\d+) in the (?:messages|prompt)", re.S
+    r"maximum context length is (\d+) tokens.*?(?:\((?=\d+ in the (?:messages|prompt))|has (?=\d+ input tokens)"
+    r"|at least (?=\d+ input tokens))(\d+)",
+    re.S,
 )
 
 
