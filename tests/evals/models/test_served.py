@@ -137,17 +137,17 @@ async def test_a_reply_gets_the_room_that_the_prompt_leaves() -> None:
         assert server.bodies("/generate")[-1]["parameters"]["max_new_tokens"] == 10
 
 
+_LONG = "maximum context length is 100 tokens"
+
+
 @pytest.mark.parametrize(
     "message",
     [
         _TOO_LONG.format(90, 16).replace("`inputs`", "`messages`").replace("max_new_tokens", "max_tokens"),
         _TOO_LONG.format(90, 16).replace("`inputs`", "`prompt`").replace("max_new_tokens", "max_tokens"),
-        "This model's maximum context length is 100 tokens. However, you requested 106 tokens (90 in the messages, "
-        "16 in the completion). Please reduce the length of the messages or completion.",
-        "'max_tokens' is too large: 16. This model's maximum context length is 100 tokens and your request has 90 input "
-        "tokens (16 > 100 - 90).",
-        "This model's maximum context length is 100 tokens. However, you requested 16 output tokens and your prompt "
-        "contains at least 90 input tokens, for a total of at least 106 tokens.",
+        f"This model's {_LONG}. However, you requested 106 tokens (90 in the messages, 16 in the completion).",
+        f"'max_tokens' is too large: 16. This model's {_LONG} and your request has 90 input tokens.",
+        f"This model's {_LONG}. You requested 16 and your prompt contains at least 90 input tokens, in all 106.",
     ],
 )
 async def test_a_reply_gets_its_room_whatever_the_server_calls_it(message: str) -> None:

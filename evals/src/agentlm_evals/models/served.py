@@ -38,7 +38,7 @@ _TOO_LONG = re.compile(
     r"|\b(?:prompt|input)\b.{0,80}?\b(?:is too long|longer than|does not fit)|reduce the length",
     re.I | re.S,
 )
-"""What servers say of a prompt that is too long, and of nothing else: TGI and ours on each route, vLLM, llama.cpp, SGLang."""
+"""What servers say of a prompt that is too long, and of nothing else: TGI, ours on each route, vLLM, llama.cpp, SGLang."""
 _TGI_NUMBERS = re.compile(r"must be <= (\d+)\. Given: (\d+) `(?:inputs|messages|prompt)` tokens")
 _VLLM_NUMBERS = re.compile(
     r"maximum context length is (\d+) tokens.*?(?:\((?=\d+ in the (?:messages|prompt))|has (?=\d+ input tokens)"
