@@ -21,6 +21,9 @@ from agentlm.errors import AgentLMError
 ROLES = ("system", "user", "assistant", "tool")
 """Who may write a message."""
 
+LONGEST_LINE = 1 << 28
+"""Bytes of the longest line that is read, as in `agentlm data contamination`; a longer one is passed over and told."""
+
 _RECORD_KEYS = ("id", "source", "task", "item", "reward", "tags", "messages", "tools", "meta")
 _MESSAGE_KEYS = ("role", "content", "loss", "tool_calls", "tool_call_id", "name")
 
@@ -141,7 +144,7 @@ def parse(line: str | bytes) -> Conversation:
     try:
         text = line.decode() if isinstance(line, bytes) else line
         # Half a character (a lone surrogate) is no text: it can come in through a JSON escape only.
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         if "\\u" in text:
             _dumped(value)
     except UnicodeDecodeError as error:
@@ -192,12 +195,13 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, str, Conversation | Recor
     number = 0
     try:
         with open_bytes(path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
+            for number, line, fault in numbered_lines(file):
                 text = line.decode(errors="replace").rstrip("\r\n")
+                if fault is not None:
+                    yield number, text, RecordError(fault)
+                    continue
                 try:
-                    yield number, text, parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                    yield number, text, parse(line)
                 except RecordError as error:
                     yield number, text, error
     except (OSError, EOFError) as error:
@@ -223,6 +227,29 @@ def open_bytes(path: str | Path) -> io.BufferedIOBase:
     if Path(path).suffix == ".gz":
         return gzip.open(path, "rb")
     return Path(path).open("rb")
+
+
+def numbered_lines(file: io.BufferedIOBase) -> Iterator[tuple[int, bytes, str | None]]:
+    """The lines that are not empty: number from 1, bytes without a byte order mark, and why one is not to be parsed.
+
+    Of a line beyond `LONGEST_LINE` only the beginning is given.
+    """
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = file.readline(LONGEST_LINE)
+            yield (
+                number,
+                line[:1000],
+                f"the line is longer than {LONGEST_LINE:,} bytes: is the file JSON lines?",
+            )
+        elif line.strip():
+            yield number, line, None
 
 
 class LineWriter:
@@ -383,6 +410,13 @@ def _reward(value: Any) -> float | None:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.40} is too large for a number")
+    return number
 
 
 def _dumped(value: Any) -> str:

@@ -238,16 +238,62 @@ def test_the_three_shapes_of_json_files(tmp_path, text):
         ('[{"a": 1} {"a": 2}]', r"a\.json: element 1: expected , or \], found '{'"),
         ('[{"a": 1}, {"a": 2]', r"a\.json: element 2 is not JSON"),
         ('["\\ud8', r"element 1 is not JSON"),
-        ("[NaN]", "NaN is no JSON number"),
+        (b'[{"a": "x"} \xff]', r"element 1: expected , or \]"),
         ('[{"a": 1}]\n[{"a": 2}]', r"a\.json: goes on with '\[' after its end; .* is named \.jsonl"),
         ("text", r"must begin with \[ or {; it begins with 't'"),
     ],
 )
 def test_a_broken_array_is_refused_with_its_element(tmp_path, text, said):
     file = tmp_path / "a.json"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=said):
         list(rows.read(file))
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "said"),
+    [
+        (b'{"a": "caf\xe9"}', '{"a": "café"}'.encode(), 'not UTF-8: byte 0xe9 after \'{"a": "caf\''),
+        (b'{"caf\xe9": 1}', '{"café": 1}'.encode(), "not UTF-8: byte 0xe9"),
+        (b'{"a": NaN}', b'{"a": null}', "NaN is no JSON number"),
+        (b'{"a": [-Infinity]}', b'{"a": [-1]}', "-Infinity is no JSON number"),
+    ],
+    ids=["value", "key", "NaN", "-Infinity"],
+)
+@pytest.mark.parametrize(
+    "frame", [b'[{"a": 0}, %b, {"a": "\xc3\xa9"}]', b'{"n": NaN, "data": [{"a": 0}, %b, {"a": "\xc3\xa9"}]}']
+)
+def test_an_element_that_is_no_json_is_a_row_of_its_own_fault(tmp_path, frame, bad, good, said):
+    file = tmp_path / "a.json"
+    for piece in (1, json_stream.PIECE):
+        with mock.patch.object(json_stream, "PIECE", piece):
+            file.write_bytes(frame.replace(b"%b", bad))
+            first, second, third = rows.read(file)
+            assert (first.value, first.error, third.value, third.error) == ({"a": 0}, None, {"a": "é"}, None)
+            assert str(second.error).startswith(said)
+            file.write_bytes(frame.replace(b"%b", good))
+            assert [row.error for row in rows.read(file)] == [None] * 3
+
+
+def test_a_row_of_parquet_that_is_no_text_is_rejected_alone(imported, tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    asked = arrow.array([b"Hi", b"caf\xe9", b"Bye"], arrow.binary()).view(arrow.string())
+    table = arrow.table({"instruction": asked, "output": ["a", "b", "c"]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    report, kept, rejected = imported(tmp_path / "a.parquet")
+    assert [row.messages[0].content for row in kept] == ["Hi", "Bye"]
+    assert (dict(report.rejected), rejected[0]["line"]) == ({"json": 1}, 2)
+    assert rejected[0]["detail"].startswith("not UTF-8")
+
+
+def test_a_row_that_is_no_utf8_is_rejected_with_what_it_holds(imported, tmp_path):
+    file = tmp_path / "a.json"
+    turns = '{"conversations": [{"from": "human", "value": "caf?"}, {"from": "gpt", "value": "x"}]}'
+    file.write_bytes(f"[{turns}, {turns}]".encode().replace(b"?", b"\xe9", 1))
+    report, _, rejected = imported(file)
+    assert (report.taken, dict(report.rejected)) == (1, {"json": 1})
+    assert (rejected[0]["line"], rejected[0]["row"]["conversations"][0]["value"]) == (1, "caf\udce9")
 
 
 def test_a_broken_array_leaves_no_output(imported, tmp_path):
@@ -283,7 +329,7 @@ def test_arrays_cut_anywhere_are_read_as_json_reads_them(values, piece, ascii_on
     text = json.dumps(values, ensure_ascii=ascii_only, indent=indent).encode(errors="surrogatepass")
     file = io.BufferedReader(io.BytesIO(text))
     with mock.patch.object(json_stream, "PIECE", piece):
-        read = [value for _, value in array_rows(file, "a")]
+        read = [value for _, value, _ in array_rows(file, "a")]
     assert read == json.loads(text)
 
 

@@ -79,6 +79,7 @@ def test_only_what_the_assistant_says_and_may_be_learnt_is_trained():
         (line(id=3), "id must be text; it is 3"),
         (line(reward=True), "reward must be a number or null; it is True"),
         (line(reward=10**400), "reward must be a finite number"),
+        (line(meta={"a": 1}).replace("1}", "1e999}"), "1e999 is too large for a number"),
         (line(tags="a"), "tags must be a list"),
         (line(meta=[]), "meta must be an object"),
         (line(messages=[]), "messages must not be empty"),
@@ -121,6 +122,21 @@ def test_rows_that_are_no_records_come_with_their_text(tmp_path):
         (1, False), (2, True), (3, True), (4, False),
     ]  # fmt: skip
     assert rows[1][1] == "broken"
+
+
+def test_a_line_beyond_any_record_is_told_and_passed_over(tmp_path, monkeypatch):
+    file = tmp_path / "a.jsonl"
+    size = len(line().encode())
+    file.write_text(
+        f"{line(meta={'a': 'x' * 5000})}\n{line()}\n{line(id='10')}\n{line(meta={'a': 'x' * 1400})}"
+    )
+    monkeypatch.setattr(record, "LONGEST_LINE", size)
+    rows = list(record.read_rows(file))
+    assert [(number, isinstance(row, RecordError)) for number, _, row in rows] == [
+        (1, True), (2, False), (3, True), (4, True),
+    ]  # fmt: skip
+    assert str(rows[0][2]) == f"the line is longer than {size} bytes: is the file JSON lines?"
+    assert len(rows[3][1]) <= 1000
 
 
 def test_compressed_files_are_read_and_written(tmp_path):

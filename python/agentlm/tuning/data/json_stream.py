@@ -6,6 +6,7 @@ Refuses to know what the values mean. Memory: one value and a piece of the file.
 import codecs
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,15 +22,21 @@ _LOOK_AHEAD = 1 << 23
 """Bytes within which a file that is lines of objects has ended its first one."""
 
 _SPACE = " \t\r\n"
+_BROKEN = re.compile("[\udc80-\udcff]")
+"""What Python's decoder makes of a byte that is no UTF-8, so that it spoils its own element and not the file."""
 _NEAR_END = 12
 """An error this close to the end of what was read may be a value that goes on: `-Infinity`, an escape of 6 characters."""
 
 
-def array_rows(file: io.BufferedIOBase, name: str) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON array, with their numbers from 1; of a list under one of `CONTAINERS` in an object.
+Element = tuple[int, Any, str | None]
+"""An element's number, from 1; its value; why it is no JSON although it could be read: NaN, or bytes that are not UTF-8."""
+
+
+def array_rows(file: io.BufferedIOBase, name: str) -> Iterator[Element]:
+    """The elements of a JSON array, or of a list under one of `CONTAINERS` in an object.
 
     Raises:
-        DataError: The file is not UTF-8 or not JSON; the message says at which element, and after how many bytes.
+        DataError: The file is not JSON; the message says at which element.
     """
     cursor = _Cursor(file, name)
     start = cursor.peek()
@@ -64,8 +71,12 @@ class _Cursor:
     def __init__(self, file: io.BufferedIOBase, name: str) -> None:
         self._file = file
         self._name = name
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
-        self._scan = json.JSONDecoder(parse_constant=_no_constant).raw_decode
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        self._scan = json.JSONDecoder(parse_constant=self._constant).raw_decode
+        self._has_broken = False
+        """Whether the file had a byte that is no UTF-8."""
+        self._faults: list[str] = []
+        """Of the values taken since the last element."""
         self.text = ""
         """What was read and not yet taken, from `_at` on."""
         self._at = 0
@@ -116,10 +127,18 @@ class _Cursor:
             is_bare = not isinstance(value, dict | list | str)
             if is_bare and len(self.text) - end < len("e+2") and self._more(size):
                 continue
+            if self._has_broken and (broken := _BROKEN.search(self.text, self._at, end)):
+                before = self.text[max(broken.start() - 20, self._at) : broken.start()]
+                self._faults.append(f"not UTF-8: byte 0x{ord(broken.group()) - 0xDC00:02x} after {before!r}")
             self._at = end
             return value
 
-    def elements(self) -> Iterator[tuple[int, Any]]:
+    def fault(self) -> str | None:
+        """What was wrong with the values taken since this was last asked."""
+        faults, self._faults = self._faults, []
+        return faults[0] if faults else None
+
+    def elements(self) -> Iterator[Element]:
         """Takes an array, element by element."""
         self.take("[")
         if self.peek() == "]":
@@ -127,15 +146,17 @@ class _Cursor:
             return
         while True:
             self._element += 1
-            yield self._element, self.value()
+            value = self.value()
+            yield self._element, value, self.fault()
             if self.take(",]") == "]":
                 return
 
-    def container(self) -> Iterator[tuple[int, Any]]:
+    def container(self) -> Iterator[Element]:
         """Takes an object: the elements of its list of rows if it has one, else the object itself."""
         self.take("{")
         kept: dict[str, Any] = {}
         found = False
+        kept_fault: str | None = None
         more = self.peek() != "}"
         while more:
             key = self.value()
@@ -145,18 +166,17 @@ class _Cursor:
                 yield from self.elements()
             else:
                 kept[str(key)] = self.value()
+                kept_fault = kept_fault or self.fault()
             more = self.take(",}") == ","
         if not found:
-            yield 1, kept
+            yield 1, kept, kept_fault
 
     def _more(self, size: int) -> bool:
         if self._ended:
             return False
         data = self._file.read(size)
-        try:
-            text = self._decode.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self._place()}: not UTF-8: {error}") from error
+        text = self._decode.decode(data, final=not data)
+        self._has_broken = self._has_broken or (not text.isascii() and _BROKEN.search(text) is not None)
         self._ended = not data
         self.text = self.text[self._at :] + text
         self._at = 0
@@ -165,6 +185,5 @@ class _Cursor:
     def _place(self) -> str:
         return f"{self._name}: element {self._element}" if self._element else self._name
 
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    def _constant(self, name: str) -> None:
+        self._faults.append(f"{name} is no JSON number")

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentlm.tuning.data.errors import DataError, RowError, extra
 from agentlm.tuning.data.json_stream import array_rows, is_lines
-from agentlm.tuning.record import open_bytes
+from agentlm.tuning.record import numbered_lines, open_bytes
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 """What a folder is searched for; the first three may be gzipped."""
@@ -28,9 +28,9 @@ class Row:
     line: int
     """Its line; in a JSON array the element's number, in parquet the row's. From 1."""
     value: Any
-    """The parsed value; the text where it is no JSON."""
+    """The parsed value; the text where it could not be parsed."""
     error: RowError | None = None
-    """Why `value` is only text."""
+    """Why it is no JSON."""
 
 
 def files(paths: Iterable[str | Path]) -> list[Path]:
@@ -84,21 +84,19 @@ def read(path: Path) -> Iterator[Row]:
             yield from _lines(path)
             return
         with open_bytes(path) as file:
-            for number, value in array_rows(file, str(path)):
-                yield Row(path, number, value)
+            for number, value, fault in array_rows(file, str(path)):
+                yield Row(path, number, value, RowError(fault) if fault else None)
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[Row]:
     with open_bytes(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+        for number, line, fault in numbered_lines(file):
             try:
-                yield Row(
-                    path, number, json.loads(line.removeprefix(b"\xef\xbb\xbf"), parse_constant=_no_constant)
-                )
+                if fault is not None:
+                    raise ValueError(fault)
+                yield Row(path, number, json.loads(line, parse_constant=_no_constant))
             except (ValueError, RecursionError) as error:
                 text = line.decode(errors="replace").rstrip("\r\n")
                 yield Row(path, number, text, RowError(f"not JSON: {error}"))
@@ -111,11 +109,24 @@ def _parquet(path: Path) -> Iterator[Row]:
         number = 0
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
-                for value in batch.to_pylist():
+                for value, error in _values(batch):
                     number += 1
-                    yield Row(path, number, value)
+                    yield Row(path, number, value, error)
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet after row {number}: {error}") from error
+
+
+def _values(batch: Any) -> Iterator[tuple[Any, RowError | None]]:
+    """The rows of a batch; nothing has checked that its text is UTF-8."""
+    try:
+        for value in batch.to_pylist():
+            yield value, None
+    except UnicodeDecodeError:
+        for at in range(batch.num_rows):
+            try:
+                yield batch.slice(at, 1).to_pylist()[0], None
+            except UnicodeDecodeError as error:
+                yield "", RowError(f"not UTF-8: {error}")
 
 
 def _no_constant(name: str) -> None:
