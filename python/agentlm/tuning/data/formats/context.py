@@ -165,11 +165,23 @@ def loss_of(turn: Mapping[str, Any], role: str, where: str) -> bool:
 
 def id_of(row: Mapping[str, Any], context: Context) -> str:
     """The row's own id as text, or the one from outside."""
-    for key in ("id", "conversation_id", "uuid"):
+    for key in ("id", "conversation_id", "conversation_hash", "uuid", "idx"):
         value = row.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
             return str(value)
     return context.fallback_id
+
+
+def task_of(row: Mapping[str, Any], context: Context) -> str | None:
+    """The task that the row says, else the one from outside."""
+    said = row.get("task")
+    return said if isinstance(said, str) and said else context.task
+
+
+def item_of(row: Mapping[str, Any]) -> str | None:
+    """The environment's item that the row says."""
+    said = row.get("item")
+    return said if isinstance(said, str) and said else None
 
 
 def model_tags(row: Mapping[str, Any]) -> tuple[str, ...]:

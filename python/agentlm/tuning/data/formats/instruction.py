@@ -1,20 +1,29 @@
 """Rows of an instruction, an input and an output, after Alpaca: one question and one answer. Refuses to know trajectories.
 
 FireAct's first release keeps whole ReAct trajectories in this form: observations stand in the output, where a model must
-not be trained to write them. An output is therefore split into turns at each line that begins with `Observation:`, and what
-the last one says of the reward is the record's.
+not be trained to write them. An output in which a line begins with `Action:` before the first one that begins with
+`Observation:` is therefore split into turns, and what the last one says of the reward is the record's. Any other output is
+one answer: a report of an experiment has observations, too.
 """
 
 import re
 from typing import Any
 
 from agentlm.tuning.data.errors import RowError
-from agentlm.tuning.data.formats.context import Context, id_of, model_tags, reward_of
+from agentlm.tuning.data.formats.context import (
+    Context,
+    id_of,
+    item_of,
+    model_tags,
+    reward_of,
+    task_of,
+)
 from agentlm.tuning.data.formats.episode_end import reward_at_end
 from agentlm.tuning.record import Conversation, Message
 
 _OBSERVATION = re.compile(r"^Observation(?: \d+)?:", re.MULTILINE)
-_NEXT = re.compile(r"^(?:Thought|Action|Finish)(?: \d+)?:", re.MULTILINE)
+_ACTION = re.compile(r"^Action(?: \d+)?:", re.MULTILINE)
+_NEXT = re.compile(r"^(?:Thought|Action|Finish|Answer|Final Answer)(?: \d+)?:", re.MULTILINE)
 
 
 def recognises(row: dict[str, Any]) -> bool:
@@ -46,7 +55,8 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
     return Conversation(
         id=id_of(row, context),
         source=context.source,
-        task=context.task,
+        task=task_of(row, context),
+        item=item_of(row),
         reward=reward,
         tags=(*context.tags, *model_tags(row)),
         messages=tuple(messages),
@@ -64,10 +74,11 @@ def _turns(output: str) -> list[Message]:
     """The output as turns: what the model wrote, and what it was shown."""
     messages: list[Message] = []
     rest = output
+    first = _OBSERVATION.search(output)
+    if first is None or not _ACTION.search(output, 0, first.start()):
+        return [Message("assistant", output)]
     while found := _OBSERVATION.search(rest):
         wrote = rest[: found.start()].rstrip("\n")
-        if not wrote.strip():
-            raise RowError("output begins with an observation; what the model wrote before it is missing")
         after = _NEXT.search(rest, found.end())
         seen = rest[found.start() : after.start() if after else len(rest)].rstrip("\n")
         rest = rest[after.start() :] if after else ""

@@ -12,12 +12,14 @@ from agentlm.tuning.data.formats.context import (
     Context,
     calls_of,
     id_of,
+    item_of,
     json_value,
     loss_of,
     message,
     model_tags,
     reward_of,
     role_of,
+    task_of,
     text_of,
     tools_of,
 )
@@ -51,12 +53,11 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
         if said is not None:
             messages.pop()
             reward = said if reward is None else reward
-    item = row.get("item")
     return Conversation(
         id=id_of(row, context),
         source=context.source,
-        task=context.task or (row["task"] if isinstance(row.get("task"), str) else None),
-        item=item if isinstance(item, str) else None,
+        task=task_of(row, context),
+        item=item_of(row),
         reward=reward,
         tags=(*context.tags, *model_tags(row)),
         messages=tuple(messages),

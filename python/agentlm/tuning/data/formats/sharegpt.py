@@ -1,11 +1,11 @@
 """ShareGPT in its dialects, and AgentInstruct, which is ShareGPT with a `loss` flag on each turn.
 
 The list of turns is `conversations`, `conversation` or `items`; a turn has `from` and `value`, or `role` and `content`; the
-speakers have many names. LLaMA-Factory's tool dialogues are a dialect: `function_call`, `observation`, and `tools` as text.
-Refuses to repair what it reads.
+speakers have many names. Dialects: Capybara and XTuner write a question and its answer as one entry, `input` and `output`;
+LLaMA-Factory's tool dialogues have `function_call`, `observation`, and `tools` as text. Refuses to repair what it reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,14 @@ from agentlm.tuning.data.formats.context import (
     Context,
     calls_of,
     id_of,
+    item_of,
     json_value,
     loss_of,
     message,
     model_tags,
     reward_of,
     role_of,
+    task_of,
     text_of,
     tools_of,
 )
@@ -32,6 +34,13 @@ LISTS = ("conversations", "conversation", "items")
 _TURN_KEYS = frozenset((
     "from", "value", "role", "content", "text", "loss", "weight", "name", "tool_call_id", "markdown", "user",
 ))  # fmt: skip
+_PAIR_KEYS = frozenset(("system", "input", "output", "output_with_loss", "need_eos_token"))
+_ABOUT_A_TURN = frozenset((
+    "id", "message_id", "parent", "parent_id", "index", "turn", "turn_identifier", "timestamp", "created", "create_time",
+    "model", "language", "lang", "country", "state", "header", "hashed_ip", "redacted", "toxic", "temperature", "top_p",
+    "token_counter", "token_count", "tokens", "openai_id",
+))  # fmt: skip
+"""What WildChat, LMSYS-Chat and others tell of a turn besides what was said; left out."""
 
 
 def recognises(row: dict[str, Any]) -> bool:
@@ -54,7 +63,8 @@ def convert(row: dict[str, Any], context: Context) -> Conversation:
     return Conversation(
         id=id_of(row, context),
         source=context.source,
-        task=context.task,
+        task=task_of(row, context),
+        item=item_of(row),
         reward=reward_of(row),
         tags=(*context.tags, *model_tags(row)),
         messages=tuple(messages),
@@ -66,7 +76,7 @@ def convert_instruct(row: dict[str, Any], context: Context) -> Conversation:
     """The record of one of AgentInstruct's trajectories: task and item follow from its id. Raises `RowError`."""
     made = convert(row, context)
     task = TASKS.get(made.id.partition("_")[0].lower())
-    return made if task is None else replace(made, task=task, item=made.id)
+    return made if task is None else replace(made, task=task, item=made.item or made.id)
 
 
 def turns_of(row: Mapping[str, Any]) -> list[Message]:
@@ -79,11 +89,12 @@ def turns_of(row: Mapping[str, Any]) -> list[Message]:
         raise RowError(f"{name} is empty")
     messages: list[Message] = []
     calls = 0
-    for index, turn in enumerate(turns):
-        where = f"{name}[{index}]"
-        if not isinstance(turn, Mapping):
-            raise RowError(f"{where} must be an object; it is {turn!r:.60}")
-        unknown = [key for key in turn if key not in _TURN_KEYS and turn[key] is not None]
+    for where, turn in _one_by_one(turns, str(name)):
+        unknown = [
+            key
+            for key in turn
+            if key not in _TURN_KEYS and key not in _ABOUT_A_TURN and turn[key] is not None
+        ]
         if unknown:
             raise RowError(
                 f"{where}: unknown key {unknown[0]!r:.40}; a turn has from and value, or role and content"
@@ -108,6 +119,25 @@ def turns_of(row: Mapping[str, Any]) -> list[Message]:
             loss = loss_of(turn, role, where)
             messages.append(message(role, text, where, **({"loss": loss} if role == "assistant" else {})))
     return messages
+
+
+def _one_by_one(turns: list[Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each turn and its place; an entry that is a question and its answer is two, or three with a system prompt."""
+    for index, turn in enumerate(turns):
+        where = f"{name}[{index}]"
+        if not isinstance(turn, Mapping):
+            raise RowError(f"{where} must be an object; it is {turn!r:.60}")
+        if "input" not in turn or "output" not in turn:
+            yield where, turn
+            continue
+        unknown = [key for key in turn if key not in _PAIR_KEYS and turn[key] is not None]
+        if unknown:
+            raise RowError(f"{where}: unknown key {unknown[0]!r:.40} beside input and output")
+        if turn.get("system"):
+            yield f"{where}: system", {"from": "system", "value": turn["system"]}
+        yield f"{where}: input", {"from": "human", "value": turn["input"]}
+        loss = turn.get("output_with_loss")
+        yield f"{where}: output", {"from": "gpt", "value": turn["output"], "loss": loss}
 
 
 def _answered(messages: list[Message]) -> str | None:
