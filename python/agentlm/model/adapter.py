@@ -154,15 +154,21 @@ def _module(
             f"{directory}: {name!r} has lora_A {list(a.shape)} and lora_B {list(b.shape)}; this model needs [rank, {into}] "
             f"and [{out}, rank]. The adapter belongs to another model."
         )
-    alpha = _pattern(settings.get("alpha_pattern"), name, settings.get("lora_alpha"))
+    alpha = _pattern(directory, settings.get("alpha_pattern"), name, settings.get("lora_alpha"))
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise AdapterError(f"{directory / CONFIG_NAME} sets 'lora_alpha' to {alpha!r}; it must be a number.")
     return LoraModule(a, b, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
-def _pattern(patterns: Any, name: str, default: Any) -> Any:
+def _pattern(directory: Path, patterns: Any, name: str, default: Any) -> Any:
     """The value whose key, a regular expression of peft's, names the end of the module's name."""
-    for key, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({key})", name):
-            return value
+    try:
+        for key, value in (patterns or {}).items():
+            if re.fullmatch(rf"(.*\.)?({key})", name):
+                return value
+    except (AttributeError, re.error) as error:
+        raise AdapterError(
+            f"{directory / CONFIG_NAME} sets 'alpha_pattern' to {patterns!r:.80}; it must map regular expressions to "
+            f"numbers ({error})."
+        ) from error
     return default

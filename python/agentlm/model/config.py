@@ -15,6 +15,11 @@ from agentlm.errors import ConfigError, QuantizedModelError, UnsupportedModelErr
 from agentlm.model.rope import ROPE_KINDS, Rope
 from agentlm.ops.protocol import AttentionSpec
 
+_MOST = 2**31 - 1
+"""Sizes are 32-bit integers in the engine."""
+_MOST_LAYERS = 100_000
+"""Far above any model: lists as long as this are still made at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Family:
@@ -97,6 +102,10 @@ class ModelConfig:
         heads = _count(config, "num_attention_heads")
         hidden = _count(config, "hidden_size")
         layers = _count(config, "num_hidden_layers")
+        if layers > _MOST_LAYERS:
+            raise ConfigError(
+                f"config.json gives num_hidden_layers = {layers}; at most {_MOST_LAYERS} are computed."
+            )
         kv_heads = _count(config, "num_key_value_heads", heads)
         if heads % kv_heads:
             raise ConfigError(
@@ -158,6 +167,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
     if not isinstance(value, dict):
@@ -168,9 +179,9 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 def _architecture(config: Mapping[str, Any]) -> str:
     """The supported one of config.json's `architectures`."""
     given = config.get("architectures") or []
-    for name in given:
-        if name in FAMILIES:
-            return str(name)
+    for name in given if isinstance(given, list) else []:
+        if isinstance(name, str) and name in FAMILIES:
+            return name
     raise UnsupportedModelError(
         f"config.json gives architectures = {given!r} (model_type {config.get('model_type')!r}); agentlm computes "
         f"{', '.join(FAMILIES)}. Use a model of one of these."
@@ -270,7 +281,7 @@ def _windows(
         window = _count(config, "sliding_window", family.window_default)
     windows: tuple[int | None, ...]
     if family.window_switch:
-        first = config.get("max_window_layers", 28)
+        first = _number(config, "max_window_layers", 28)
         windows = tuple(window if layer >= first else None for layer in range(layers))
     else:
         windows = (window,) * layers
@@ -278,6 +289,8 @@ def _windows(
     if types is None:
         return windows
     by_type = {"full_attention": None, "sliding_attention": window}
+    if not isinstance(types, list):
+        raise ConfigError(f"config.json gives layer_types = {types!r}; a list of names is needed.")
     unknown = sorted({str(kind) for kind in types} - by_type.keys())
     if unknown or len(types) != layers:
         raise UnsupportedModelError(
@@ -302,8 +315,10 @@ def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> i
         raise ConfigError(f"config.json lacks {key!r}; a positive integer is needed.")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if type(value) is not int or value <= 0:
-        raise ConfigError(f"config.json gives {key} = {value!r}; a positive integer is needed.")
+    if type(value) is not int or not 0 < value <= _MOST:
+        raise ConfigError(
+            f"config.json gives {key} = {value!r}; a positive integer, at most {_MOST}, is needed."
+        )
     return value
 
 

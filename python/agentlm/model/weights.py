@@ -83,7 +83,7 @@ class Checkpoint:
         """Maps a directory's safetensors files: those the index names, or every one if there is no index.
 
         Raises `WeightsNotFoundError`, `MissingShardError`, `MissingTensorError`, `CorruptFileError`,
-        `TruncatedFileError`, `QuantizedModelError`.
+        `TruncatedFileError`, `QuantizedModelError`, `CheckpointError` for a file that cannot be read.
         """
         directory = Path(directory)
         index = directory / INDEX_NAME
@@ -99,7 +99,10 @@ class Checkpoint:
             _check_shard_names(directory, files)
             by_file = {file: [] for file in files}
         for file, names in by_file.items():
-            found = _map_file(file)
+            try:
+                found = _map_file(file)
+            except OSError as error:
+                raise CheckpointError(f"{file} cannot be read: {error}") from error
             missing = sorted(set(names) - found.keys())
             if missing:
                 raise MissingTensorError(
@@ -189,7 +192,7 @@ def _read_index(index: Path) -> dict[Path, list[str]]:
         by_file: dict[Path, list[str]] = {}
         for name, file in weight_map.items():
             by_file.setdefault(index.parent / file, []).append(name)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(
             f"{index} is not an index of the form {{'weight_map': {{tensor: file}}}} ({error}). Fetch it again."
         ) from error
@@ -296,7 +299,7 @@ def _map_file(file: Path) -> dict[str, TensorRef]:
 def _entry(file: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     """One header entry as (dtype, shape, begin, end), checked against itself."""
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
         numbers_fit = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(
@@ -309,4 +312,4 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
         )
     if end < begin:
         raise CorruptFileError(f"{file} gives tensor {name!r} bytes {begin}..{end}. Fetch it again.")
-    return str(dtype), shape, begin, end
+    return dtype, shape, begin, end
