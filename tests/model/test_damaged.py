@@ -1,4 +1,4 @@
-"""What a checkpoint's or an adapter's JSON holds is read, or refused by an error of ours: engines read such files as they serve."""
+"""A checkpoint's or an adapter's JSON is read, or refused by an error of ours: engines read such files as they serve."""
 
 import json
 import struct
