@@ -35,8 +35,9 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
 from agentlm_evals.harness.run import run_episode
 from agentlm_evals.model import Decoding, Generation, Limits, Message, Prompt
+from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Pool
-from agentlm_evals.models.served import ServedModel, connect
+from agentlm_evals.models.served import ServedModel
 from agentlm_evals.outcome import Outcome
 from agentlm_evals.protocols import Protocol
 from agentlm_evals.task import Setting, Source, resolve_options

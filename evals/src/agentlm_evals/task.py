@@ -77,6 +77,16 @@ class Metric:
     is_share: bool = True
     """Every value is 0 or 1, so that its interval is Wilson's; else it is a bootstrap's."""
 
+    @property
+    def least(self) -> float:
+        """The worst value there is: what an episode is worth that a limit ended."""
+        return 1.0 if self.unit is Unit.RATING else 0.0
+
+    @property
+    def most(self) -> float:
+        """The best value there is."""
+        return 10.0 if self.unit is Unit.RATING else 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -1,19 +1,24 @@
 """An episode: budgets, seeds, how many examples fit, and how each kind of end is scored."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from agentlm_evals.clock import Clock
 from agentlm_evals.errors import EnvironmentFault, FormatError, LimitReached, ModelError, UnsupportedError
 from agentlm_evals.harness.episode import Budget, Episode, derive_seed
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
 from agentlm_evals.harness.run import run_episode
 from agentlm_evals.model import Decoding, Generation, Limits
+from agentlm_evals.models.choice import ModelChoice, open_model
+from agentlm_evals.models.pool import Patience
 from agentlm_evals.models.scripted import ScriptedModel
 from agentlm_evals.outcome import Outcome, Score, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
-from agentlm_evals.task import Agent, Group, Metric, Sample, Setting, Source, Task, scripted
+from agentlm_evals.task import Agent, Group, Metric, Sample, Setting, Source, Task, Unit, scripted
+from tests.evals.server import said, scripted_server, tgi
 
 SETTING = Setting(Source(), Protocol(AGENTLM))
 
@@ -166,3 +171,77 @@ async def test_what_the_model_said_is_told_from_what_it_was_shown() -> None:
         {"role": "user", "content": "v"},
         {"role": "assistant", "content": "yes"},
     ]
+
+
+async def test_time_lost_to_servers_that_fail_is_not_the_models() -> None:
+    failures = [(503, {"error": "ill"})] * 3
+
+    def handle(body: Any) -> Any:
+        return failures.pop() if failures else said("yes")
+
+    # The waits between four attempts take longer than the episode may.
+    async with (
+        scripted_server(tgi(handle)) as server,
+        open_model(ModelChoice(patience=Patience(attempts=5, seconds=20, timeout=5)), [server.url]) as model,
+    ):
+        one = episode(budget=Budget(seconds=0.2))
+        one.model = model.with_template("plain")
+        record = await run_episode(plan(), one)
+    assert (record.score.outcome, failures) == (Outcome.RIGHT, [])
+
+
+async def test_a_clock_that_is_excused_still_ends() -> None:
+    clock = Clock(0.05)
+
+    async def work() -> None:
+        async with clock.running():
+            clock.excuse(0.05)
+            await asyncio.sleep(0.08)
+            assert not clock.is_over
+            await asyncio.sleep(5)
+
+    with pytest.raises(TimeoutError):
+        await work()
+    assert clock.is_over
+
+
+async def test_what_the_command_line_set_no_task_changes() -> None:
+    settings = RunSettings(temperature=0.0)
+    one = episode(overridden=settings.overridden)
+    await one.generate("?", temperature=0.7, max_new_tokens=3)
+    assert (one.calls[0].decoding.temperature, one.calls[0].decoding.max_new_tokens) == (0.0, 3)
+    # Said on the record: the task's own temperature may be the same number by chance.
+    with_, without = (
+        plan_task(Puzzle(), SETTING, given).identity({"name": "m"}) for given in (settings, RunSettings())
+    )
+    assert with_ != without
+
+
+async def test_budgets_are_part_of_what_a_run_is() -> None:
+    plans = [plan_task(Puzzle(), SETTING, RunSettings(budget=Budget(tokens=left))) for left in (None, 9)]
+    one, other = (each.identity({"name": "m"}) for each in plans)
+    assert "budget" not in one
+    assert other["budget"] == {"tokens": 9, "seconds": None}
+
+
+async def test_a_token_budget_needs_a_server_that_counts() -> None:
+    class Silent(ScriptedModel):
+        async def generate(self, prompt: Any, decoding: Decoding, seed: int) -> Generation:
+            return Generation("yes", "eos_token", 0, 0)
+
+    one = episode(budget=Budget(tokens=9))
+    one.model = Silent(scripted("yes"))
+    with pytest.raises(UnsupportedError, match="no --episode-tokens"):
+        await run_episode(plan(), one)
+
+
+async def test_a_limit_is_worth_the_worst_rating() -> None:
+    rated = replace(plan(), task=Rated())
+    record = await run_episode(rated, episode(LimitReached("too long")))
+    assert (record.score.outcome, record.score.value) == (Outcome.FORMAT_OR_LIMIT, 1.0)
+
+
+class Rated(Puzzle):
+    """A task whose values are ratings."""
+
+    metric = Metric("rating", Unit.RATING, is_share=False)

@@ -68,3 +68,6 @@ def test_the_digest_is_of_what_decides_answers(tmp_path: Path) -> None:
     os.utime(model / "model.safetensors", ns=(1, 1))
     assert first != weights_digest(model, notes)
     assert weights_digest(tmp_path / "org" / "name", notes) is None
+    changed = weights_digest(model, notes)
+    (model / "pytorch_model.bin").write_bytes(b"weights of an older form")
+    assert changed != weights_digest(model, notes) == weights_digest(model, None)

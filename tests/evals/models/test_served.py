@@ -16,8 +16,8 @@ from agentlm_evals.errors import (
 from agentlm_evals.model import Decoding, Limits, Message
 from agentlm_evals.models.cache import CallCache
 from agentlm_evals.models.choice import ModelChoice, open_model, port_urls
+from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Patience, Pool
-from agentlm_evals.models.served import connect
 from tests.evals.server import Reply, said, scripted_server, tgi
 
 _TOO_LONG = (
@@ -353,3 +353,63 @@ async def test_a_server_that_ends_the_open_turn_is_found_out(goes_on: bool) -> N
         else:
             with pytest.raises(UnsupportedError, match="choose a --template"):
                 await model.score(prompt, [" A"])
+
+
+def _several(*ids: str) -> Any:
+    body = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {}}
+
+    def handle(method: str, path: str, asked: Any) -> Reply:
+        if path == "/v1/models":
+            return 200, {"data": [{"id": one} for one in ids]}
+        return (200, body) if path.startswith("/v1/") else (404, None)
+
+    return handle
+
+
+async def test_a_model_is_asked_for_by_the_name_that_its_server_lists() -> None:
+    async with scripted_server(_several("meta/other", "meta/llama")) as server:
+        async with open_model(choice(model="meta/llama"), [server.url]) as model:
+            await model.generate(DIALOGUE, GREEDY, 0)
+            assert model.name == "llama"
+        assert server.bodies("/v1/chat/completions")[-1]["model"] == "meta/llama"
+        with pytest.raises(
+            ConfigError, match=r"several models.* 'llama': it must be one of meta/other, meta/llama"
+        ):
+            async with open_model(choice(model="llama"), [server.url]):
+                pass
+    async with scripted_server(_several("meta/llama")) as server:
+        # A name of our own for the only one there is.
+        async with open_model(choice(model="mine"), [server.url]) as model:
+            await model.generate(DIALOGUE, GREEDY, 0)
+            assert model.name == "mine"
+        assert server.bodies("/v1/chat/completions")[-1]["model"] == "meta/llama"
+
+
+async def test_an_adapter_is_asked_for_on_every_route_and_never_cached_as_its_base() -> None:
+    inner = tgi(lambda _: said("Hi"), model_sha="a")
+
+    def handle(method: str, path: str, body: Any) -> Reply:
+        if path == "/v1/models":
+            return 200, {"data": [{"id": "m"}, {"id": "mine"}]}
+        return inner(method, path, body)
+
+    async with scripted_server(handle) as server:
+        async with open_model(choice(model="mine"), [server.url]) as model:
+            await model.generate("x", GREEDY, 0)
+            assert (model.name, model.facts.weights) == ("mine", None)
+        assert server.bodies("/generate")[-1]["parameters"]["adapter_id"] == "mine"
+        async with open_model(choice(), [server.url]) as model:
+            await model.generate("x", GREEDY, 0)
+            assert (model.name, model.facts.weights) == ("m", "a")
+        assert "adapter_id" not in server.bodies("/generate")[-1]["parameters"]
+
+
+async def test_a_servers_flags_are_in_the_caches_key(tmp_path: Path) -> None:
+    async def ask(*flags: str) -> int:
+        async with scripted_server(tgi(lambda _: said("Hi"), model_sha="a")) as server:
+            made = ModelChoice(serve_arguments=flags, cache_directory=tmp_path)
+            async with open_model(made, [server.url]) as model:
+                await model.generate("x", GREEDY, 0)
+            return len(server.bodies("/generate"))
+
+    assert [await ask(), await ask(), await ask("--dtype=float32")] == [1, 0, 1]

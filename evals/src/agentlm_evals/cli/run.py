@@ -150,13 +150,16 @@ async def _run(
         }
         for one in {each.template: each for each in models.values()}.values():
             await one.check_template()
-        about = {
+        about: dict[str, Any] = {
             "name": model.name,
             "weights": model.facts.weights,
             "template": choice.template,
             "api": model.facts.api,
             "server": model.facts.version,
         }
+        if choice.serve_arguments:
+            # They may change what is answered as weights do.
+            about["served with"] = list(choice.serve_arguments)
         directory = out or Path("runs") / _name(about, plans, settings)
         _check_directory(directory)
         if judge is None:
@@ -247,6 +250,14 @@ def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -
         settings.temperature,
         settings.top_p,
         settings.max_new_tokens,
+        # Only where there is something to say, so that a plain run's name stays what it was.
+        *([settings.budget] if settings.budget != Budget() else []),
+        *(
+            (plan.task.name, name, value)
+            for plan in plans
+            for name, value in sorted(plan.setting.options.items())
+            if value != resolve_options(plan.task, {})[name]
+        ),
     ]
     digest = sha256(repr(decides).encode()).hexdigest()[:8]
     model = re.sub(r"[^\w.-]+", "-", str(about["name"]))[-60:].strip("-.")

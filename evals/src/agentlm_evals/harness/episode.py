@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from agentlm_evals.errors import LimitReached
+from agentlm_evals.clock import Clock
+from agentlm_evals.errors import LimitReached, UnsupportedError
 from agentlm_evals.model import Decoding, Generation, Message, Model, Prompt
 from agentlm_evals.protocols import AGENTLM
 from agentlm_evals.task import Sample, Setting
@@ -30,7 +31,7 @@ class Budget:
     tokens: int | None = None
     """Generated tokens, all calls together."""
     seconds: float | None = None
-    """Wall time, the server's waits included."""
+    """Wall time. What is lost to servers that fail and are asked again does not count; slow answers do."""
 
 
 @dataclass(slots=True)
@@ -72,7 +73,13 @@ class Episode:
     calls: list[Call] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     """JSON values that the log and the report should have besides the answer (`shots`, `engine`)."""
-    _started: float = field(default_factory=time.monotonic)
+    overridden: frozenset[str] = frozenset()
+    """Fields of `Decoding` that the command line set: no task changes them."""
+    clock: Clock = field(init=False)
+    """The time budget's."""
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.budget.seconds)
 
     @property
     def protocol(self) -> str:
@@ -143,19 +150,27 @@ class Episode:
 
     # --- the model -----------------------------------------------------------------------------------------------
     async def generate(self, prompt: Prompt, **changes: Any) -> Generation:
-        """One reply to messages or to a raw prompt; the dialogue is left as it is. `changes` are fields of `Decoding`.
+        """One reply to messages or to a raw prompt; the dialogue is left as it is.
+
+        `changes` are fields of `Decoding`; those that the command line set stay as they are.
 
         Raises:
             LimitReached: A budget is spent, or the prompt does not fit.
         """
         self.check_budget()
-        decoding = self.decoding.with_(**changes)
+        decoding = self.decoding.with_(
+            **{key: value for key, value in changes.items() if key not in self.overridden}
+        )
         if self.budget.tokens is not None:
             left = self.budget.tokens - self.generated_tokens
             decoding = decoding.with_(max_new_tokens=min(decoding.max_new_tokens, left))
         seed = self.seed("call", len(self.calls))
         begun = time.monotonic()
         generation = await self.model.generate(prompt, decoding, seed)
+        if self.budget.tokens is not None and generation.text and not generation.generated_tokens:
+            raise UnsupportedError(
+                "the server does not say how many tokens it made: no --episode-tokens with it"
+            )
         self.calls.append(Call(prompt, decoding, seed, generation, time.monotonic() - begun))
         return generation
 
@@ -186,5 +201,5 @@ class Episode:
         """
         if self.budget.tokens is not None and self.generated_tokens >= self.budget.tokens:
             raise LimitReached(f"the episode's {self.budget.tokens} tokens are spent")
-        if self.budget.seconds is not None and time.monotonic() - self._started >= self.budget.seconds:
+        if self.clock.is_over:
             raise LimitReached(f"the episode's {self.budget.seconds:g} seconds are over")

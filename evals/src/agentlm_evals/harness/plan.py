@@ -35,6 +35,13 @@ class RunSettings:
     fault_retries: int = 2
     """How often an episode that ended with a harness fault is run again."""
 
+    @property
+    def overridden(self) -> frozenset[str]:
+        """Fields of `Decoding` that are set here, whatever a task would choose."""
+        return frozenset(
+            name for name in ("temperature", "top_p", "max_new_tokens") if getattr(self, name) is not None
+        )
+
     def __post_init__(self) -> None:
         for name, least in (
             ("samples_per_item", 1),
@@ -63,6 +70,9 @@ class TaskPlan:
     decoding: Decoding
     epochs: int
     run_seed: int
+    budget: Budget = field(default_factory=Budget)
+    overridden: frozenset[str] = frozenset()
+    """Fields of `decoding` that the command line set."""
 
     @property
     def is_own(self) -> bool:
@@ -90,6 +100,11 @@ class TaskPlan:
             "model": {key: value for key, value in model.items() if key != "server"},
             "run_seed": self.run_seed,
         }
+        # Only where there is something to say, so that runs from before these were kept go on.
+        if self.budget != Budget():
+            identity["budget"] = asdict(self.budget)
+        if self.overridden:
+            identity["overridden"] = sorted(self.overridden)
         # As it is read back: tuples are lists then.
         whole: dict[str, Any] = json.loads(json.dumps(identity))
         return whole
@@ -123,7 +138,7 @@ def plan_task(task: Task, setting: Setting, settings: RunSettings) -> TaskPlan:
     )
     return TaskPlan(
         task, setting, chosen, len(samples), digest(samples), decoding, settings.samples_per_item,
-        derive_seed(settings.seed, task.name),
+        derive_seed(settings.seed, task.name), settings.budget, settings.overridden,
     )  # fmt: skip
 
 

@@ -100,13 +100,14 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
     begun = time.monotonic()
     answer: Any = None
     try:
-        async with asyncio.timeout(episode.budget.seconds) as deadline:
+        async with episode.clock.running():
             answer = await task.solve(episode)
         # What cannot be stored cannot be scored again either: that is the task's fault, and known now.
         json.dumps(answer)
         score = task.score(sample, answer, protocol)
     except EpisodeEnd as end:
-        score = format_or_limit(str(end), kind="limit" if isinstance(end, LimitReached) else "format")
+        kind = "limit" if isinstance(end, LimitReached) else "format"
+        score = format_or_limit(str(end), task.metric.least, kind=kind)
     except (UnsupportedError, ModelError):
         raise
     except RequirementError as error:
@@ -115,10 +116,9 @@ async def run_episode(plan: TaskPlan, episode: Episode) -> Record:
     except HarnessFault as fault:
         score = harness_fault(f"{type(fault).__name__}: {fault}")
     except TimeoutError as error:
-        if deadline.expired():
-            score = format_or_limit(
-                f"the episode's {episode.budget.seconds:g} seconds are over", kind="limit"
-            )
+        if episode.clock.is_over:
+            why = f"the episode's {episode.budget.seconds:g} seconds are over"
+            score = format_or_limit(why, task.metric.least, kind="limit")
         else:
             score = harness_fault(f"TimeoutError: {error}", traceback=traceback.format_exc())
     except Exception as error:
@@ -305,6 +305,7 @@ class Runner:
                     run_seed=plan.run_seed,
                     epoch=epoch,
                     budget=self._settings.budget,
+                    overridden=self._settings.overridden,
                     environment=environment,
                     judge=self._judge,
                 )

@@ -21,6 +21,23 @@ from agentlm_evals.errors import ModelError, RequirementError
 _READY = re.compile(r"\bready: (http://\S+) ")
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 1 << 22
+_DECIDING = frozenset(
+    {
+        ".safetensors",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".gguf",
+        ".npz",
+        ".json",
+        ".model",
+        ".tiktoken",
+        ".jinja",
+        ".txt",
+        ".py",
+    }
+)
+"""Endings of a checkpoint's files that decide its answers, old formats of weights among them."""
 
 
 def _serve_command() -> list[str]:
@@ -111,10 +128,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
-def weights_digest(directory: Path, notes: Path) -> str | None:
+def weights_digest(directory: Path, notes: Path | None) -> str | None:
     """A SHA-256 over everything in a checkpoint that decides its answers: weights, configuration, tokenizer.
 
-    Files are read once; `notes` remembers the digest of a file by its path, size and time of change.
+    Files are read once; `notes`, if given, remembers the digest of a file by its path, size and time of change.
 
     Returns:
         64 hex digits, or None if the directory is not there (a hub name).
@@ -122,7 +139,7 @@ def weights_digest(directory: Path, notes: Path) -> str | None:
     if not directory.is_dir():
         return None
     known: dict[str, str] = {}
-    if notes.is_file():
+    if notes is not None and notes.is_file():
         try:
             known = json.loads(notes.read_text())
         except ValueError:
@@ -130,7 +147,7 @@ def weights_digest(directory: Path, notes: Path) -> str | None:
             known = {}
     whole = sha256()
     for path in sorted(directory.iterdir()):
-        if path.suffix not in (".safetensors", ".json", ".model", ".jinja", ".txt") or not path.is_file():
+        if path.suffix not in _DECIDING or not path.is_file():
             continue
         status = path.stat()
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
@@ -141,6 +158,8 @@ def weights_digest(directory: Path, notes: Path) -> str | None:
                     part.update(chunk)
             known[key] = part.hexdigest()
         whole.update(f"{path.name}\0{known[key]}\n".encode())
+    if notes is None:
+        return whole.hexdigest()
     notes.parent.mkdir(parents=True, exist_ok=True)
     temporary = notes.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(known))

@@ -9,8 +9,9 @@ from pathlib import Path
 from agentlm_evals.errors import ConfigError
 from agentlm_evals.models.cache import CallCache
 from agentlm_evals.models.child import serve, weights_digest
+from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Patience, Pool
-from agentlm_evals.models.served import Api, ServedModel, connect
+from agentlm_evals.models.served import Api, ServedModel
 from agentlm_evals.models.template import SERVER
 
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -21,7 +22,7 @@ class ModelChoice:
     """A model and how it is spoken to."""
 
     model: str | None = None
-    """A directory or hub name; with `urls` only a name for the report."""
+    """A directory or hub name; with `urls` the name of the servers' model or adapter, or one for the report."""
     urls: tuple[str, ...] = ()
     serve_arguments: tuple[str, ...] = ()
     api: Api | None = None
@@ -65,8 +66,9 @@ def served_urls(choice: ModelChoice) -> Iterator[tuple[tuple[str, ...], str | No
         yield choice.urls, None
         return
     digest = None
-    if choice.model and choice.cache_directory and Path(choice.model).is_dir():
-        digest = weights_digest(Path(choice.model), choice.cache_directory / "weights.json")
+    if choice.model and Path(choice.model).is_dir():
+        notes = choice.cache_directory / "weights.json" if choice.cache_directory else None
+        digest = weights_digest(Path(choice.model), notes)
     with serve(choice.model, choice.serve_arguments) as url:
         yield (url,), digest
 
@@ -79,9 +81,14 @@ async def open_model(
     pool = Pool(urls, choice.patience, choice.api_key)
     cache = CallCache(choice.cache_directory / "calls.sqlite") if choice.cache_directory else None
     try:
-        name = choice.model and Path(choice.model).name
         yield await connect(
-            pool, api=choice.api, template=choice.template or SERVER, cache=cache, weights=weights, name=name
+            pool,
+            api=choice.api,
+            template=choice.template or SERVER,
+            cache=cache,
+            weights=weights,
+            name=choice.model,
+            settings=choice.serve_arguments,
         )
     finally:
         await pool.close()

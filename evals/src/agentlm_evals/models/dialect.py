@@ -23,7 +23,7 @@ class Ask:
     body: dict[str, Any]
 
 
-def tgi_generate(prompt: str, decoding: Decoding, seed: int) -> Ask:
+def tgi_generate(prompt: str, decoding: Decoding, seed: int, adapter: str | None = None) -> Ask:
     """TGI's `/generate`; the prompt goes over the wire character for character."""
     parameters: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "details": True}
     if decoding.is_greedy:
@@ -36,6 +36,8 @@ def tgi_generate(prompt: str, decoding: Decoding, seed: int) -> Ask:
         parameters["stop"] = list(decoding.stop)
     if decoding.truncate is not None:
         parameters["truncate"] = decoding.truncate
+    if adapter is not None:
+        parameters["adapter_id"] = adapter
     return Ask("/generate", {"inputs": prompt, "parameters": parameters})
 
 

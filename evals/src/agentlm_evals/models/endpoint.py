@@ -43,6 +43,7 @@ class Endpoint:
                 f"the server's URL is {url!r}; it must be http://HOST:PORT or https://HOST:PORT"
             )
         self.url = url.rstrip("/").removesuffix("/v1")
+        self.host = parsed.host
         self.in_flight = 0
         self.requests = 0
         self._failed_at: float | None = None

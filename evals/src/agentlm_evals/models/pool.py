@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentlm_evals.clock import excuse
 from agentlm_evals.errors import ConfigError, ModelError, RefusedError
 from agentlm_evals.models.endpoint import Answer, Endpoint, TransportError
 
@@ -94,6 +95,7 @@ class Pool:
             endpoint = self._choose(last)
             self.traffic.requests += 1
             wait = None
+            asked = time.monotonic()
             try:
                 answer = await endpoint.ask(method, path, body)
                 if answer.status == 200:
@@ -124,6 +126,7 @@ class Pool:
                 break
             self.traffic.retries += 1
             self.traffic.waited += wait
+            excuse(time.monotonic() - asked + wait)
             await asyncio.sleep(wait)
         raise ModelError(
             f"no answer to {method} {path} after {attempt} attempts in {time.monotonic() - begun:.0f} s; the last: {why}"

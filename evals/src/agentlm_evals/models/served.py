@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentlm_evals.errors import (
     ConfigError,
     LimitReached,
-    ModelError,
-    RefusedError,
     RequirementError,
     UnsupportedError,
 )
@@ -52,6 +50,9 @@ class ServerFacts:
     """What the servers say of themselves; for the log and the report."""
 
     model: str
+    """As the report names it."""
+    asked: str
+    """The name by which requests ask for it."""
     api: Api
     weights: str | None
     """A digest or commit of the weights; None: not known, so that nothing is cached."""
@@ -61,6 +62,10 @@ class ServerFacts:
     """Requests that all servers together take at once."""
     takes_ids: bool
     """Whether `/v1/completions` scores prompts given as token ids."""
+    adapter: str | None = None
+    """The adapter that is asked for, where the name that was given is one's; None: the model itself."""
+    settings: tuple[str, ...] = ()
+    """Flags of a server that we started: they may change answers as weights do."""
 
 
 class ServedModel:
@@ -89,6 +94,11 @@ class ServedModel:
         return self.facts.model
 
     @property
+    def origin(self) -> str:
+        """The servers' hosts."""
+        return ", ".join(sorted({endpoint.host for endpoint in self.pool.endpoints}))
+
+    @property
     def limits(self) -> Limits:
         """The narrowest server's."""
         return self.facts.limits
@@ -113,13 +123,13 @@ class ServedModel:
         if not isinstance(prompt, str):
             if decoding.truncate is not None:
                 raise ConfigError("truncate cuts raw prompts: choose a --template by name")
-            ask = openai_chat(prompt, decoding, seed, self.facts.model)
+            ask = openai_chat(prompt, decoding, seed, self.facts.asked)
         elif self.facts.api == "tgi":
-            ask, read = tgi_generate(prompt, decoding, seed), read_tgi
+            ask, read = tgi_generate(prompt, decoding, seed, self.facts.adapter), read_tgi
         else:
             if decoding.truncate is not None:
                 raise UnsupportedError("this server has no `truncate`: OpenAI's routes do not know it")
-            ask = openai_completion(prompt, decoding, seed, self.facts.model)
+            ask = openai_completion(prompt, decoding, seed, self.facts.asked)
         keeps = self._cache is not None and decoding.is_greedy
         if keeps and (found := await self._cached(ask)) is not None:
             return Generation(**found)
@@ -141,13 +151,13 @@ class ServedModel:
             lasts = [await self._last_id(text) for text in continuations]
             # A letter's id does not depend on what the tokenizer merges across the border.
             body = {
-                "model": self.facts.model,
+                "model": self.facts.asked,
                 "prompt": [[*ids, last] for last in lasts],
                 "max_tokens": 0,
                 "echo": True,
                 "logprobs": 0,
             }
-            return await self._scored(Ask("/v1/completions", body), _last_logprobs)
+            return await self._scored(Ask("/v1/completions", body), last_logprobs)
         text = await self.render(prompt)
         scores = []
         for continuation in continuations:
@@ -159,11 +169,13 @@ class ServedModel:
                 }
                 if window is not None:
                     parameters["truncate"] = window
+                if self.facts.adapter is not None:
+                    parameters["adapter_id"] = self.facts.adapter
                 ask = Ask("/generate", {"inputs": text + continuation, "parameters": parameters})
                 scores += await self._scored(ask, _prefill_logprob)
             else:
                 body = {
-                    "model": self.facts.model,
+                    "model": self.facts.asked,
                     "prompt": text + continuation,
                     "max_tokens": 1,
                     "echo": True,
@@ -193,7 +205,7 @@ class ServedModel:
         """
         if self.template != SERVER:
             return
-        ask = openai_chat([Message("user", "Hello")], Decoding(max_new_tokens=1), 0, self.facts.model)
+        ask = openai_chat([Message("user", "Hello")], Decoding(max_new_tokens=1), 0, self.facts.asked)
         try:
             await self.pool.ask("POST", ask.path, ask.body, lambda answer: read_openai(answer, ()))
         except Refusal as refusal:
@@ -267,6 +279,7 @@ class ServedModel:
         return {
             "weights": self.facts.weights,
             "server": self.facts.version,
+            "settings": self.facts.settings,
             "path": ask.path,
             "body": ask.body,
         }
@@ -288,7 +301,8 @@ def _room(refusal: Refusal) -> int | None:
     return max(int(numbers[1]) - int(numbers[2]), 0) if numbers else 0
 
 
-def _last_logprobs(answer: Answer) -> list[float]:
+def last_logprobs(answer: Answer) -> list[float]:
+    """The log-probability of each prompt's last token, from `/v1/completions` with `echo`."""
     choices = sorted(answer.body["choices"], key=lambda choice: int(choice["index"]))
     return [float(choice["logprobs"]["token_logprobs"][-1]) for choice in choices]
 
@@ -305,83 +319,3 @@ def _prefill_logprob(answer: Answer) -> list[float]:
 def _echo_logprob(answer: Answer) -> list[float]:
     # The one token that had to be generated comes last.
     return [float(answer.body["choices"][0]["logprobs"]["token_logprobs"][-2])]
-
-
-async def connect(
-    pool: Pool,
-    *,
-    api: Api | None = None,
-    template: str = SERVER,
-    cache: CallCache | None = None,
-    weights: str | None = None,
-    name: str | None = None,
-    wait: float = 60.0,
-) -> ServedModel:
-    """Asks the servers who they are and makes a model of them.
-
-    Args:
-        pool: The servers.
-        api: Which routes to use; None asks.
-        template: How messages become a prompt.
-        cache: Where answers to greedy requests are kept.
-        weights: A digest of the weights, if the caller knows it.
-        name: What the model is called; None: what the servers say.
-        wait: Seconds that servers have to become well.
-
-    Raises:
-        ModelError: A server is not there, or servers differ in their model.
-        ConfigError: The template's name is not known.
-    """
-    await pool.wait_well(wait)
-    infos = [answer for answer in await pool.probe("/info") if answer and answer.status == 200]
-    infos = [answer for answer in infos if isinstance(answer.body, dict) and "model_id" in answer.body]
-    is_tgi = len(infos) == len(pool.endpoints)
-    lists = [answer for answer in await pool.probe("/v1/models") if answer and answer.status == 200]
-    if api is None:
-        if not is_tgi and not lists:
-            raise ModelError(
-                f"{pool.endpoints[0].url} speaks neither TGI's routes (/info) nor OpenAI's (/v1/models)"
-            )
-        api = "tgi" if is_tgi else "openai"
-    names = {str(answer.body["model_id"]) for answer in infos} if is_tgi else _listed(lists)
-    digests = {answer.body.get("model_sha") for answer in infos}
-    if len(names) > 1 or len(digests) > 1:
-        raise ModelError(f"the servers hold different models: {', '.join(sorted(map(str, names | digests)))}")
-    totals = [
-        int(answer.body[key]) for answer in infos for key in ("max_total_tokens",) if answer.body.get(key)
-    ]
-    inputs = [
-        int(answer.body[key]) for answer in infos for key in ("max_input_tokens",) if answer.body.get(key)
-    ]
-    at_once = [int(answer.body.get("max_concurrent_requests") or DEFAULT_CONCURRENCY) for answer in infos]
-    most = min(MOST_CONCURRENCY, sum(at_once) if is_tgi else DEFAULT_CONCURRENCY * len(pool.endpoints))
-    versions = {f"{answer.body.get('router', 'tgi')} {answer.body.get('version', '?')}" for answer in infos}
-    if not weights and is_tgi:
-        weights = next(iter(digests))
-    facts = ServerFacts(
-        model=name or next(iter(names), "model"),
-        api=api,
-        weights=weights,
-        version=", ".join(sorted(versions)) or "OpenAI-compatible",
-        limits=Limits(min(inputs, default=None), min(totals, default=None)),
-        concurrency=most,
-        takes_ids=False,
-    )
-    model = ServedModel(pool, facts, template, cache)
-    if is_tgi and lists and await _takes_ids(pool, facts.model):
-        model.facts = replace(facts, takes_ids=True)
-    return model
-
-
-def _listed(lists: Sequence[Answer]) -> set[str]:
-    return {str(answer.body["data"][0]["id"]) for answer in lists if answer.body.get("data")}
-
-
-async def _takes_ids(pool: Pool, model: str) -> bool:
-    """Whether prompts of token ids are scored without generating a token: our server does so, TGI's does not."""
-    body = {"model": model, "prompt": [[1, 1]], "max_tokens": 0, "echo": True, "logprobs": 0}
-    try:
-        await pool.ask("POST", "/v1/completions", body, _last_logprobs)
-    except (RefusedError, ModelError):
-        return False
-    return True
