@@ -128,6 +128,7 @@ class _Asked:
     def __init__(self, model: InspectsModel) -> None:
         self._model = model
         self.name = str(model.name)
+        self.origin = str(model.api.base_url or type(model.api).__name__)
         self.limits = Limits()
 
     def _ours(self) -> AgentLMProvider:

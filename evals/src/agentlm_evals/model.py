@@ -96,6 +96,10 @@ class Model(Protocol):
         """As the report has it."""
 
     @property
+    def origin(self) -> str:
+        """The hosts that answer, as their URLs name them; empty: this process."""
+
+    @property
     def limits(self) -> Limits:
         """What fits."""
 

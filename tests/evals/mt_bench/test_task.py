@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from agentlm_evals.errors import DataError
+from agentlm_evals.errors import DataError, LimitReached
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, plan_task
 from agentlm_evals.harness.run import run_episode
@@ -17,7 +18,7 @@ from agentlm_evals.outcome import Outcome, right
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
 from agentlm_evals.protocols.source import load
 from agentlm_evals.task import Sample, Setting, Source, scripted
-from agentlm_evals.tasks.mt_bench import TASK, is_comparable
+from agentlm_evals.tasks.mt_bench import TASK
 from agentlm_evals.tasks.mt_bench.judging import OWN, rating, read_prompts, request
 
 
@@ -25,20 +26,29 @@ def setting(directory: Path | None = None, protocol: Protocol = Protocol(AGENTLM
     return Setting(Source(directory), protocol)
 
 
-def run(where: Setting, sample: str, replies: list[str], judgements: list[str] | None, judge: str = "gpt-4"):
+def run(
+    where: Setting,
+    sample: str,
+    replies: list[str],
+    judgements: list[str] | None,
+    judge: str = "gpt-4",
+    origin: str = "api.openai.com",
+    settings: RunSettings = RunSettings(),  # noqa: B008  # frozen
+):
     asked = []
 
     def judging(prompt):
         asked.append(prompt)
         return judgements[len(asked) - 1]
 
-    plan = plan_task(TASK, where, RunSettings(sample_ids=(sample,)))
+    plan = plan_task(TASK, where, replace(settings, sample_ids=(sample,)))
     episode = Episode(
         sample=plan.samples[0],
         setting=where,
         model=ScriptedModel(scripted(*replies)),
         decoding=plan.decoding,
-        judge=None if judgements is None else ScriptedModel(judging, judge),
+        overridden=plan.overridden,
+        judge=None if judgements is None else ScriptedModel(judging, judge, origin),
     )
     return asyncio.run(run_episode(plan, episode)).score, episode, asked
 
@@ -70,11 +80,41 @@ def test_no_judge_is_a_fault_that_says_what_to_do():
 
 
 @pytest.mark.parametrize(
-    ("judge", "comparable"), [("gpt-4", True), ("gpt-4-0613", True), ("agentlm-7b", False), ("llama", False)]
+    ("judge", "origin", "why"),
+    [
+        ("gpt-4", "api.openai.com", None),
+        ("GPT-4-0613", "api.openai.com", None),
+        ("gpt-4", "127.0.0.1", "local judge"),
+        ("gpt-4", "gpu3", "local judge"),
+        ("gpt-4", "10.0.0.7, 10.0.0.8", "local judge"),
+        ("gpt-4o-mini", "api.openai.com", "the published judge is GPT-4 of 2023"),
+        ("agentlm-7b", "judge.example.org", "the published judge is GPT-4 of 2023"),
+    ],
 )
-def test_only_gpt_4s_ratings_are_comparable(judge, comparable):
-    score, episode, _ = run(setting(), "own-19", ["a"], ["[[8]]", "[[8]]"], judge)
-    assert score.details["comparable"] is episode.notes["comparable"] is is_comparable(judge) is comparable
+def test_only_gpt_4s_ratings_are_comparable(judge, origin, why):
+    _, episode, _ = run(setting(), "own-19", ["a"], ["[[8]]", "[[8]]"], judge, origin)
+    assert (episode.notes["comparable"], episode.notes.get("incomparable")) == (why is None, why)
+    assert episode.notes["judge"] == f"{judge} ({origin})"
+
+
+def test_an_answer_too_long_for_the_judge_is_no_limit_of_the_models():
+    def refuse(_prompt):
+        raise LimitReached("the prompt does not fit")
+
+    plan = plan_task(TASK, setting(), RunSettings(limit=1))
+    episode = Episode(
+        plan.samples[0], setting(), ScriptedModel(scripted("a")), plan.decoding, judge=ScriptedModel(refuse)
+    )
+    score = asyncio.run(run_episode(plan, episode)).score
+    assert score.outcome is Outcome.HARNESS_FAULT
+    assert "the judge cannot read the answer" in score.details["why"]
+
+
+def test_a_temperature_of_the_command_line_is_every_categorys():
+    settings = RunSettings(temperature=0.0)
+    _, episode, _ = run(setting(), "own-01", ["a"], ["[[8]]", "[[8]]"], settings=settings)
+    assert episode.sample.category == "writing"
+    assert {call.decoding.temperature for call in episode.calls} == {0.0}
 
 
 def test_temperatures_are_the_categories():

@@ -79,7 +79,7 @@ def test_a_whole_group_has_an_overall_and_another_has_none(tmp_path: Path) -> No
     from agentlm_evals.report.published import GROUP_TASKS, SCORES
     from agentlm_evals.task import Group
 
-    base = row(make_run(tmp_path, [right(), wrong()], own=False))
+    base = row(make_run(tmp_path, [right(), wrong()], own=False, total=1319))
     from dataclasses import replace
 
     from agentlm_evals.report.statistics import Estimate
@@ -102,7 +102,7 @@ def test_protocols_are_never_mixed(tmp_path: Path) -> None:
 
     from agentlm_evals.report import table
 
-    one = row(make_run(tmp_path, [right()], own=False))
+    one = row(make_run(tmp_path, [right()], own=False, total=1319))
     other = replace(one, protocol="agenttuning", task="mmlu")
     lines = table._groups([one, other])
     assert [(line.protocol, line.complete) for line in lines] == [("agentlm", 1), ("agenttuning", 1)]
@@ -120,7 +120,7 @@ def test_runs_are_compared_on_the_samples_that_both_ran(tmp_path: Path) -> None:
     (found,) = load_runs([good, bad]).comparisons
     assert (found.samples, found.difference.is_more_than_noise) == (15, True)
     assert (
-        "good - bad = +100.00 [+100.00, +100.00] on 15 common samples (p = 6.1e-05): more than noise"
+        "good - bad = +100.00 [+71.17, +100.00] on 15 common samples (p = 6.1e-05): more than noise"
         in found.text()
     )
     (found,) = load_runs([good, same]).comparisons
@@ -168,9 +168,70 @@ def test_an_identity_is_the_same_when_it_is_read_back(tmp_path: Path) -> None:
         check_identity(tmp_path / task, plan.identity(ABOUT | {"server": "agentlm 2"}))
 
 
-def test_another_judge_is_said_and_keeps_a_task_out_of_overall(tmp_path: Path) -> None:
-    by_another = make_run(tmp_path / "a", [right()], own=False, notes={"judge": "local", "comparable": False})
-    assert row(by_another).notes == ["judged by local: not comparable with the published numbers"]
+def test_the_judge_is_said_on_every_form_and_another_one_keeps_a_task_out_of_overall(tmp_path: Path) -> None:
+    local = {"judge": "mine (127.0.0.1)", "comparable": False, "incomparable": "local judge"}
+    by_another = make_run(
+        tmp_path / "a", [right(8.0, ratings=[8.0, 8.0])], "mt-bench", own=False, total=80, notes=local
+    )
+    said = "judge: mine (127.0.0.1); comparable: no (local judge)"
+    assert row(by_another).notes == ["1 of 80 samples", said]
     assert not row(by_another).is_official
-    by_gpt4 = make_run(tmp_path / "b", [right()], own=False, notes={"judge": "gpt-4", "comparable": True})
-    assert row(by_gpt4).is_official
+    report = load_runs([by_another])
+    for text in (terminal(report), markdown(report), html(report)):
+        assert said in text
+    (body,) = json.loads(to_json(report))["rows"]
+    assert (body["judge"], body["comparable"], body["incomparable"]) == (
+        "mine (127.0.0.1)",
+        False,
+        "local judge",
+    )
+    by_gpt4 = {"judge": "gpt-4 (api.openai.com)", "comparable": True}
+    found = row(
+        make_run(
+            tmp_path / "b", [right(8.0, ratings=[8.0, 8.0])], "mt-bench", own=False, total=80, notes=by_gpt4
+        )
+    )
+    assert found.notes[-1] == "judge: gpt-4 (api.openai.com); comparable: yes"
+    assert found.is_official
+
+
+def test_items_that_are_not_the_published_set_have_no_overall(tmp_path: Path) -> None:
+    found = row(make_run(tmp_path, [right(), wrong()], own=False, total=60))
+    assert not found.is_official
+    assert "60 items, where the published set has 1319: not that set" in found.notes
+
+
+def test_the_weights_are_on_every_row(tmp_path: Path) -> None:
+    report = load_runs([make_run(tmp_path, [right()])])
+    assert "weights w" in terminal(report)
+    assert "weights w, protocol" in markdown(report)
+    assert json.loads(to_json(report))["rows"][0]["weights"] == "w"
+
+
+def test_one_item_makes_no_difference(tmp_path: Path) -> None:
+    good, bad = (make_run(tmp_path / name, [score]) for name, score in (("a", right()), ("b", wrong())))
+    (found,) = load_runs([good, bad]).comparisons
+    assert not found.difference.is_more_than_noise
+    assert found.text().endswith("no more than noise")
+
+
+def test_runs_of_one_name_are_two_runs(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / name / "run", [right()]) for name in "ab")
+    report = load_runs([one, other])
+    assert [found.run for found in report.rows] == [str(one), str(other)]
+    assert len(report.comparisons) == 1
+
+
+def test_the_bounds_of_a_macro_average_are_a_macro_averages(tmp_path: Path) -> None:
+    # Categories c0 and c1 in turn: c0 is right, wrong, missing; c1 is right, faulty.
+    scores = [right(), right(), wrong(), harness_fault("gone"), None]
+    found = row(make_run(tmp_path, scores, "database"))
+    assert found.bounds == pytest.approx((100 * (1 / 3 + 1 / 2) / 2, 100 * (2 / 3 + 1) / 2))
+
+
+def test_a_difference_of_macro_averages_is_one_too(tmp_path: Path) -> None:
+    # c0 has five samples, c1 one.
+    one = make_run(tmp_path / "a", [right()] * 2 + [right(), None] * 4, "database")
+    other = make_run(tmp_path / "b", [right(), wrong()] + [right(), None] * 4, "database")
+    (found,) = load_runs([one, other]).comparisons
+    assert found.difference.estimate.value == pytest.approx(50.0)

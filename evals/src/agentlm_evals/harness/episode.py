@@ -1,13 +1,13 @@
 """One run of a sample, as its task sees it: dialogue, model, budgets. Refuses to know servers and files."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
 from agentlm_evals.clock import Clock
-from agentlm_evals.errors import LimitReached, UnsupportedError
+from agentlm_evals.errors import HarnessFault, LimitReached, UnsupportedError
 from agentlm_evals.model import Decoding, Generation, Message, Model, Prompt
 from agentlm_evals.protocols import AGENTLM
 from agentlm_evals.task import Sample, Setting
@@ -43,6 +43,18 @@ class Call:
     seed: int
     generation: Generation
     seconds: float
+
+
+async def judged(asked: Awaitable[Generation]) -> Generation:
+    """A judge's reply. What the tested model said may be too long for the judge, and that is no limit of the model's.
+
+    Raises:
+        HarnessFault: The judge could not read it.
+    """
+    try:
+        return await asked
+    except LimitReached as limit:
+        raise HarnessFault(f"the judge cannot read the answer: {limit}") from limit
 
 
 def derive_seed(*parts: Any) -> int:

@@ -11,7 +11,7 @@ from agentlm_evals.errors import ConfigError, RunError
 from agentlm_evals.harness.episode import Budget, derive_seed
 from agentlm_evals.harness.journal import Key, write_whole
 from agentlm_evals.model import Decoding
-from agentlm_evals.task import Sample, Setting, Task, digest
+from agentlm_evals.task import Average, Sample, Setting, Task, digest
 
 FORMAT = 1
 """Of run.json, task.json and episodes.jsonl."""
@@ -177,6 +177,9 @@ def write_run(
             "epochs": plan.epochs,
             "total": plan.total,
         }
+        if plan.task.metric.average is Average.MACRO:
+            # Of episodes that never ended, too: what the number could be depends on their categories.
+            tasks[plan.task.name]["categories"] = {sample.id: sample.category for sample in plan.samples}
     body = {
         "format": FORMAT,
         "agentlm_evals": __version__,

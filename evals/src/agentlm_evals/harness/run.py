@@ -64,6 +64,10 @@ class _Metered:
         return self._model.name
 
     @property
+    def origin(self) -> str:
+        return self._model.origin
+
+    @property
     def limits(self) -> Limits:
         return self._model.limits
 

@@ -9,8 +9,9 @@ from agentlm_evals.task import Agent
 class ScriptedModel:
     """Says what its script says; `score` prefers the continuation that the script would say."""
 
-    def __init__(self, agent: Agent, name: str = "script") -> None:
+    def __init__(self, agent: Agent, name: str = "script", origin: str = "") -> None:
         self.name = name
+        self.origin = origin
         self.limits = Limits()
         self._agent = agent
 

@@ -43,7 +43,10 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
         if not common:
             continue
         difference = paired(
-            [one.values[sample] for sample in common], [other.values[sample] for sample in common]
+            [one.values[sample] for sample in common],
+            [other.values[sample] for sample in common],
+            span=one.span,
+            categories=[one.strata[sample] for sample in common] if one.strata else None,
         )
         found.append(Comparison(one.task, one.title, one.run, other.run, len(common), difference))
     return found

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +57,12 @@ def load_runs(directories: Sequence[Path]) -> Report:
     Raises:
         RunError: One cannot be read.
     """
-    rows = [row for directory in directories for row in load_run(directory)]
+    # Two runs of one name in different places are two runs.
+    count = Counter(directory.resolve().name for directory in directories)
+    names = [None if count[one.resolve().name] == 1 else str(one) for one in directories]
+    rows = [
+        row for directory, name in zip(directories, names, strict=True) for row in load_run(directory, name)
+    ]
     return Report(rows, _groups(rows), compare(rows))
 
 
@@ -98,7 +104,7 @@ def terminal(report: Report) -> str:
     lines: list[str] = []
     for run in dict.fromkeys(row.run for row in report.rows):
         rows = [row for row in report.rows if row.run == run]
-        lines += [f"{rows[0].model}  ({run})"]
+        lines += [f"{rows[0].model}  ({run}), weights {_weights(rows[0])}"]
         table = [_HEAD, *(_cells(row) for row in rows)]
         widths = [max(len(line[at]) for line in table) for at in range(len(_HEAD))]
         lines += [
@@ -111,6 +117,11 @@ def terminal(report: Report) -> str:
         lines += [f"  {_group_text(line)}" for line in report.groups if line.run == run]
     lines += [comparison.text() for comparison in report.comparisons]
     return "\n".join(lines)
+
+
+def _weights(row: Row) -> str:
+    """Enough of the digest to tell weights apart; all of it is in the JSON."""
+    return row.weights[:12] if row.weights else "unknown"
 
 
 def _group_text(line: GroupLine) -> str:
@@ -153,7 +164,7 @@ def markdown(report: Report) -> str:
             cells.append(
                 ""
                 if found is None
-                else number(found.overall)
+                else number(found.overall) + (" (fewer samples)" if found.subset else "")
                 if found.overall
                 else f"{found.complete} of {found.of}"
             )
@@ -171,7 +182,12 @@ def markdown(report: Report) -> str:
     ]
     for row in report.rows:
         versions = ", ".join(
-            f"{name} {value}" for name, value in {"protocol": row.protocol_version, **row.versions}.items()
+            f"{name} {value}"
+            for name, value in {
+                "weights": _weights(row),
+                "protocol": row.protocol_version,
+                **row.versions,
+            }.items()
         )
         lines.append(_line([row.run, *_cells(row), row.data[:12], versions, "; ".join(row.notes)]))
     lines += [

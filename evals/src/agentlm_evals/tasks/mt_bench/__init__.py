@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agentlm_evals.errors import DataError, RequirementError
-from agentlm_evals.harness.episode import Episode
+from agentlm_evals.harness.episode import Episode, judged
 from agentlm_evals.model import Decoding, Prompt
 from agentlm_evals.outcome import Outcome, Score, harness_fault, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
@@ -115,22 +115,24 @@ class MTBench(Task):
             answers.append((await episode.ask(temperature=temperature)).strip())
             # The second turn sees the first answer as the judge does, without blanks round it.
             episode.messages[-1] = replace(episode.messages[-1], content=answers[-1])
-        episode.notes["judge"] = episode.judge.name
-        episode.notes["comparable"] = is_comparable(episode.judge.name)
+        judge, origin = episode.judge.name, episode.judge.origin
+        why_not = judging.incomparable(judge, origin)
+        episode.notes |= {"judge": f"{judge} ({origin or 'in this process'})", "comparable": why_not is None}
+        if why_not is not None:
+            episode.notes["incomparable"] = why_not
         ratings, judgements = [], []
         for turn in range(1, TURNS + 1):
             asked = judging.request(prompts, body["category"], body["turns"], answers, _usable(body), turn)
             decoding = Decoding(max_new_tokens=judging.MAX_TOKENS)
-            said = await episode.judge.generate(asked, decoding, episode.seed("judge", turn))
+            said = await judged(episode.judge.generate(asked, decoding, episode.seed("judge", turn)))
             judgements.append(said.text)
             ratings.append(judging.rating(said.text))
-        return {"answers": answers, "ratings": ratings, "judgements": judgements, "judge": episode.judge.name}
+        return {"answers": answers, "ratings": ratings, "judgements": judgements, "judge": judge}
 
     def score(self, sample: Sample, answer: Any, protocol: str) -> Score:
         """The mean of both ratings; a missing one is the judge's fault."""
         del sample, protocol
         details = {key: answer[key] for key in ("ratings", "judgements", "judge")}
-        details["comparable"] = is_comparable(answer["judge"])
         missing = [turn for turn, value in enumerate(answer["ratings"], 1) if value is None]
         if missing:
             return harness_fault(f"the judge gave no rating of turn {missing[0]}", **details)
@@ -159,11 +161,6 @@ class MTBench(Task):
         del protocol
         references = sample.input["reference"]
         return scripted(*map(str, references)) if references else None
-
-
-def is_comparable(judge: str) -> bool:
-    """Whether ratings by this judge may stand beside the published ones."""
-    return judge.lower().startswith(judging.PUBLISHED_JUDGE)
 
 
 def _usable(body: Mapping[str, Any]) -> Sequence[str] | None:

@@ -6,6 +6,7 @@ FastChat's own judge prompts are used where the data have them; the others here 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from agentlm_evals.errors import DataError
@@ -16,8 +17,8 @@ NEEDS_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged beside a reference answer."""
 LOW, HIGH = 1.0, 10.0
 MAX_TOKENS = 2048
-PUBLISHED_JUDGE = "gpt-4"
-"""Ratings of other judges are on a scale of their own."""
+PUBLISHED_JUDGES = ("gpt-4", "gpt-4-0314", "gpt-4-0613")
+"""GPT-4 of 2023, by the names that its vendor gives it; its later namesakes (gpt-4o, gpt-4-turbo) rate otherwise."""
 
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
@@ -61,6 +62,26 @@ OWN: Mapping[str, JudgePrompt] = {
         "# The assistant's second answer\n{answer_2}\n\n# End of the answer",
     ),
 }
+
+
+def incomparable(judge: str, origin: str) -> str | None:
+    """Why ratings by this judge may not stand beside the published ones; None: they may.
+
+    Args:
+        judge: Its name.
+        origin: Where it answers, a host name; whoever serves a model here may call it anything.
+    """
+    if all(_is_local(host.strip()) for host in origin.split(",")):
+        return "local judge"
+    return None if judge.lower() in PUBLISHED_JUDGES else "the published judge is GPT-4 of 2023"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return not ip_address(host.strip("[]")).is_global
+    except ValueError:
+        # A bare name is a machine of the house; an empty one this process.
+        return "." not in host or host.endswith((".local", ".localhost", ".internal", ".lan"))
 
 
 def read_prompts(path: Path) -> Mapping[str, JudgePrompt]:

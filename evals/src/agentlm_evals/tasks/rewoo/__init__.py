@@ -16,7 +16,7 @@ import httpx
 from anyio.to_thread import run_sync
 
 from agentlm_evals.errors import FormatError
-from agentlm_evals.harness.episode import Episode
+from agentlm_evals.harness.episode import Episode, judged
 from agentlm_evals.model import Decoding, Message
 from agentlm_evals.outcome import Outcome, Score, format_or_limit, harness_fault, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
@@ -126,12 +126,13 @@ class ReWOO(Task):
         episode.user(words.solve(question, self._steps(episode, plan, found, words)))
         answer = (await self._ask(episode)).strip("\n")
         verdict = None
+        episode.notes["judge"] = "none: a rule of ours"
         if episode.judge is not None:
             asked = grading.request(question, str(episode.sample.target), answer)
-            said = await episode.judge.generate(
-                asked, Decoding(max_new_tokens=JUDGE_TOKENS), episode.seed("judge")
+            said = await judged(
+                episode.judge.generate(asked, Decoding(max_new_tokens=JUDGE_TOKENS), episode.seed("judge"))
             )
-            episode.notes["judge"] = episode.judge.name
+            episode.notes["judge"] = f"{episode.judge.name} ({episode.judge.origin or 'in this process'})"
             verdict = {"judge": episode.judge.name, "said": said.text}
         return {"answer": answer, "steps": len(plan.steps), "calls": len(plan.calls), "judgement": verdict}
 
