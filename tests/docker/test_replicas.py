@@ -73,6 +73,17 @@ def test_a_stream_is_passed_on_as_it_comes(balanced):
     assert arrivals[0] < arrivals[-1] / 4, "the first event does not wait for the last"
 
 
+def test_a_client_that_leaves_ends_its_request(servers, balanced):
+    # From 2.6.3 on, `flush_interval -1` would let the server go on: see the Caddyfile.
+    connection, response = balanced.stream("and gone", max_new_tokens=3000, ignore_eos=True)
+    assert next(events(response))["index"] == 1
+    response.close()
+    connection.close()
+    for live in servers:
+        live.wait_idle()
+    assert sum(live.metric("agentlm_aborted") for live in servers) == 1
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_gone_is_not_missed(servers, balanced, end):
     servers[0].signal(end)
