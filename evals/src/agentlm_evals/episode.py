@@ -226,6 +226,9 @@ def main() -> None:
         "--model", help="a checkpoint, served for as long as the run takes; absent: the default model"
     )
     parser.add_argument("--url", action="append", default=[], help="a running server, instead of --model")
+    parser.add_argument(
+        "--api-key", default=os.environ.get("AGENTLM_API_KEY"), help="of --url's server [$AGENTLM_API_KEY]"
+    )
     parser.add_argument("--split", choices=[str(split) for split in Split], default=str(Split.TEST))
     parser.add_argument("--first", type=int, default=0, help="number of the first item")
     parser.add_argument("--count", type=int, default=50, help="items of each world")
@@ -243,7 +246,7 @@ def main() -> None:
             for name in given.worlds
             for number in range(given.count)
         ]
-        choice = ModelChoice(model=given.model, urls=tuple(given.url))
+        choice = ModelChoice(model=given.model, urls=tuple(given.url), api_key=given.api_key or None)
 
         async def run(urls: Sequence[str], weights: str | None) -> list[dict[str, Any]]:
             async with open_model(choice, urls, weights) as model:
