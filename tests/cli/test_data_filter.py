@@ -46,6 +46,8 @@ def test_the_table_says_what_went_and_why(records, tmp_path):
     [
         (("--min-reward", "0.5"), 3),
         (("--min-reward", "alfworld=0.5"), 3),
+        (("--min-reward", "ALFWorld=0.5"), 3),
+        (("--min-reward", "webshop=0.5"), 2),
         (("--min-reward", "off", "--form", "alfworld=none"), 4),
         (("--form", "alfworld=click"), 1),
         (("--max-turns", "3"), 1),
@@ -61,6 +63,8 @@ def test_options_move_the_limits(records, tmp_path, options, kept):
     ("options", "code", "said"),
     [
         (("--min-reward", "much"), 2, "'much' is not REWARD or TASK=REWARD"),
+        (("--min-reward", "=0.5"), 2, "'=0.5' names no task"),
+        (("--min-reward", "nan"), 1, "the least reward of every task must be a number; it is nan"),
         (("--form", "alfworld"), 2, "'alfworld' is not TASK=FORM"),
         (("--max-tokens", "9"), 1, "max_tokens needs a model"),
         (("--max-repeats", "1"), 1, "max_repeats must be 0 (off) or at least 2"),
@@ -71,6 +75,15 @@ def test_wrong_options_are_refused_before_anything_is_written(records, tmp_path,
     assert ran.returncode == code
     assert said in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_names_of_others_making_command_no_terminal(tmp_path):
+    file = tmp_path / "in.jsonl"
+    with Writer(file) as writer:
+        writer.add(chat("Hi", "Hello", source="\x1b[2Jchats\nall"))
+    shown = agentlm("data", "filter", file, "-o", tmp_path / "out.jsonl").stdout
+    assert "\x1b" not in shown
+    assert "␛[2Jchats␊all" in shown
 
 
 def test_lines_that_are_no_records_fail_a_strict_run(records, tmp_path):

@@ -1,6 +1,7 @@
 """The audit: for every refusal, a case that is refused and a nearly equal one that passes; samples as people see them."""
 
 import json
+import re
 
 import pytest
 
@@ -82,6 +83,11 @@ CASES = {
         ({}, conversation([Message("system", "Be brief."), *HELLO.messages])),
     ),
     "tools: the template shows no tools": ("tools", ({}, conversation(HELLO.messages, tools=(TOOL,))), ({}, HELLO)),
+    "tools: that a tool's name is in the text is not enough": (
+        "tools",
+        ({}, conversation([Message("user", "add 1"), Message("assistant", "2")], tools=(TOOL,))),
+        ({}, conversation([Message("user", "add 1"), Message("assistant", "2")], tools=())),
+    ),
     "tools: the template shows no calls": (
         "tools",
         ({}, conversation(WITH_CALL)),
@@ -277,10 +283,40 @@ def test_a_sample_shows_what_is_trained(make):
     assert "f.jsonl:3 1 (tests): " in plain
     assert plain.endswith("<|begin|><|user|>Grüße 👋🏽<|end|><|assistant|>⟦Ünïcode\nand 漢字<|end|>⟧")
     coloured = terminal(sample, tokenizer, colour=True)
-    assert "\x1b[30;42mÜnïcode\x1b[0m\n\x1b[30;42mand 漢字<|end|>\x1b[0m" in coloured
+    assert "\x1b[30;42mÜnïcode↵\x1b[0m\n\x1b[30;42mand 漢字<|end|>\x1b[0m" in coloured
     report = audit.AuditReport("nothing", samples=[sample])
     html = page(report, tokenizer)
     assert "<script" not in html
     assert "src=" not in html
     assert "a &lt;b&gt;" in html
     assert f"<b title={tokenizer.eos_token_ids[0]}>&lt;|end|&gt;</b>" in html
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202egnp.exe\r\x00"
+
+
+def test_what_is_shown_commands_no_terminal_and_turns_no_text(make):
+    auditor = make()
+    row = chat(f"Hi {HOSTILE}", f"<img src=x onerror=alert(1)> {HOSTILE}", id=HOSTILE, source=HOSTILE)
+    rendered, _ = auditor.faults(row)
+    sample = audit.Sample(f"{HOSTILE}.jsonl", 1, row, rendered, (("leak", HOSTILE),))
+    plain = terminal(sample, auditor.renderer.tokenizer, colour=False)
+    coloured = terminal(sample, auditor.renderer.tokenizer, colour=True)
+    for shown in (plain, re.sub(r"\x1b\[(?:30;42|2|1|0)m", "", coloured)):
+        assert not set(shown) & set("\x1b\x07\x9b\u202e\r\x00")
+        assert shown.count("␛[2J␛]0;owned␇ \\x9b31m <U+202E>gnp.exe␍␀") == 6
+    html = page(audit.AuditReport("nothing", samples=[sample]), auditor.renderer.tokenizer)
+    assert "<img" not in html
+    assert not set(html) & set("\x1b\x9b\u202e\r\x00")
+
+
+def test_a_trained_line_break_is_seen(make):
+    auditor = make(checkpoints.SOUND)
+    row = chat("a\nb", "c\n\nd")
+    rendered, _ = auditor.faults(row)
+    sample = audit.Sample("f", 1, row, rendered, ())
+    coloured = terminal(sample, auditor.renderer.tokenizer, colour=True)
+    assert coloured.count("↵") == 2
+    assert "\x1b[30;42mc↵\x1b[0m\n\x1b[30;42m↵\x1b[0m\n\x1b[30;42md" in coloured
+    html = page(audit.AuditReport("nothing", samples=[sample]), auditor.renderer.tokenizer)
+    assert html.partition("<pre>")[2].count("↵\n") == 2

@@ -89,7 +89,7 @@ def test_a_line_that_is_no_record_stops_the_count(records):
 def test_quantiles_and_classes():
     counts = Counts()
     counts.lengths.extend(range(1, 101))
-    assert (counts.quantile(0.5), counts.quantile(0.95), counts.quantile(1.0)) == (51, 96, 100)
+    assert (counts.quantile(0.5), counts.quantile(0.95), counts.quantile(1.0)) == (50, 95, 100)
     assert counts.classes()[:3] == [63, 37, 0]
     assert len(class_names()) == len(LENGTHS)
     assert (class_names()[0], class_names()[-1]) == ("0-63", "16,384+")

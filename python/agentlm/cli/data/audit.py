@@ -1,6 +1,7 @@
 """`agentlm data audit`: what would damage a training run without a word, and samples as the trainer sees them."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ class Lines(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
 @click.option("--model", required=True, type=click.Path(exists=True, file_okay=False), help="Checkpoint whose tokenizer and chat template render.")  # fmt: skip
 @click.option("--chat-template", type=click.Path(exists=True, dir_okay=False), help="Jinja file to use instead of the checkpoint's own template.")  # fmt: skip
 @click.option("--max-length", type=int, help="Most tokens of a conversation in training [default: the model's positions]")  # fmt: skip
-@click.option("--show", default=2, show_default=True, help="Conversations to show here and on the page, refused ones among them.")  # fmt: skip
+@click.option("--show", type=click.IntRange(0), default=2, show_default=True, help="Conversations to show here and on the page, refused ones among them.")  # fmt: skip
 @click.option("--lines", type=Lines(), help="Show these lines instead, such as 3,17.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with the samples token by token.")  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the findings as JSON.")  # fmt: skip
@@ -82,8 +83,14 @@ def command(
             refused=refused,
             progress=progress,
         )
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for sample in report.samples:
-        click.echo(terminal(sample, renderer.tokenizer, colour=sys.stdout.isatty()) + "\n")
+        click.echo(terminal(sample, renderer.tokenizer, colour=colour) + "\n")
+    absent = (lines or frozenset()) - {sample.line for sample in report.samples}
+    if absent:
+        click.echo(
+            f"not shown, as no conversation could be rendered there: line {', '.join(map(str, sorted(absent)))}"
+        )
     _print(report, allow)
     if html is not None:
         write_text(html, page(report, renderer.tokenizer) + "\n")
@@ -96,6 +103,7 @@ def command(
 def _print(report: "AuditReport", allowed: tuple[str, ...]) -> None:
     from agentlm.cli.data.output import counted
     from agentlm.tuning.data.audit import REASONS
+    from agentlm.tuning.data.visible_text import visible
 
     share = 100 * report.trained_tokens / max(report.tokens, 1)
     click.echo(
@@ -108,6 +116,6 @@ def _print(report: "AuditReport", allowed: tuple[str, ...]) -> None:
             f"{'allowed' if reason in allowed else 'REFUSED'} {counted(count, 'conversation')}, {reason}: {REASONS[reason]}"
         )
         for finding in [each for each in report.findings if each.reason == reason][:3]:
-            click.echo(f"  {finding.file}:{finding.line} {finding.id}: {finding.detail}")
+            click.echo(visible(f"  {finding.file}:{finding.line} {finding.id}: {finding.detail}"))
     if not report.refused:
         click.echo("nothing refused")

@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     help="Write every overlap as JSON.",
 )
 @click.option(
-    "--show", default=200, show_default=True, help="Samples on the page, the most contaminated first."
+    "--show",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Samples on the page, the most contaminated first.",
 )
 @click.option(
     "--overlaps", default=3, show_default=True, help="Overlaps of a sample that are shown, the longest first."
@@ -112,6 +116,7 @@ def _progress(size: int) -> Iterator[Callable[[int], None] | None]:
 def _print(found: "Contamination") -> None:
     from agentlm.cli.data.output import table
     from agentlm.tuning.contamination import BUCKETS
+    from agentlm.tuning.data.visible_text import visible
 
     head = ["set", "samples", *(f"{bucket.name} {bucket.rule}" for bucket in BUCKETS), "tokens", "too short"]
     rows = []
@@ -131,9 +136,8 @@ def _print(found: "Contamination") -> None:
     for sample in found.worst()[:5]:
         overlap = sample.overlaps[0]
         text = " ".join("".join(run for _, run in overlap.evaluation).split())
-        click.echo(
-            f"{100 * sample.share:5.1f} %  {sample.set} {sample.id}: {overlap.path}:{overlap.line}  {text:.60}"
-        )
+        place = f"{sample.set} {sample.id}: {overlap.path}:{overlap.line}"
+        click.echo(visible(f"{100 * sample.share:5.1f} %  {place}  {text:.60}"))
     if found.ignore_shared is not None:
         shared = sum(sample.shared for sample in found.samples)
         click.echo(

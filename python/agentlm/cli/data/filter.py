@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File for what stays; .gz packs it.")  # fmt: skip
 @click.option("--removed", type=click.Path(dir_okay=False, path_type=Path), help="File for what goes, with reasons [default: OUTPUT's name with .removed.jsonl]")  # fmt: skip
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON, too.")  # fmt: skip
-@click.option("--min-reward", multiple=True, metavar="[TASK=]REWARD", help="Least reward, of every task or of one; `off` sets no limit. Repeatable. [default: AgentTuning's: 1, mind2web=0.6667]")  # fmt: skip
+@click.option("--min-reward", multiple=True, metavar="[TASK=]REWARD", help="Least reward of every task, or of one while the others keep theirs; `off` sets no limit. Repeatable. [default: AgentTuning's: 1, mind2web=0.6667]")  # fmt: skip
 @click.option("--require-reward", is_flag=True, help="Remove conversations of a task that have no reward.")
 @click.option("--form", "form_options", multiple=True, metavar="TASK=FORM", help="Form of a task's actions: step, click, choice, call, act, operation, or none. Repeatable. [default: AgentTuning's and our tasks']")  # fmt: skip
 @click.option("--roles/--no-roles", default=True, show_default=True, help="Turns must be in order and not empty.")  # fmt: skip
-@click.option("--max-repeats", default=3, show_default=True, help="Times in a row at which actions are a loop; 0 looks for none.")  # fmt: skip
+@click.option("--max-repeats", default=3, show_default=True, help="Times in a row at which the same turns, or the same actions with the same answers, are a loop; 0 looks for none.")  # fmt: skip
 @click.option("--max-text-repeats", default=8, show_default=True, help="Times in a row at which a line, or a circle of words, is a repetition; 0 looks for none.")  # fmt: skip
 @click.option("--min-turns", default=1, show_default=True, help="Least turns of the assistant.")
 @click.option("--max-turns", type=int, help="Most turns of the assistant.")
@@ -91,23 +91,22 @@ def command(
 
 
 def _rewards(options: Sequence[str]) -> dict[str, float]:
+    """AgentTuning's limits, those of single tasks replaced; a limit for every task replaces them all."""
     from agentlm.tuning.data.filtering import AGENTTUNING_REWARDS
 
-    if not options:
-        return dict(AGENTTUNING_REWARDS)
-    limits: dict[str, float] = {}
+    named: dict[str, float] = {}
     for option in options:
-        task, _, number = option.rpartition("=")
-        if number == "off":
-            limits[task or "*"] = float("-inf")
-            continue
+        task, sign, number = option.rpartition("=")
+        if sign and not task.strip():
+            raise click.BadParameter(f"{option!r} names no task; it is TASK=REWARD, such as mind2web=0.667")
         try:
-            limits[task or "*"] = float(number)
+            limit = float("-inf") if number == "off" else float(number)
         except ValueError as error:
             raise click.BadParameter(
                 f"{option!r} is not REWARD or TASK=REWARD, such as mind2web=0.667"
             ) from error
-    return limits
+        named[task.strip().lower() or "*"] = limit
+    return named if "*" in named else {**AGENTTUNING_REWARDS, **named}
 
 
 def _forms(options: Sequence[str]) -> dict[str, str]:
@@ -116,6 +115,7 @@ def _forms(options: Sequence[str]) -> dict[str, str]:
     made = dict(TASK_FORMS)
     for option in options:
         task, _, form = option.partition("=")
+        task = task.strip().lower()
         if not task or form not in (*FORMS, "none"):
             raise click.BadParameter(
                 f"{option!r} is not TASK=FORM with a form among {', '.join(FORMS)}, none"

@@ -36,8 +36,10 @@ def reading(what: str) -> Iterator[Callable[[int], None] | None]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side: the first to the left, the others to the right."""
-    lines = [head, *rows]
+    """Columns side by side: the first to the left, the others to the right. Names of other people's making are made safe."""
+    from agentlm.tuning.data.visible_text import visible
+
+    lines = [head, *([visible(row[0]).replace("\n", "\u240a"), *row[1:]] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     made = []
     for line in lines:

@@ -5,6 +5,7 @@ from html import escape
 from itertools import pairwise
 
 from agentlm.tuning.contamination.result import BUCKETS, Contamination, Overlap, Run, SampleFinding
+from agentlm.tuning.data.visible_text import visible
 
 _LONGEST = 6000
 """Characters of one text that are shown; a page of thousands of samples must still open."""
@@ -59,7 +60,7 @@ does not.
 
 
 def _summary(found: Contamination) -> str:
-    files = "".join(f"<li>{escape(path)} ({size:,} bytes)</li>" for path, size in found.training)
+    files = "".join(f"<li>{_safe(path)} ({size:,} bytes)</li>" for path, size in found.training)
     return (
         f"<p>{len(found.samples):,} samples against {found.tokens:,} tokens of training data in {found.records:,} records; "
         f"tokens: {escape(found.tokenization)}.</p><details><summary>{len(found.training)} training files</summary>"
@@ -85,7 +86,7 @@ def _table(found: Contamination) -> str:
         cells = "".join(_cell(len(found.bucket(bucket, name)), len(samples)) for bucket in BUCKETS)
         short = sum(sample.is_short for sample in samples)
         rows.append(
-            f"<tr><td>{escape(name)}</td><td>{len(samples):,}</td>{cells}"
+            f"<tr><td>{_safe(name)}</td><td>{len(samples):,}</td>{cells}"
             f"<td>{100 * found.share(name):.2f} %</td><td>{short:,}</td></tr>"
         )
     return (
@@ -104,7 +105,7 @@ def _card(sample: SampleFinding) -> str:
     overlaps = "".join(_overlap(overlap) for overlap in sample.overlaps)
     more = f"<p class='dim'>{sample.more} further overlaps are not shown.</p>" if sample.more else ""
     return (
-        f"<article><h3>{escape(sample.id)} <span class='dim'>{escape(sample.set)}</span> "
+        f"<article><h3>{_safe(sample.id)} <span class='dim'>{_safe(sample.set)}</span> "
         f"<span class='bar'><i style='width:{percent:.0f}%'></i></span> {percent:.1f} % "
         f"<span class='dim'>({sample.contaminated} of {sample.tokens} tokens)</span></h3>"
         f"<div class='sides'><div>{texts}</div><div>{overlaps}{more}</div></div></article>"
@@ -134,12 +135,12 @@ def _sample_text(sample: SampleFinding, at: int) -> str:
 
 def _overlap(overlap: Overlap) -> str:
     kinds = [(0, overlap.before), *_kinds(overlap.training), (0, overlap.after)]
-    record = f" · record <code>{escape(overlap.record)}</code>" if overlap.record else ""
-    source = f" · source {escape(overlap.source)}" if overlap.source else ""
-    part = f" · {escape(overlap.part)}" if overlap.part else ""
+    record = f" · record <code>{_safe(overlap.record)}</code>" if overlap.record else ""
+    source = f" · source {_safe(overlap.source)}" if overlap.source else ""
+    part = f" · {_safe(overlap.part)}" if overlap.part else ""
     skipped = f", {overlap.skipped} differ" if overlap.skipped else ""
     return (
-        f"<div class='where'><code>{escape(overlap.path)}:{overlap.line}</code>{record}{source}{part} "
+        f"<div class='where'><code>{_safe(overlap.path)}:{overlap.line}</code>{record}{source}{part} "
         f"<span class='dim'>{overlap.tokens} tokens{skipped}</span></div><div class='text'>{_marked(kinds)}</div>"
     )
 
@@ -161,10 +162,14 @@ def _marked(pieces: Sequence[tuple[int, str]]) -> str:
     total = sum(len(text) for _, text in pieces)
     for kind, text in pieces:
         opening, closing = tags[kind]
-        out.append(opening + escape(text[:left]) + closing)
+        out.append(opening + _safe(text[:left]) + closing)
         left -= len(text)
         if left <= 0:
             break
     if total > _LONGEST:
         out.append(f"<span class='dim'> … ({total - _LONGEST:,} more characters)</span>")
     return "".join(out)
+
+
+def _safe(text: str) -> str:
+    return escape(visible(text))

@@ -3,6 +3,7 @@
 Refuses to know how a fault is found (`filters/`), and to change a record: one stays as it is or goes.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ REASONS: Mapping[str, str] = MappingProxyType({
     "untrained": "no turn is trained",
     "roles": "the turns are not in order, or one is empty",
     "form": "an agent's turn has no action that its harness could read",
-    "loop": "the assistant does the same again and again",
+    "loop": "the assistant does the same again and again, and nothing changes",
     "repetition": "a turn's text runs in a circle",
     "short": "fewer turns than asked for",
     "long": "more turns, characters or tokens than allowed",
@@ -44,15 +45,15 @@ class FilterSettings:
     """What stays; wrong values raise `DataError`."""
 
     min_reward: Mapping[str, float] = field(default_factory=lambda: AGENTTUNING_REWARDS)
-    """Least reward by task; `*` is every other task's. Empty sets no limit."""
+    """Least reward by task, in lower case; `*` is every other task's. Empty sets no limit."""
     require_reward: bool = False
     """Whether a conversation of a task without a reward goes."""
     roles: bool = True
     """Whether turns must be in order."""
     task_forms: Mapping[str, str] = field(default_factory=lambda: forms.TASK_FORMS)
-    """The form that a task's actions are in; other tasks have none."""
+    """The form that a task's actions are in, the task in lower case; other tasks have none."""
     max_repeats: int = 3
-    """Times in a row at which an action is a loop; 0 looks for none."""
+    """Times in a row at which what the assistant does is a loop; 0 looks for none."""
     max_text_repeats: int = 8
     """Times in a row at which a line or a circle of words is a repetition; 0 looks for none."""
     min_turns: int = 1
@@ -71,6 +72,14 @@ class FilterSettings:
     """Conversations of one task and item that stay; 0 sets no limit."""
 
     def __post_init__(self) -> None:
+        wrong = {
+            task: limit for task, limit in self.min_reward.items() if math.isnan(limit) or limit == math.inf
+        }
+        if wrong:
+            task, limit = next(iter(wrong.items()))
+            raise DataError(
+                f"the least reward of {'every task' if task == '*' else task} must be a number; it is {limit}"
+            )
         unknown = [form for form in self.task_forms.values() if form not in forms.FORMS]
         if unknown:
             raise DataError(f"a form must be one of {', '.join(forms.FORMS)}; it is {unknown[0]!r}")
@@ -161,7 +170,7 @@ class Filter:
         if reward is None:
             missing = self.settings.require_reward and task is not None
             return ("reward", f"a conversation of {task} without a reward") if missing else None
-        limit = limits.get(task or "*", limits.get("*"))
+        limit = limits.get((task or "*").lower(), limits.get("*"))
         if limit is None or reward >= limit - _TOLERANCE:
             return None
         return "reward", f"reward {reward:g} of {task or 'no task'}; at least {limit:.4g} is asked for"
@@ -178,8 +187,11 @@ class Filter:
 
     def _repetition(self, conversation: Conversation) -> tuple[str, str] | None:
         if self.settings.max_repeats:
-            done = forms.actions(conversation, self.settings.task_forms)
-            if found := loops.repeated_action(done, self.settings.max_repeats):
+            done = forms.steps(conversation, self.settings.task_forms)
+            is_agent = conversation.task is not None or any(
+                message.tool_calls for message in conversation.messages
+            )
+            if found := loops.loop(done, self.settings.max_repeats, is_agent=is_agent):
                 return "loop", found
         if self.settings.max_text_repeats:
             for index, message in enumerate(conversation.messages):
@@ -247,13 +259,13 @@ def run(
                 if isinstance(row, RecordError):
                     report.add(str(path), "record")
                     rejects.add(path, number, "record", str(row), text)
-                    continue
-                found = decide.fault(row)
-                report.add(group_of(row), found[0] if found else None)
-                if found:
-                    rejects.add(path, number, *found, row.to_dict())
                 else:
-                    writer.add(row)
+                    found = decide.fault(row)
+                    report.add(group_of(row), found[0] if found else None)
+                    if found:
+                        rejects.add(path, number, *found, row.to_dict())
+                    else:
+                        writer.add(row)
                 if progress is not None:
                     progress(read)
     return report

@@ -3,6 +3,7 @@
 Refuses to know how counts are shown. Memory: 4 bytes a conversation, for its length.
 """
 
+import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -66,11 +67,11 @@ class Counts:
             self.lengths.append(min(characters, _LONGEST))
 
     def quantile(self, share: float) -> int:
-        """The length that this share of the conversations does not exceed; 0 without conversations."""
+        """The least length that this share of the conversations does not exceed (nearest rank); 0 without conversations."""
         if not self.lengths:
             return 0
         ordered = sorted(self.lengths)
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+        return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
     def classes(self) -> list[int]:
         """Conversations in each class of `LENGTHS`."""

@@ -26,7 +26,7 @@ REASONS: Mapping[str, str] = MappingProxyType({
     "drift": "the tokens differ from the server's, or from what the checkpoint's own template and tokenizer make",
     "leak": "text of a template stands in a message",
     "dropped": "the template leaves out what a message says",
-    "tools": "the template does not show tools or calls",
+    "tools": "tools are offered, which the trainer does not render, or the template does not show calls",
 })  # fmt: skip
 """Why a conversation is refused."""
 
@@ -134,9 +134,15 @@ class Auditor:
             if said not in text:
                 yield "dropped", f"messages[{index}] of the {message.role} is not in the text: {said!r:.60}"
                 break
-        tools = [_function_name(tool) for tool in conversation.tools or ()]
+        if conversation.tools:
+            # That a tool's name stands somewhere in the text does not make the tool offered.
+            names = ", ".join(map(_function_name, conversation.tools))
+            yield (
+                "tools",
+                f"offers {names!r:.60}, which the trainer does not put into a conversation; {_IN_WORDS}",
+            )
         calls = [_function_name(call) for message in conversation.messages for call in message.tool_calls]
-        hidden = next((name for name in (*tools, *calls) if name not in text), None)
+        hidden = next((name for name in calls if name not in text), None)
         if hidden is not None:
             yield "tools", f"{hidden!r:.60} is not in the text; {_IN_WORDS}"
 

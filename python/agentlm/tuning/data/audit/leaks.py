@@ -29,7 +29,7 @@ TURN = re.compile(
 
 PLACEHOLDER = re.compile(
     r"\{\{-?\s*[A-Za-z_][\w.\[\]'\"]*\s*-?\}\}"  # {{ messages[0].content }}
-    r"|\{%-?\s*(?:if|for|set|else|elif|end\w+|generation)\b[^%]*%\}"
+    r"|\{%-?\s*(?:if|for|set|else|elif|end\w+|generation)\b[^%]{0,500}%\}"
     r"|(?<![\w$\\])\{(?:instruction|input|output|question|answer|prompt|response|context|query|system_message)\}",
     re.IGNORECASE,
 )

@@ -10,6 +10,7 @@ from itertools import groupby
 from agentlm._engine import Tokenizer
 from agentlm.tuning.data.audit.checks import REASONS
 from agentlm.tuning.data.audit.run import AuditReport, Sample
+from agentlm.tuning.data.visible_text import visible
 
 _TRAINED, _PLAIN, _BOLD, _END = "\x1b[30;42m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _WINDOW = 6
@@ -34,18 +35,23 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def terminal(sample: Sample, tokenizer: Tokenizer, *, colour: bool) -> str:
-    """The conversation's text with the trained tokens on green; between ⟦ and ⟧ where there are no colours."""
+    """The conversation's text with the trained tokens on green; between ⟦ and ⟧ where there are no colours.
+
+    A trained line break has no ground of its own to be coloured: it is shown as ↵.
+    """
     rendered = sample.rendered
     texts = pieces(tokenizer, rendered.ids)
     head = (
         f"{sample.file}:{sample.line} {sample.conversation.id} ({sample.conversation.source}): "
         f"{rendered.trained_tokens:,} of {len(rendered.ids):,} tokens trained"
     )
+    head = visible(head)
     parts = [f"{_BOLD}{head}{_END}\n" if colour else f"{head}\n"]
-    parts += [f"  refused, {reason}: {detail}\n" for reason, detail in sample.faults]
+    parts += [f"  refused, {reason}: {visible(detail)}\n" for reason, detail in sample.faults]
     for on, group in groupby(zip(texts, rendered.trained, strict=True), key=lambda pair: pair[1]):
-        text = "".join(piece for piece, _ in group)
+        text = visible("".join(piece for piece, _ in group))
         if colour:
+            text = _with_breaks(text) if on else text
             # In many terminals a colour would run on to the line's end.
             parts.append(
                 "\n".join(
@@ -70,13 +76,13 @@ pre b { font-weight: normal; color: #063; background: #bfe8c8; } pre b:nth-of-ty
 def page(report: AuditReport, tokenizer: Tokenizer) -> str:
     """One self-contained HTML page: the counts, the findings, and the samples token by token (ids under the pointer)."""
     counts = "".join(
-        f"<tr><td>{escape(reason)}</td><td class=number>{report.reasons[reason]:,}</td><td>{escape(meaning)}</td></tr>"
+        f"<tr><td>{_safe(reason)}</td><td class=number>{report.reasons[reason]:,}</td><td>{escape(meaning)}</td></tr>"
         for reason, meaning in REASONS.items()
         if report.reasons[reason]
     )
     findings = "".join(
-        f"<tr><td>{escape(each.file)}:{each.line}</td><td>{escape(each.id)}</td><td>{escape(each.reason)}</td>"
-        f"<td>{escape(each.detail)}</td></tr>"
+        f"<tr><td>{_safe(each.file)}:{each.line}</td><td>{_safe(each.id)}</td><td>{_safe(each.reason)}</td>"
+        f"<td>{_safe(each.detail)}</td></tr>"
         for each in report.findings
     )
     share = 100 * report.trained_tokens / max(report.tokens, 1)
@@ -84,9 +90,9 @@ def page(report: AuditReport, tokenizer: Tokenizer) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><title>agentlm data audit</title>"
         f"<style>{_STYLE}</style><h1>Audit: {report.refused:,} of {report.conversations:,} conversations refused</h1>"
         f"<p>{report.tokens:,} tokens, {report.trained_tokens:,} of them trained ({share:.1f} %); the longest conversation "
-        f"has {report.longest:,}. Drift was judged by: {escape(report.reference)}.</p>"
+        f"has {report.longest:,}. Drift was judged by: {_safe(report.reference)}.</p>"
         + (f"<table><tr><th>reason<th>conversations<th></tr>{counts}</table>" if counts else "")
-        + "<h1>Samples</h1><p>Green tokens are trained.</p>"
+        + "<h1>Samples</h1><p>Green tokens are trained; ↵ is a trained line break.</p>"
         + "".join(_sample(sample, tokenizer) for sample in report.samples)
         + (f"<h1>Findings</h1><table>{findings}</table>" if findings else "")
         + "</html>"
@@ -96,14 +102,23 @@ def page(report: AuditReport, tokenizer: Tokenizer) -> str:
 def _sample(sample: Sample, tokenizer: Tokenizer) -> str:
     rendered = sample.rendered
     faults = "".join(
-        f"<p class=fault>{escape(reason)}: {escape(detail)}</p>" for reason, detail in sample.faults
+        f"<p class=fault>{_safe(reason)}: {_safe(detail)}</p>" for reason, detail in sample.faults
     )
     marked = []
     for text, token, on in zip(pieces(tokenizer, rendered.ids), rendered.ids, rendered.trained, strict=True):
         tag = "b" if on else "span"
-        marked.append(f"<{tag} title={token}>{escape(text)}</{tag}>")
+        shown = _with_breaks(visible(text)) if on else visible(text)
+        marked.append(f"<{tag} title={token}>{escape(shown)}</{tag}>")
     return (
-        f"<h2>{escape(sample.file)}:{sample.line} {escape(sample.conversation.id)} "
-        f"({escape(sample.conversation.source)}): {rendered.trained_tokens:,} of {len(rendered.ids):,} tokens trained</h2>"
+        f"<h2>{_safe(sample.file)}:{sample.line} {_safe(sample.conversation.id)} "
+        f"({_safe(sample.conversation.source)}): {rendered.trained_tokens:,} of {len(rendered.ids):,} tokens trained</h2>"
         f"{faults}<pre>{''.join(marked)}</pre>"
     )
+
+
+def _safe(text: str) -> str:
+    return escape(visible(text))
+
+
+def _with_breaks(text: str) -> str:
+    return text.replace("\n", "↵\n")

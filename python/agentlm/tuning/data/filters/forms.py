@@ -1,20 +1,22 @@
 """The ReAct forms that the harnesses of agent tasks read: whether an agent's turn has one, and the action in it.
 
 The forms are AgentTuning's held-in tasks' (`step` ALFWorld, `click` WebShop, `choice` Mind2Web, `call` knowledge graph,
-`act` operating system, `operation` database), read as leniently as their harness reads them.
+`act` operating system, `operation` database), read as leniently as their harness reads them; `click-inline` is our shops',
+which take the action on the line of `Action:`, too.
 Refuses to know what an action does.
 """
 
 import re
 from collections.abc import Callable, Mapping
 
+from agentlm.tuning.data.filters.loops import Step
 from agentlm.tuning.record import Conversation, Message
 
 TASK_FORMS: Mapping[str, str] = {
     "alfworld": "step", "webshop": "click", "mind2web": "choice", "kg": "call", "os": "act", "db": "operation",
     # Ours, in evals/.
-    "household": "step", "kitchen": "step", "town": "step", "shop": "click", "library": "click",
-    "shell": "act", "desk": "act", "database": "operation",
+    "household": "step", "kitchen": "step", "town": "step", "shop": "click-inline",
+    "library": "click-inline", "shell": "act", "desk": "act", "database": "operation",
 }  # fmt: skip
 """Which form a task's agent answers in; other tasks are not held to any."""
 
@@ -25,15 +27,19 @@ _ACKNOWLEDGEMENT_LENGTH = 120
 """Characters; AgentTuning's acknowledgements (`Ok.`, `I've understood your instruction, start please.`) have fewer."""
 
 _STEP = re.compile(r"ACTION:[ \t]*(\S.*)")
-_CLICK = re.compile(r"[Aa]ction: *\n* *((?:search|click)\[.+?\])")
+_CLICK = re.compile(r"[Aa]ction: *\n *((?:search|click)\[.+?\])")
+_CLICK_INLINE = re.compile(r"[Aa]ction: *(?:\n *)?((?:search|click)\[.+?\])")
 _CHOICE = re.compile(r"Answer: *([A-F])\b")
 _OPERATION_OF_CHOICE = re.compile(r"Action: *(CLICK|SELECT|TYPE)\b")
-_FINAL = re.compile(r"(?:Find|Final) Answer: *#\d+")
-_CALL = re.compile(r"Action.*?: *(\w+ *\(.*\))")
+_FINAL = re.compile(r"(?:Find|Final) Answer: #\d+")
+_CALL_LINE = re.compile(r"Action[^:\n]{0,200}:(.*)")
+_CALL = re.compile(r"\b\w+\(.*\)")
+_LONGEST_CALL = 4000
+"""Characters of a line that are searched for a call."""
 _ACT = re.compile(r"Act:\s*(.+)")
 _BLOCK = re.compile(r"```(?:bash|calc)\n(.*?)\n```", re.DOTALL)
-_OPERATION = re.compile(r"Action: *(.*?) *(?:\n|$)")
-_SQL = re.compile(r"```sql\n(.*?)\n?```", re.DOTALL)
+_OPERATION = re.compile(r"Action: *(.*)")
+_SQL = re.compile(r"```sql\n(.*?)\n```", re.DOTALL)
 _FINAL_ANSWER = re.compile(r"\nFinal Answer:(.*)")
 
 
@@ -44,6 +50,11 @@ def _step(text: str) -> str | None:
 
 def _click(text: str) -> str | None:
     found = _CLICK.search(text)
+    return found.group(1) if found else None
+
+
+def _click_inline(text: str) -> str | None:
+    found = _CLICK_INLINE.search(text)
     return found.group(1) if found else None
 
 
@@ -60,8 +71,9 @@ def _call(text: str) -> str | None:
     found = _FINAL.search(text)
     if found:
         return found.group(0)
-    call = _CALL.search(text)
-    return call.group(1) if call else None
+    line = _CALL_LINE.search(text)
+    call = _CALL.search(line.group(1)[:_LONGEST_CALL]) if line else None
+    return call.group(0) if call else None
 
 
 def _act(text: str) -> str | None:
@@ -80,7 +92,7 @@ def _act(text: str) -> str | None:
 
 def _operation(text: str) -> str | None:
     found = _OPERATION.search(text)
-    kind = found.group(1).lower() if found else ""
+    kind = found.group(1).strip().lower() if found else ""
     if kind == "operation":
         block = _SQL.search(text)
         return " ".join(block.group(1).split()) if block else None
@@ -91,13 +103,15 @@ def _operation(text: str) -> str | None:
 
 
 FORMS: Mapping[str, Callable[[str], str | None]] = {
-    "step": _step, "click": _click, "choice": _choice, "call": _call, "act": _act, "operation": _operation,
+    "step": _step, "click": _click, "click-inline": _click_inline, "choice": _choice, "call": _call, "act": _act,
+    "operation": _operation,
 }  # fmt: skip
 """A form's name, and its reader: a turn's text to the action in it, or None where the harness would find none."""
 
 EXPECTED: Mapping[str, str] = {
     "step": "`ACTION: ...`",
-    "click": "`Action:` with search[...] or click[...]",
+    "click": "`Action:` with search[...] or click[...] on the next line",
+    "click-inline": "`Action:` with search[...] or click[...]",
     "choice": "`Answer: A` to `F`, and `Action: CLICK`, `SELECT` or `TYPE`",
     "call": "`Action: function(...)` or `Final Answer: #0`",
     "act": "`Act: bash` with a block of bash, `Act: finish` or `Act: answer(...)`",
@@ -111,7 +125,7 @@ def fault(conversation: Conversation, task_forms: Mapping[str, str]) -> str | No
 
     An acknowledgement of the instruction in the first turn is no fault.
     """
-    form = task_forms.get(conversation.task or "")
+    form = form_of(conversation, task_forms)
     if form is None:
         return None
     first = next((i for i, message in enumerate(conversation.messages) if message.role == "assistant"), None)
@@ -123,22 +137,35 @@ def fault(conversation: Conversation, task_forms: Mapping[str, str]) -> str | No
     return None
 
 
-def actions(conversation: Conversation, task_forms: Mapping[str, str]) -> list[str]:
-    """What the assistant did, turn by turn: the actions where the task's form shows them, else the turns' whole texts.
+def steps(conversation: Conversation, task_forms: Mapping[str, str]) -> list[Step]:
+    """The assistant's turns; the action of each where the task's form shows one, else the turn's whole text.
 
     Turns that are not trained count as well: a loop does not become sound by being left out of the loss.
     """
-    form = task_forms.get(conversation.task or "")
+    form = form_of(conversation, task_forms)
     read = FORMS[form] if form else None
-    made = []
+    made: list[Step] = []
+    others: list[str] = []
     for message in conversation.messages:
+        content = message.content or ""
         if message.role != "assistant":
+            others.append(content)
             continue
-        text = " ".join((message.content or "").split())
+        said = " ".join(content.split())
         if message.tool_calls:
-            text += "".join(f" {call['function']}" for call in message.tool_calls)
-        made.append((read(message.content or "") if read else None) or text)
+            said += "".join(f" {call['function']}" for call in message.tool_calls)
+        if made:
+            made[-1] = made[-1]._replace(after="\n".join(others))
+        made.append(Step(said, (read(content) if read else None) or said, "\n".join(others), ""))
+        others = []
+    if made:
+        made[-1] = made[-1]._replace(after="\n".join(others))
     return made
+
+
+def form_of(conversation: Conversation, task_forms: Mapping[str, str]) -> str | None:
+    """The form of the conversation's task, upper and lower case aside."""
+    return task_forms.get((conversation.task or "").lower())
 
 
 def _acknowledges(message: Message) -> bool:

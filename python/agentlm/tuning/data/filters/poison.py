@@ -13,23 +13,30 @@ _SHELL = (
     r"(?:(?:sudo\s+(?:-\w+\s+)*)?(?:env\s+)?(?:/\S*/)?(?:sh|bash|zsh|dash|ksh|csh)\b"
     r"|(?:sudo\s+)?(?:python[\d.]*|perl|ruby|node|php)\b)"
 )
+_STDIN = r"(?![ \t]+(?:-\w*[cmrp]\b|-\w*[en]\w*[ \t]+['\"]|(?![012]?>)[\w./~$]))"
+"""An interpreter that has a program already (`-c`, `-m json.tool`, `-ne '...'`, a file) reads what comes as its data."""
 _RUN = r"(?:&&|;|\n)\s*(?:sudo\s+)?(?:(?:sh|bash|zsh|dash|source|\.)\s+\S*[/\w.]+|\./\S+)"
 
 _PATTERNS = {
-    "a download piped into an interpreter": rf"{_FETCH}[^\n|;]*\|\s*(?:tee\s+\S+\s*\|\s*)?{_SHELL}",
-    "a download run through a shell's substitution": rf"{_SHELL}\s+(?:-c\s+)?[\"']?(?:<\(|\$\(|`)\s*{_FETCH}",
-    "a download run through eval": rf"\beval\s+[\"']?(?:\$\(|`)\s*{_FETCH}",
+    "a download piped into an interpreter": (
+        rf"{_FETCH}[^\n|;]{{0,1000}}\|\s*(?:tee\s+\S+\s*\|\s*)?{_SHELL}{_STDIN}"
+    ),
+    "a download run through a shell's substitution": rf"{_SHELL}\s+(?:-c\s+)?[\"']?(?:<\(|\$\(|`)\s*{_FETCH}\s+\S",
+    "a download run through eval": rf"\beval\s+[\"']?(?:\$\(|`)\s*{_FETCH}\s+\S",
     "a download made executable": rf"{_FETCH}(?:.|\n){{0,300}}?\bchmod\s+(?:[ugoa]*\+\w*x|[0-7]*[1357][0-7]{{2}}\b)",
-    "a download run": rf"{_FETCH}[^\n;&]*{_RUN}",
-    "decoded text piped into a shell": rf"\bbase64\s+(?:-d|-D|--decode)\b[^\n|]*\|\s*{_SHELL}",
+    "a download run": rf"{_FETCH}[^\n;&]{{0,1000}}{_RUN}",
+    "decoded text piped into a shell": (
+        rf"\bbase64\s+(?:-d|-D|--decode)\b[^\n|]{{0,1000}}\|\s*{_SHELL}{_STDIN}"
+    ),
     "a shell handed to the network": (
-        r"/dev/(?:tcp|udp)/\S+|\bn(?:c|cat|etcat)\b[^\n]*\s-\w*[ec]\s*\S*sh\b|\bsocat\b[^\n]*\bexec:"
+        r"/dev/(?:tcp|udp)/\S+|\bn(?:c|cat|etcat)\b[^\n]{0,500}\s-\w*[ec]\s*\S{0,80}sh\b"
+        r"|\bsocat\b[^\n]{0,500}\bexec:"
     ),
     "a download executed by Python": (
         r"\bexec\s*\(\s*(?:urllib|requests)\b|\bexec\s*\([^\n]{0,80}(?:urlopen|requests\.get)\s*\("
     ),
     "a download executed by PowerShell": (
-        r"\b(?:iex|invoke-expression)\b[^\n]*(?:downloadstring|invoke-webrequest|\biwr\b)"
+        r"\b(?:iex|invoke-expression)\b[^\n]{0,500}(?:downloadstring|invoke-webrequest|\biwr\b)"
     ),
     "a key added to those that may log in": r">>?\s*\S*\.ssh/authorized_keys\b",
 }
