@@ -36,18 +36,22 @@ def files_of(name: str) -> Sequence[File]:
     return protocol_files() if name == "agenttuning" else data_set.files
 
 
-def from_mirror(mirror: Path) -> Chunks:
-    """Reads files from a folder: at their place in the data directory, in a checkout's place, or by their name alone."""
+def from_mirror(*mirrors: Path) -> Chunks:
+    """Reads files from folders: at their place in the data directory, in a checkout's place, or by their name alone."""
 
     def read(file: File) -> Iterator[bytes]:
-        inner = PurePosixPath(file.path)
-        for place in (inner, PurePosixPath(*inner.parts[1:]), PurePosixPath(PurePosixPath(file.url).name)):
-            if (path := mirror / place).is_file():
-                with path.open("rb") as handle:
-                    while chunk := handle.read(_CHUNK):
-                        yield chunk
-                return
-        raise DataError(f"the mirror {mirror} holds neither {file.path} nor {PurePosixPath(file.url).name}")
+        inner, url = PurePosixPath(file.path), PurePosixPath(file.url)
+        # An address at GitHub is https://HOST/OWNER/NAME/COMMIT/PLACE; a checkout has the place.
+        checkout = PurePosixPath(*url.parts[5:]) if "githubusercontent" in file.url else inner
+        for mirror in mirrors:
+            for place in (inner, checkout, PurePosixPath(*inner.parts[1:]), PurePosixPath(url.name)):
+                if (path := mirror / place).is_file():
+                    with path.open("rb") as handle:
+                        while chunk := handle.read(_CHUNK):
+                            yield chunk
+                    return
+        named = ", ".join(map(str, mirrors))
+        raise DataError(f"the mirror {named} holds neither {file.path} nor {checkout} nor {url.name}")
 
     return read
 
@@ -104,6 +108,8 @@ def fetch(name: str, directory: Path, chunks: Chunks, say: Callable[[str], None]
             say(f"{file.path}: SHA-256 as {'pinned' if file.sha256 else 'recorded'}")
         if path.suffix == ".tar":
             _unpack(path)
+    if (make := DATA_SETS[name].make) is not None:
+        say(make(directory))
 
 
 def _bring(path: Path, chunks: Iterator[bytes], expected: str | None, file: File) -> str:

@@ -94,3 +94,17 @@ def test_every_built_tasks_published_texts_are_there() -> None:
             protocol = load(entry.name, Path(directory))
             assert set(protocol.texts) == set(task.sources)
             assert "e33a45d" in protocol.version
+
+
+def test_a_task_of_which_nothing_was_published_needs_no_checkout(tmp_path: Path) -> None:
+    protocol = load("humaneval", tmp_path / "nothing")
+    assert (protocol.name, protocol.version, protocol.template) == (
+        "agenttuning",
+        "assumed by agentlm",
+        "llama-2",
+    )
+    # All others are read, and all that are not say on every row what was assumed.
+    for entry in ENTRIES:
+        if entry.is_built and "agenttuning" in (task := entry.load()).protocols:
+            assert task.source_files or "agenttuning" in task.assumptions
+            assert bool(task.source_files) == bool(task.sources)

@@ -18,11 +18,13 @@ from agentlm_evals.cli.errors import shown
 )
 @click.option(
     "--mirror",
+    "mirrors",
+    multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Take the files from this folder, and nothing from the network.",
+    help="Take the files from this folder (a checkout, a data directory, or just files), and nothing from the network; repeatable.",
 )
 @shown
-def command(names: tuple[str, ...], out: Path | None, mirror: Path | None) -> None:
+def command(names: tuple[str, ...], out: Path | None, mirrors: tuple[Path, ...]) -> None:
     """Fetch the official items of TASK..., or the texts of the protocol `agenttuning`; without a name, show what there is."""
     from agentlm_evals.cli.options import cache_home
     from agentlm_evals.fetch import fetch, files_of, from_mirror, from_network
@@ -41,7 +43,7 @@ def command(names: tuple[str, ...], out: Path | None, mirror: Path | None) -> No
         fetch(
             name,
             directory,
-            from_mirror(mirror) if mirror else from_network,
+            from_mirror(*mirrors) if mirrors else from_network,
             lambda line: click.echo(f"  {line}"),
         )
     click.echo(f"in {directory}", err=True)

@@ -18,6 +18,8 @@ from agentlm_evals.protocols import AGENTTUNING, Protocol
 
 COMMIT = "e33a45d"
 """Of THUDM/AgentTuning, 2023-10-31."""
+TEMPLATE = "llama-2"
+"""FastChat's, which the published harness rendered messages with."""
 REPOSITORY = "https://github.com/THUDM/AgentTuning"
 
 
@@ -47,6 +49,9 @@ def load(task: str, directory: Path) -> Protocol:
 
     built = entry(task).load()
     pins = built.source_files
+    if not pins:
+        # Nothing of this task was published: its form is our assumption, which every row says.
+        return Protocol(AGENTTUNING, version="assumed by agentlm", template=TEMPLATE)
     if not directory.is_dir():
         raise ProtocolError(
             f"the protocol {AGENTTUNING} is read from {REPOSITORY} at {COMMIT}, and {directory} is not there: "
@@ -55,7 +60,7 @@ def load(task: str, directory: Path) -> Protocol:
     for path, pinned in pins.items():
         _checked(directory / path, pinned)
     texts = {key: _text(directory / one.path, one) for key, one in built.sources.items()}
-    return Protocol(AGENTTUNING, texts, f"AgentTuning {COMMIT}", "llama-2")
+    return Protocol(AGENTTUNING, texts, f"AgentTuning {COMMIT}", TEMPLATE)
 
 
 @lru_cache(maxsize=64)

@@ -275,7 +275,12 @@ def _published(folder: Path, split: str) -> list[Sample]:
         files = [(path, scripts / path.parent.name, f"{path.parent.name}/{path.stem}") for path in std]
     elif split == "train":
         training = next(
-            (p for p in (data / "train_0317" / "training.json", data / "train.json") if p.is_file()), None
+            (
+                path
+                for path in (folder / "train_0317" / "training.json", data / "train.json")
+                if path.is_file()
+            ),
+            None,
         )
         files = [(training, scripts / "train", "train")] if training else []
     else:
