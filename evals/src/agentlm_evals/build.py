@@ -13,11 +13,12 @@ from typing import Any
 from agentlm_evals.errors import ConfigError, RunError
 from agentlm_evals.harness import journal
 from agentlm_evals.harness.journal import Record
+from agentlm_evals.outcome import Outcome
+from agentlm_evals.tasks import entry
 
 THRESHOLD = 1.0
 """The paper keeps trajectories of full reward; Mind2Web's from 2/3 on."""
 THRESHOLDS = {"mind2web": 2 / 3}
-RATING_SCALE = 10.0
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class Count:
 
     episodes: int = 0
     kept: int = 0
+    faults: int = 0
+    """Episodes that ended with a harness fault, which say nothing about what the model did."""
     repeated: int = 0
     """Further episodes of a sample that already gave one."""
 
@@ -37,7 +40,7 @@ def conversations(
 
     Args:
         directory: Of the run.
-        threshold: The least value; None: the paper's for each task.
+        threshold: The least reward, 0 to 1; a rating's is its tenth. None: the paper's for each task.
         tasks: Only these; empty: all.
         count: Is counted up.
         every: Keep all good episodes of a sample, not only the first.
@@ -55,20 +58,25 @@ def conversations(
         raise ConfigError(f"{directory} has no task {', '.join(unknown)}; it has {', '.join(there)}")
     for task in tasks or there:
         least = THRESHOLDS.get(task, THRESHOLD) if threshold is None else threshold
+        most = entry(task).load().metric.most
         identity = json.loads((directory / task / "task.json").read_text())
         records = journal.read(directory / task / "episodes.jsonl")
         seen: set[str] = set()
         for key in sorted(records):
             record = records[key]
             count.episodes += 1
-            if record.score.value < least or not _is_usable(record):
+            if record.score.outcome is Outcome.HARNESS_FAULT:
+                count.faults += 1
+                continue
+            reward = record.score.value / most
+            if reward < least or not _is_usable(record):
                 continue
             if record.sample in seen and not every:
                 count.repeated += 1
                 continue
             seen.add(record.sample)
             count.kept += 1
-            yield _conversation(record, task, identity)
+            yield _conversation(record, task, identity, reward)
 
 
 def _is_usable(record: Record) -> bool:
@@ -76,14 +84,14 @@ def _is_usable(record: Record) -> bool:
     return any(message["role"] == "assistant" and message.get("loss", True) for message in record.messages)
 
 
-def _conversation(record: Record, task: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _conversation(record: Record, task: str, identity: Mapping[str, Any], reward: float) -> dict[str, Any]:
     model = str(identity["model"].get("name"))
     return {
         "id": f"{task}-{record.sample}-{record.epoch}",
         "source": f"agentlm-eval/{model}",
         "task": task,
         "item": f"{task}/{record.sample}",
-        "reward": record.score.value,
+        "reward": reward,
         "tags": [
             f"protocol:{identity['protocol']}",
             *([f"category:{record.category}"] if record.category else []),

@@ -8,7 +8,7 @@ from inspect_ai.log import read_eval_log
 from agentlm_evals.harness import evallog
 from agentlm_evals.harness.journal import Record
 from agentlm_evals.harness.plan import RunSettings, plan_task
-from agentlm_evals.outcome import right
+from agentlm_evals.outcome import harness_fault, right
 from agentlm_evals.protocols import AGENTLM, Protocol
 from agentlm_evals.task import Setting, Source
 from agentlm_evals.tasks import entry
@@ -41,3 +41,14 @@ def test_raw_prompts_are_shown_as_turns(tmp_path: Path) -> None:
         ("assistant", "5"),
     ]
     assert sample.output.completion == "5"
+
+
+def test_a_fault_is_in_the_log_and_not_in_its_mean(tmp_path: Path) -> None:
+    plan = plan_task(entry("gsm8k").load(), Setting(Source(), Protocol(AGENTLM)), RunSettings(limit=2))
+    scores = (right(), harness_fault("gone"))
+    records = {key: Record(*key, "", score) for key, score in zip(plan.keys, scores, strict=True)}
+    (path,) = evallog.write_logs(tmp_path, plan, records, {"name": "m"})
+    log = read_eval_log(str(path))
+    assert log.results is not None
+    assert log.results.scores[0].metrics["mean"].value == 1.0
+    assert len(log.samples or []) == 2

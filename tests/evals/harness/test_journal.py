@@ -72,3 +72,13 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     write_whole(path, "two")
     assert path.read_text() == "two"
     assert [one.name for one in path.parent.iterdir()] == ["file"]
+
+
+async def test_a_disk_that_is_full_stops_everybody_who_writes() -> None:
+    store = Journal(Path("/dev/full"))
+    # The second line waits for the first one's turn: it must not count as written either.
+    found = await asyncio.gather(store.write(record("1")), store.write(record("2")), return_exceptions=True)
+    assert [type(one) for one in found] == [RunError, RunError]
+    with pytest.raises(RunError, match="No space left on device; run the same command again"):
+        await store.write(record("3"))
+    store.close()

@@ -23,8 +23,8 @@ from agentlm_evals.cli.errors import shown
 @click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
 @click.option(
     "--min-reward",
-    type=click.FloatRange(0, 10),
-    help="The least value of an episode [default: the paper's, 1; Mind2Web 2/3]",
+    type=click.FloatRange(0, 1),
+    help="The least reward of an episode; MT-Bench's is a tenth of its rating [default: the paper's, 1; Mind2Web 2/3]",
 )
 @click.option("--every", is_flag=True, help="Keep every good episode of a sample, not only the first.")
 @shown
@@ -43,5 +43,6 @@ def command(
     ]
     write_whole(out, "".join(lines))
     click.echo(
-        f"{count.kept} of {count.episodes} episodes kept ({count.repeated} more of samples that gave one already): {out}"
+        f"{count.kept} of {count.episodes} episodes kept ({count.repeated} more of samples that gave one already, "
+        f"{count.faults} harness faults left out): {out}"
     )

@@ -34,6 +34,7 @@ from inspect_ai.scorer import Score
 from agentlm_evals import __version__
 from agentlm_evals.harness.journal import Key, Record
 from agentlm_evals.harness.plan import TaskPlan
+from agentlm_evals.outcome import Outcome
 
 _EPOCH = "2026-01-01T00:00:00+00:00"
 """Episodes keep no dates, so that two runs with the same results have the same log."""
@@ -67,7 +68,9 @@ def _write_log(
     targets = {sample.id: sample.target for sample in plan.samples}
     name = str(model["name"])
     status = "success" if len(kept) == len(keys) else "cancelled"
-    mean = sum(record.score.value for record in kept) / len(kept) if kept else 0.0
+    # A fault says nothing about the model. What the task's number really is (a macro average, pass@k) the report says.
+    values = [record.score.value for record in kept if record.score.outcome is not Outcome.HARNESS_FAULT]
+    mean = sum(values) / len(values) if values else 0.0
     usage = _usage(kept)
     log = EvalLog(
         status=status,  # type: ignore[arg-type]  # one of its literals

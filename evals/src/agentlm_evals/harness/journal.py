@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,18 +122,31 @@ class Journal:
         whole = _whole_length(path)
         if whole != path.stat().st_size:
             self._file.truncate(whole)
+        self._path = path
         self._lock = asyncio.Lock()
         self._waiting: list[bytes] = []
+        self._failure: OSError | None = None
 
     async def write(self, record: Record) -> None:
-        """Returns once the record is on the disk."""
+        """Returns once the record is on the disk.
+
+        Raises:
+            RunError: The disk took it not, or took not what came before it.
+        """
         line = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         self._waiting.append(line)
         async with self._lock:
             # Whoever held the lock before may have written this line, too.
-            if self._waiting:
+            if self._waiting and self._failure is None:
                 lines, self._waiting = self._waiting, []
-                await asyncio.to_thread(self._flush, b"".join(lines))
+                try:
+                    await asyncio.to_thread(self._flush, b"".join(lines))
+                except OSError as error:
+                    self._failure = error
+            if self._failure is not None:
+                raise RunError(
+                    f"{self._path} cannot be written: {self._failure}; run the same command again to go on"
+                )
 
     def _flush(self, data: bytes) -> None:
         self._file.write(data)
@@ -142,7 +155,9 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        # What a full disk did not take is tried again by closing, and fails again: that was said already.
+        with suppress(OSError) if self._failure is not None else nullcontext():
+            self._file.close()
 
 
 def _whole_length(path: Path) -> int:

@@ -18,10 +18,10 @@ from typing import Any
 
 from agentlm_evals.errors import (
     EpisodeEnd,
+    EvalError,
     HarnessFault,
     LimitReached,
     ModelError,
-    RefusedError,
     RequirementError,
     RunError,
     UnsupportedError,
@@ -241,7 +241,7 @@ class Runner:
                 async with asyncio.TaskGroup() as group:
                     for plan in self.plans:
                         group.create_task(self._run_task(plan, done[plan.task.name]))
-            except* (RequirementError, ModelError, RefusedError) as errors:
+            except* EvalError as errors:
                 raise _first(errors) from None
             except* asyncio.CancelledError:
                 if not self._given_up:
