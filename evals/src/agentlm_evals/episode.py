@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from agentlm_evals.environments import WORLDS, Game, Item, Split, World, world_named
 from agentlm_evals.environments.trajectory import first_message
-from agentlm_evals.errors import ConfigError, DataError, EpisodeEnd, EvalError, HarnessFault
+from agentlm_evals.errors import ConfigError, DataError, EnvironmentFault, EpisodeEnd, EvalError, HarnessFault
 from agentlm_evals.harness.episode import derive_seed
 from agentlm_evals.model import Decoding, Message, Model
 from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
@@ -84,8 +84,9 @@ async def play(
             decoding = Decoding(min(caps.reply_tokens, caps.tokens - spent), temperature=sampling.temperature)
             reply = await model.generate(list(messages), decoding, sampling.call_seed(item, call))
             spent += reply.generated_tokens
-            messages.append(Message("assistant", reply.text.strip()))
-            seen = game.act(world.form.read(reply.text.strip()))
+            text = _writable(reply.text).strip()
+            messages.append(Message("assistant", text))
+            seen = _act(world, game, text)
             if game.done:
                 break
             messages.append(Message("user", seen))
@@ -94,6 +95,21 @@ async def play(
     except HarnessFault as fault:
         score = harness_fault(str(fault))
     return Played(item, tuple(messages), score or _judge(game, rounds), spent)
+
+
+def _writable(text: str) -> str:
+    """The text with U+FFFD for halves of characters, which JSON's escapes can bring in and no file can hold."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _act(world: World, game: Game, reply: str) -> str:
+    """What the world shows after a reply; a world that breaks is our fault, and ends this episode and no other."""
+    try:
+        return game.act(world.form.read(reply))
+    except EvalError:
+        raise
+    except Exception as error:
+        raise EnvironmentFault(f"the world {world.name} broke: {type(error).__name__}: {error}") from error
 
 
 def _judge(game: Game, rounds: int) -> Score:
@@ -125,6 +141,19 @@ def to_record(played: Played, *, source: str, model: str) -> dict[str, Any]:
             "generated_tokens": played.generated_tokens,
         },
     }
+
+
+def _same_run(found: Iterable[dict[str, Any]], output: Path, **now: Any) -> None:
+    """Refuses to go on with episodes of another model, source or way to draw: their scores would be told as this run's."""
+    for record in found:
+        then = {"source": record.get("source"), **record["meta"]}
+        differs = [name for name, value in now.items() if name in then and then[name] != value]
+        if differs:
+            name = differs[0]
+            raise DataError(
+                f"{output} holds episodes whose {name} is {then[name]!r:.60}; this run's is {now[name]!r:.60}. "
+                "Write to another file, or move this one away"
+            )
 
 
 def read_records(path: Path) -> dict[str, dict[str, Any]]:
@@ -175,13 +204,15 @@ async def play_all(
 
     Raises:
         ConfigError: The concurrency is below 1, or two items are the same.
-        DataError: The file is there and is not of episodes.
+        DataError: The file is there and is not of episodes, or they are of another model, source or sampling.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency is {concurrency}; it must be at least 1")
     if len({item.id for item in items}) < len(items):
         raise ConfigError("an item is named twice: each is played once")
     done = read_records(output)
+    drawn = {"temperature": (sampling or Sampling()).temperature, "seed": (sampling or Sampling()).seed}
+    _same_run(done.values(), output, source=source, model=model.name, sampling=drawn)
     _rewrite(output, done.values())
     left = [item for item in items if item.id not in done]
     free = asyncio.Semaphore(concurrency)
@@ -192,6 +223,7 @@ async def play_all(
             async with free:
                 played = await play(world_named(item.world), item, model, caps=caps, sampling=sampling)
             record = to_record(played, source=source, model=model.name)
+            record["meta"]["sampling"] = drawn
             out.write(_line(record))
             out.flush()
             done[item.id] = record

@@ -40,7 +40,7 @@ STEP = Form("THOUGHT and ACTION", _write_step, _read_step)
 
 
 # --- WebShop's -------------------------------------------------------------------------------------------------------
-_CLICK = re.compile(r"[Aa]ction: *\n? *((?:search|click)\[.+?\])")
+_CLICK = re.compile(r"[Aa]ction: *(?:\n *)?((?:search|click)\[.+?\])")
 
 
 def _write_click(thought: str, action: str) -> str:
@@ -104,8 +104,8 @@ def _write_operation(thought: str, action: str) -> str:
 
 def _read_operation(reply: str) -> str:
     """`sql: ...` with line breaks as spaces, or `answer: a|b`. The answer is read as JSON and never evaluated as code."""
-    found = re.search(r"Action: *(.*?) *(?:\n|$)", reply)
-    kind = found.group(1).lower() if found else ""
+    found = re.search(r"Action: *(.*)", reply)
+    kind = found.group(1).rstrip(" ").lower() if found else ""
     if kind == "operation":
         block = re.search(r"```sql\n(.*?)\n```", reply, re.DOTALL)
         if not block:
@@ -122,7 +122,7 @@ def _read_operation(reply: str) -> str:
 def _values(text: str) -> list[str]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [text]
     return [str(part) for part in value] if isinstance(value, list) else [str(value)]
 

@@ -91,7 +91,7 @@ class Tree:
 def run(tree: Tree, line: str) -> str:
     """Runs a command line on the tree and returns what a terminal would show. No input raises."""
     shown: list[str] = []
-    for one in re.split(r"\s*(?:&&|;|\n)\s*", line.strip()):
+    for one in map(str.strip, re.split(r"&&|;|\n", line)):
         if not one:
             continue
         try:
