@@ -92,6 +92,24 @@ def test_narrow_types_are_as_close_as_their_rounding(device, guarded, dtype, hea
     torch.testing.assert_close(case.run(guarded), case.expected(), atol=2e-2, rtol=2e-2)
 
 
+def test_halves_hold_the_weights_of_small_float8_values(device, guarded):
+    # A weight times the scale of a value of a thousandth is below a half's smallest number.
+    case = Case(device, [(1, 1500), (3, 900)], 2, 2, 32, torch.float16, seed=6)
+    keys, values = case.k.nan_to_num(0).float(), case.v.nan_to_num(0).float() * 1e-3
+    scales = [x.abs().amax(-1).clamp_min(1e-12) / 448 for x in (keys, values)]
+    case.k, case.v = (
+        (x / scale[..., None]).to(torch.float8_e4m3fn)
+        for x, scale in zip((keys, values), scales, strict=True)
+    )
+    out = guarded((case.q.shape[0], 2 * 32), case.q.dtype)
+    given = {"heads": 2, "scale": case.scale, "k_scale": scales[0], "v_scale": scales[1]}
+    paged_decode(case.q, case.k, case.v, case.step, case.policy, case.workspace, out=out.tensor, **given)
+    paged_prefill(case.q, case.k, case.v, case.step, out=out.tensor, **given)
+    expected = reference_attention(case.q, case.k, case.v, case.step, **given)
+    error = (out.tensor.view(-1, 2, 32).float() - expected).norm() / expected.norm()
+    assert error < 0.005
+
+
 def test_padding_entries_are_left_alone(device, guarded):
     case = Case(device, [(1, 40), (1, 0), (1, 0)], 4, 2, 16, seed=3)
     out = case.run(guarded)

@@ -69,6 +69,15 @@ def test_products_with_narrow_weights(device, guarded, kind, m, n, k, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_invariant_product_gives_a_row_the_same_bits_in_any_company(device, kind, monkeypatch):
+    monkeypatch.setattr(quantized, "most_rows", lambda _: 16)
+    weight, x = KINDS[kind](random(device, 48, 256)), random(device, 40, 256, seed=1)
+    together = quantized_linear(x, weight, invariant=True)
+    for m in (1, 3, 17):
+        assert torch.equal(quantized_linear(x[:m], weight, invariant=True), together[:m])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "k"), [(5, 16), (1, 130), (17, 1000)])
 def test_odd_sizes_are_masked(device, guarded, kind, n, k):
     weight = KINDS[kind](random(device, n, k))

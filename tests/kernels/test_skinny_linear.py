@@ -8,6 +8,7 @@ from agentlm_kernels.skinny_linear import (
     candidates,
     choose,
     reference_skinny_linear,
+    regimes,
     skinny_linear,
 )
 
@@ -41,6 +42,21 @@ def test_products(device, guarded, dtype, m, config, end, normed, n, k):
     skinny_linear(x.tensor, weight, bias, swiglu=swiglu, config=config, **given)
     out.check()
     torch.testing.assert_close(out.tensor.double(), expected, **CLOSE[dtype])
+
+
+@pytest.mark.parametrize("config", [FEW, DOT])
+def test_a_half_need_not_hold_x_times_the_norms_weight(device, config):
+    x, weight = random(device, 2, 64, dtype=torch.float16), random(device, 16, 64, seed=1).div(8).half()
+    x[0, 3], norm = 3000.0, torch.full((64,), 40.0, dtype=torch.float16, device=device)
+    y = skinny_linear(x, weight, norm_weight=norm, eps=1e-5, config=config)
+    expected = reference_skinny_linear(x, weight, norm_weight=norm, eps=1e-5)
+    torch.testing.assert_close(y.double(), expected, atol=0.1, rtol=5e-3)
+
+
+def test_regimes_stand_for_all_numbers_of_rows(monkeypatch):
+    assert regimes(4096, 4096) == {1, 17}
+    monkeypatch.setattr("agentlm_kernels.skinny_linear.tuned", lambda *_: {"rows": 6})
+    assert regimes(4096, 4096) == {1, 2, 4, 6, 17}
 
 
 def test_a_row_has_the_same_bits_in_any_company(device):

@@ -112,7 +112,11 @@ def _attend_tile(
     else:
         readable = (positions < end)[:, None] & (dims < head_dim)[None, :]
         v = tl.load(v_cache + at[:, None] * head_dim + dims[None, :], mask=readable, other=0.0)
-    acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc, input_precision=PRECISION)
+    if SCALED and q.dtype == tl.float16:
+        # A weight times the scale of its value may be smaller than what a half holds.
+        acc = tl.dot(weights.to(tl.bfloat16), v.to(tl.bfloat16), acc, input_precision=PRECISION)
+    else:
+        acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc, input_precision=PRECISION)
     return new_m, total, acc
 
 
@@ -128,9 +132,10 @@ def _prefill(
 ):  # fmt: skip
     """One program: `BLOCK_M / GROUP` consecutive queries of one entry, the query heads of one key-value head."""
     block_q: tl.constexpr = BLOCK_M // GROUP
-    kv_head = tl.program_id(0)
+    # In one dimension: the others end at 65,535 programs.
+    kv_head = tl.program_id(0) % kv_heads
     # The last blocks of a request see the most keys: they start first.
-    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    block = tl.num_programs(0) // kv_heads - 1 - tl.program_id(0) // kv_heads
     # Entry e starts at block `q_start[e] // block_q + e`, which leaves it enough blocks without anyone counting them.
     low = 0
     high = n_entries
@@ -392,7 +397,7 @@ def paged_prefill(
     block_m, tile, warps, stages = _prefill_config(head_dim, group, q.dtype, k_scale is not None)
     entries = step.context_len.shape[0]
     blocks = q.shape[0] // (block_m // group) + entries
-    _prefill[(kv_heads, blocks)](
+    _prefill[(kv_heads * blocks,)](
         q, out, k_cache, v_cache, k_scale, v_scale,
         step.q_start, step.context_len, step.entry_row, step.block_tables,
         entries, entries.bit_length() + 1, q.stride(0), out.stride(0), step.block_tables.stride(0), scale * LOG2E,

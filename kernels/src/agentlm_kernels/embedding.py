@@ -16,8 +16,10 @@ def _take(
     width: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(1).to(tl.int64)
-    cells = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # In one dimension: the others end at 65,535 programs, and a step may have a million tokens.
+    pieces: tl.constexpr = (width + BLOCK - 1) // BLOCK
+    row = (tl.program_id(0) // pieces).to(tl.int64)
+    cells = tl.program_id(0) % pieces * BLOCK + tl.arange(0, BLOCK)
     is_cell = cells < width
     at = tl.load(index + row).to(tl.int64) + tl.zeros([BLOCK], tl.int64)
     exists = is_cell & (at >= 0) & (at < n_rows)
@@ -30,7 +32,7 @@ def embed(table: Tensor, token_ids: Tensor, out: Tensor | None = None) -> Tensor
     rows, width = token_ids.shape[0], table.shape[1]
     out = torch.empty(rows, width, dtype=table.dtype, device=table.device) if out is None else out
     block = min(int(triton.next_power_of_2(width)), 2048)
-    _take[(triton.cdiv(width, block), rows)](
+    _take[(triton.cdiv(width, block) * rows,)](
         table, token_ids, out, table.shape[0], table.stride(0), width, block, num_warps=4
     )
     return out

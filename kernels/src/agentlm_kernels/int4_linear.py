@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentlm_kernels.int8_linear import NarrowConfig, bucket
+from agentlm_kernels.int8_linear import MOST_TOKENS, NarrowConfig, bucket
 from agentlm_kernels.tuning import tuned
 
 BLOCK = 128
@@ -146,7 +146,7 @@ def _int4_dot(
     tl.store(at, acc.to(out.dtype.element_ty), mask=(n < n_out)[:, None] & is_token[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _int4_widen(
     weight, parameters, out, rows, width: tl.constexpr, groups: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -226,7 +226,7 @@ def choose(m: int, n: int, k: int) -> NarrowConfig:
         return NarrowConfig(32, BLOCK, parts, size, 4, 2)
     if size == 64:
         return NarrowConfig(64, BLOCK, 1, size, 4, 3)
-    return NarrowConfig(WIDEST, BLOCK, 1, 128, 4, 3)
+    return NarrowConfig(WIDEST, BLOCK, 1, MOST_TOKENS, 4, 3)
 
 
 def candidates(m: int) -> list[NarrowConfig]:

@@ -16,6 +16,11 @@ from torch import Tensor
 
 from agentlm_kernels.tuning import tuned
 
+MOST_TOKENS = 128
+"""Rows of x that one program multiplies with at most."""
+BUCKETS = (1, 8, 16, 32, 64, MOST_TOKENS)
+"""Numbers of rows of x that configurations are measured for."""
+
 
 @dataclass(frozen=True, slots=True)
 class NarrowConfig:
@@ -122,7 +127,7 @@ def _byte_one(
     tl.store(out + n, y.to(out.dtype.element_ty), mask=n < n_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _byte_widen(weight, scales, out, rows, width: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     n = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     k = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -183,7 +188,7 @@ def byte_linear(
 
 def bucket(m: int) -> int:
     """The smallest number of rows that configurations are measured for and that holds `m`."""
-    return next((b for b in (1, 8, 16, 32, 64) if m <= b), 128)
+    return next((b for b in BUCKETS if m <= b), MOST_TOKENS)
 
 
 def choose(m: int, n: int, k: int) -> NarrowConfig:

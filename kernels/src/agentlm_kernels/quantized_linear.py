@@ -149,13 +149,14 @@ def concatenate(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
 
 def quantized_linear(
     x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None, out: Tensor | None = None,
-    out_dtype: torch.dtype | None = None, *, narrow_x: bool = False,
+    out_dtype: torch.dtype | None = None, *, narrow_x: bool = False, invariant: bool = False,
 ) -> Tensor:  # fmt: skip
     """`x @ weightᵀ + bias`.
 
     `x` is `[m, k]` with rows of any stride, `bias` `[n]`, `out` `[m, n]`. `narrow_x` lets float8 weights multiply x in
-    float8 where that is faster (`fp8_linear`): less exact. Up to `most_rows` rows, nothing is allocated if `out` is
-    given and the columns are in their own order.
+    float8 where that is faster (`fp8_linear`): less exact. With `invariant` a row's bits do not depend on how many there
+    are: one configuration serves all. Up to `most_rows` rows, nothing is allocated if `out` is given and the columns are
+    in their own order.
     """
     m = x.shape[0]
     if x.shape[1] != weight.columns:
@@ -163,7 +164,7 @@ def quantized_linear(
     if weight.order is not None:
         x = x.index_select(1, weight.order)
     dtype = out_dtype or x.dtype if out is None else out.dtype
-    if m > most_rows(weight.kind) and dtype == x.dtype:
+    if m > most_rows(weight.kind) and dtype == x.dtype and not invariant:
         if (
             narrow_x
             and weight.kind == "fp8"
@@ -173,8 +174,15 @@ def quantized_linear(
             return fp8_linear(x, weight.data, weight.scales, bias, out)
         return _in_pieces(x, weight, bias, out)
     if weight.kind == "int4":
-        return four.int4_linear(x, weight.data, weight.scales, weight.group, bias, out, out_dtype)
-    return eight.byte_linear(x, weight.data, weight.scales, bias, out, out_dtype)
+        config = four.choose(eight.MOST_TOKENS, weight.rows, weight.columns) if invariant else None
+        return four.int4_linear(x, weight.data, weight.scales, weight.group, bias, out, out_dtype, config)
+    config = eight.choose(eight.MOST_TOKENS, weight.rows, weight.columns) if invariant else None
+    return eight.byte_linear(x, weight.data, weight.scales, bias, out, out_dtype, config)
+
+
+def regimes(kind: Kind) -> set[int]:
+    """Numbers of rows that stand for all others: whatever the rows, what is launched is launched for one of these, too."""
+    return {*eight.BUCKETS, most_rows(kind) + 1}
 
 
 def most_rows(kind: Kind) -> int:

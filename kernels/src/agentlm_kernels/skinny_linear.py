@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentlm_kernels.norm import rms_norm
 from agentlm_kernels.tuning import tuned
 
 MAX_ROWS = 16
@@ -121,7 +122,8 @@ def _skinny_few(
         if NORM:
             square += wide * wide
             factor = tl.load(norm_weight + k, mask=k < width, other=0.0).to(tl.float32)
-            wide = (wide * factor[None, :]).to(values.dtype).to(tl.float32)
+            # Not rounded: a half may not hold it.
+            wide = wide * factor[None, :]
         acc += tile.to(tl.float32)[None, :, :] * wide[:, None, :]
         if SWIGLU:
             acc_up += _tile(weight, own + n_out, k, width, EVEN).to(tl.float32)[None, :, :] * wide[:, None, :]
@@ -167,6 +169,9 @@ def skinny_linear(
     else:
         target = torch.empty(m, n_out, dtype=out_dtype or x.dtype, device=x.device) if out is None else out
     config = config or choose(m, weight.shape[0], width, swiglu)
+    if norm_weight is not None and config.dot and x.dtype == torch.float16:
+        # x times the norm's weight is an operand there, before it is scaled, and may be more than a half holds.
+        x, norm_weight = rms_norm(x, norm_weight, eps), None
     grid = (triton.cdiv(n_out, config.rows),)
     switches = {
         "ROWS": config.rows,
@@ -215,6 +220,12 @@ def is_faster(m: int, n: int, k: int) -> bool:
     """Whether this kernel beats a general product for `m` rows."""
     found = tuned("skinny_linear", f"most_rows/{n}/{k}") or tuned("skinny_linear", "most_rows")
     return m <= min(found["rows"] if found else 1, MAX_ROWS)
+
+
+def regimes(n: int, k: int) -> set[int]:
+    """Numbers of rows that stand for all others: whatever the rows, what is launched is launched for one of these, too."""
+    by_size = {int(triton.next_power_of_2(m)): m for m in range(1, MAX_ROWS + 1) if is_faster(m, n, k)}
+    return {*by_size.values(), MAX_ROWS + 1}
 
 
 def candidates(m: int, swiglu: bool = False) -> list[SkinnyConfig]:

@@ -13,8 +13,10 @@ def _swiglu(
     width: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(1).to(tl.int64)
-    cells = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # In one dimension: the others end at 65,535 programs, and a step may have a million tokens.
+    pieces: tl.constexpr = (width + BLOCK - 1) // BLOCK
+    row = (tl.program_id(0) // pieces).to(tl.int64)
+    cells = tl.program_id(0) % pieces * BLOCK + tl.arange(0, BLOCK)
     is_cell = cells < width
     gate = tl.load(gate_up + row * 2 * width + cells, mask=is_cell, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * width + width + cells, mask=is_cell, other=0.0).to(tl.float32)
@@ -27,7 +29,7 @@ def swiglu(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device) if out is None else out
     block = min(int(triton.next_power_of_2(width)), 2048)
-    _swiglu[(triton.cdiv(width, block), rows)](gate_up, out, width, block, num_warps=4)
+    _swiglu[(triton.cdiv(width, block) * rows,)](gate_up, out, width, block, num_warps=4)
     return out
 
 

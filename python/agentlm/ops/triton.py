@@ -31,8 +31,10 @@ from agentlm_kernels.quantized_linear import (
     quantize_int8,
     quantized_linear,
 )
+from agentlm_kernels.quantized_linear import regimes as quantized_regimes
 from agentlm_kernels.rope_cache import rope_cache
 from agentlm_kernels.skinny_linear import is_faster, skinny_linear
+from agentlm_kernels.skinny_linear import regimes as skinny_regimes
 from agentlm_kernels.swiglu import swiglu
 
 _QUANTIZE = {"int8": quantize_int8, "int4": quantize_int4, "fp8": quantize_fp8}
@@ -189,6 +191,16 @@ class TritonOps:
         self._cos, self._sin = cos, sin
         self._workspace = workspace
 
+    def regimes(self) -> list[int]:
+        """Numbers of rows, ascending, with which every kernel that any number of rows launches is launched once."""
+        found: set[int] = set()
+        for weight in (bound.weight for bound in self._linears):
+            if isinstance(weight, QuantizedWeight):
+                found |= quantized_regimes(weight.kind)
+            else:
+                found |= skinny_regimes(*weight.shape)
+        return sorted(found)
+
     def begin(self, shape: StepShape) -> None:
         """Sets the step; what it computes lies in the expansion."""
         self._shape = shape
@@ -328,7 +340,7 @@ class TritonOps:
             return self._skinny(product, out=out)
         x = self.value(product.x)
         if isinstance(weight, QuantizedWeight):
-            return quantized_linear(x, weight, bias, out=out)
+            return quantized_linear(x, weight, bias, out=out, invariant=self._invariant)
         if self._invariant:
             return invariant_linear(x, weight, bias, out=out)
         if out is None:

@@ -20,8 +20,9 @@ from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import checked
 from agentlm.model.weights import Checkpoint
 from agentlm.runtime import memory
+from agentlm.runtime.cuda_memory import StepSizes
 from agentlm.runtime.cuda_model import CudaModel
-from agentlm.runtime.cuda_steps import CudaSteps, StepSizes, buckets
+from agentlm.runtime.cuda_steps import CudaSteps, buckets
 from agentlm.runtime.device import Event
 from agentlm.runtime.plan import Plan, RowFlags
 from agentlm_kernels.compilations import CompilationLog
@@ -120,6 +121,15 @@ class CudaRunner:
 
     def control(self, kind: str, path: str, number: int) -> None:
         """See `Runner`. No step is in flight."""
+        before = self._compilations.count
+        try:
+            self._carry_out(kind, path, number)
+        finally:
+            # Who loads an adapter waits for its kernels; no step does.
+            self._warm += self._compilations.count - before
+            self._told += self._compilations.count - before
+
+    def _carry_out(self, kind: str, path: str, number: int) -> None:
         if kind == "wake":
             self._wake()
             return

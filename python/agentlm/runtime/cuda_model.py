@@ -1,4 +1,4 @@
-"""A checkpoint on a CUDA device: its weights, what its steps are computed in, and how much is left for keys and values.
+"""A checkpoint on a CUDA device: its weights, and the memory of their keys and values.
 
 Refuses to know plans, requests and graphs.
 """
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from agentlm.config import EngineConfig
-from agentlm.errors import OutOfMemoryError
 from agentlm.model import rope
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder, checked
@@ -20,11 +19,9 @@ from agentlm.ops.upload import Upload
 from agentlm.runtime import memory
 from agentlm.runtime.device import Device
 from agentlm_kernels.arena import Expansion, Rows
-from agentlm_kernels.attention import DecodeWorkspace, SplitPolicy
+from agentlm_kernels.attention import DecodeWorkspace
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MEMORY_SHARE = 0.92
-"""Share of the free memory that keys and values may take when all else is allocated; the rest is torch's and CUDA's."""
 
 
 class CudaModel:
@@ -114,31 +111,3 @@ def attach(model: CudaModel, expansion: Expansion, rows: Rows, num_blocks: int, 
         rows.tokens.shape[0] - 1, config.heads, config.kv_heads, config.head_dim, place
     )
     model.ops.attach(expansion, rows.block_tables, cache, cos, sin, workspace)
-
-
-def kv_budget(model: CudaModel, config: EngineConfig, max_rows: int) -> int:
-    """Bytes for keys and values: what is free once a largest step has been run beside everything else."""
-    device, tokens = model.device, memory.step_tokens(config)
-    place, vocab = device.place, model.config.vocab
-    positions = config.max_total_tokens or model.config.context_length
-
-    def largest_step() -> None:
-        expansion = Expansion.allocate(max_rows, tokens, max_rows, place)
-        rows = Rows.allocate(1, tokens, place)
-        attach(model, expansion, rows, 1, tokens)
-        expansion.slots.fill_(-1)
-        expansion.q_start[1] = expansion.context_len[0] = tokens
-        logits = torch.empty(max_rows, vocab, dtype=torch.float32, device=place)
-        policy = SplitPolicy.for_step(1, model.config.kv_heads)
-        model.forward(StepShape(1, tokens, max_rows, False, True, policy), logits)
-
-    peak = device.peak_of(largest_step)
-    # The sampler's two copies of the logits, the rows, page-locked staging.
-    beside = 3 * max_rows * vocab * 4 + 8 * max_rows * positions + (256 << 20)
-    budget = int(device.free_bytes() * MEMORY_SHARE) - peak - beside
-    if budget <= 0:
-        raise OutOfMemoryError(
-            f"the weights leave {device.free_bytes()} bytes on {device.name}, and a step needs {peak + beside}. Give a "
-            "smaller model, quantize='int8' or 'int4', or a lower max_batch_size and max_batch_prefill_tokens"
-        )
-    return budget

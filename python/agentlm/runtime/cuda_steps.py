@@ -16,14 +16,14 @@ from agentlm.model.weights import Checkpoint
 from agentlm.ops.adapters import AdapterTables
 from agentlm.ops.triton import StepShape
 from agentlm.ops.upload import Upload
+from agentlm.runtime.cuda_memory import StepMemory, StepSizes
 from agentlm.runtime.cuda_model import CudaModel, attach
 from agentlm.runtime.device import Graph
 from agentlm.runtime.plan import Plan
-from agentlm_kernels.arena import Expansion, Rows, apply_changes, expand
+from agentlm_kernels.arena import apply_changes, expand
 from agentlm_kernels.attention import SplitPolicy
 from agentlm_kernels.sampling import (
     ResultsLayout,
-    SamplerBuffers,
     SamplerSettings,
     sample_fast,
     sample_full,
@@ -33,21 +33,6 @@ from agentlm_kernels.words import Q_LEN
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 """Batch sizes of captured decodes; a decode is padded to the next one. Beyond the last, every 64th."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepSizes:
-    """The most that a step can hold."""
-
-    rows: int
-    tokens: int
-    scores: int
-    positions: int
-    """Positions of one request."""
-    arena_words: int
-    results_words: int
-    top: int
-    """Alternatives of a sampled token."""
 
 
 @dataclass(slots=True)
@@ -77,38 +62,28 @@ class CudaSteps:
         self._graph_sizes = sorted({min(size, sizes.rows) for size in graph_sizes}, reverse=True)
         self._graphs = _Graphs()
         self._sizes = sizes
-        place, rows, vocab = device.place, sizes.rows, model.config.vocab
+        place, vocab = device.place, model.config.vocab
+        self._layout = ResultsLayout(sizes.rows, sizes.top, sizes.scores)
         with torch.no_grad():
-            self._arena = torch.zeros(sizes.arena_words, dtype=torch.int32, device=place)
-            self._rows = Rows.allocate(rows, sizes.positions, place)
-            self._expansion = Expansion.allocate(rows, sizes.tokens, sizes.scores, place)
-            self._logits = torch.empty(rows + sizes.scores, vocab, dtype=torch.float32, device=place)
-            self._layout = ResultsLayout(rows, sizes.top, sizes.scores)
-            self._out = torch.zeros(sizes.results_words, dtype=torch.int32, device=place)
-            self._sampler = SamplerBuffers.allocate(rows, sizes.scores, vocab, place)
+            self._memory = StepMemory.allocate(sizes, vocab, place)
             eos = torch.tensor(sorted(eos_ids), dtype=torch.int32, device=place)
             gamma, delta = watermark
             self._settings = SamplerSettings(eos, vocab, watermark_gamma=gamma, watermark_delta=delta)
-            # torch knows no unsigned words of 32 bits that can be copied everywhere; the bits are the same.
-            self._masks = torch.zeros(rows, -(-vocab // 32), dtype=torch.int32, device=place)
-            attach(model, self._expansion, self._rows, num_blocks, sizes.positions)
+            attach(model, self._memory.expansion, self._memory.rows, num_blocks, sizes.positions)
             self._adapters = AdapterTables(place, model.ops.dtype, device.free_bytes)
             model.ops.adapters = self._adapters
             self._graphs.model = self._capture(self._launched_model(False))
             self._graphs.sampler = self._capture(lambda size: lambda: self._launch_sampler(size, False))
-            if self._graph_sizes:
-                self._warm_up(False)
-                self._launch_sampler(1, True)
-                self._score(0, 1)
+            self._device.warm(self._warm_up)
 
     # --- a step ---
 
     def forward(self, pinned: Tensor, plan: Plan, has_adapters: bool) -> None:
         """Takes the plan's words in, page-locked int32, and computes its logits."""
         used = plan.used_words
-        self._arena[:used].copy_(pinned[:used], non_blocking=True)
+        self._memory.arena[:used].copy_(pinned[:used], non_blocking=True)
         if plan.n_inits or plan.n_block_diffs:
-            apply_changes(self._arena, self._rows, plan.n_inits)
+            apply_changes(self._memory.arena, self._memory.rows, plan.n_inits)
         bucket = self._bucket(plan)
         if bucket is not None:
             (self._graphs.adapted if has_adapters else self._graphs.model)[bucket].replay()
@@ -132,7 +107,7 @@ class CudaSteps:
         """
         words = self._sizes.results_words if full or plan.n_scores else 2 * self._sizes.rows
         if masks is not None:
-            self._masks[: plan.n_samples].copy_(masks[: plan.n_samples], non_blocking=True)
+            self._memory.masks[: plan.n_samples].copy_(masks[: plan.n_samples], non_blocking=True)
         bucket = self._bucket(plan)
         if bucket is not None and not full:
             self._graphs.sampler[bucket].replay()
@@ -140,42 +115,60 @@ class CudaSteps:
             self._launch_sampler(bucket or plan.n_samples, full)
         if plan.n_scores:
             self._score(plan.n_samples, plan.n_scores)
-        results[:words].copy_(self._out[:words], non_blocking=True)
+        results[:words].copy_(self._memory.results[:words], non_blocking=True)
 
     def _policy(self, entries: int) -> SplitPolicy:
         return SplitPolicy.for_step(entries, self._model.config.kv_heads)
 
     def _forward(self, shape: StepShape) -> None:
-        expand(self._arena, self._rows, self._expansion, shape.entries, shape.policy)
-        self._model.forward(shape, self._logits[: shape.rows])
+        expand(self._memory.arena, self._memory.rows, self._memory.expansion, shape.entries, shape.policy)
+        self._model.forward(shape, self._memory.logits[: shape.rows])
 
     def _launch_sampler(self, rows: int, full: bool) -> None:
-        at = self._expansion
+        m, at = self._memory, self._memory.expansion
+        samples = (
+            m.logits[:rows],
+            at.sample_row[:rows],
+            at.sample_position[:rows],
+            m.rows.records,
+            m.rows.tokens,
+        )
+        into = (m.sampler, self._settings, m.results, self._layout)
         if full:
-            sample_full(
-                self._logits[:rows], at.sample_row[:rows], at.sample_position[:rows], self._rows.records,
-                self._rows.tokens, self._rows.biases, self._masks[:rows], self._sampler, self._settings, self._out,
-                self._layout,
-            )  # fmt: skip
+            sample_full(*samples, m.rows.biases, m.masks[:rows], *into)
         else:
-            sample_fast(
-                self._logits[:rows], at.sample_row[:rows], at.sample_position[:rows], self._rows.records,
-                self._rows.tokens, self._sampler, self._settings, self._out, self._layout,
-            )  # fmt: skip
+            sample_fast(*samples, *into)
 
     def _score(self, first: int, count: int) -> None:
         """Log-probabilities of prompt tokens; their logits begin at row `first`."""
+        m, at = self._memory, self._memory.expansion
         score_rows(
-            self._logits[first : first + count], self._expansion.score_row[:count], self._expansion.score_next[:count],
-            self._rows.records, self._sampler, self._settings, self._out, self._layout,
+            m.logits[first : first + count], at.score_row[:count], at.score_next[:count],
+            m.rows.records, m.sampler, self._settings, m.results, self._layout,
         )  # fmt: skip
 
-    def _warm_up(self, has_adapters: bool) -> None:
+    def _warm_up(self) -> None:
         """Launches once what is not captured, over padding, so that no request waits for a compiler."""
-        self._arena.zero_()
-        self._expansion.slots.fill_(-1)
-        for tokens in {min(tokens, self._sizes.tokens) for tokens in (16, 17)}:
-            self._forward(StepShape(1, tokens, 1, True, True, self._policy(1), has_adapters))
+        self._warm_up_model(False)
+        apply_changes(self._memory.arena, self._memory.rows, 0)
+        self._launch_sampler(1, False)
+        self._launch_sampler(1, True)
+        # Where rows of logits are no multiples of 16 bytes, those that do not begin at one have kernels of their own.
+        for first in range(min(2, self._memory.logits.shape[0])):
+            self._score(first, 1)
+
+    def _warm_up_model(self, has_adapters: bool) -> None:
+        self._memory.arena.zero_()
+        self._memory.expansion.slots.fill_(-1)
+        most, regimes = self._memory.logits.shape[0], self._model.ops.regimes()
+        # The head has as many rows as the step has tokens, or fewer.
+        for tokens, rows in [
+            *zip(regimes, regimes, strict=True),
+            *((regimes[-1], rows) for rows in regimes[:-1]),
+        ]:
+            tokens = min(tokens, self._sizes.tokens)
+            shape = StepShape(1, tokens, min(rows, most, tokens), True, True, self._policy(1), has_adapters)
+            self._forward(shape)
 
     # --- adapters and weights, between two steps ---
 
@@ -188,8 +181,7 @@ class CudaSteps:
                 self._device.synchronize()
                 self._graphs.adapted = {}
                 self._graphs.adapted = self._capture(self._launched_model(True))
-                if self._graph_sizes:
-                    self._warm_up(True)
+                self._device.warm(lambda: self._warm_up_model(True))
 
     def unload_adapter(self, number: int) -> None:
         """Forgets an adapter."""
@@ -225,7 +217,7 @@ class CudaSteps:
     def _capture(self, launches: Callable[[int], Callable[[], None]]) -> dict[int, Graph]:
         """Captures these launches for every batch size, the largest first: smaller ones then live in its memory."""
         # A plan of nothing: what is launched over it is padding.
-        self._arena.zero_()
+        self._memory.arena.zero_()
         found = {size: self._device.capture(launches(size)) for size in self._graph_sizes}
         return dict(sorted(found.items()))
 

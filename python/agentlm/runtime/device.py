@@ -70,6 +70,10 @@ class Device(Protocol):
         """Runs the launches once, so that all is compiled and allocated, then captures them."""
         ...
 
+    def warm(self, launches: Callable[[], None]) -> None:
+        """Runs launches whose results nobody wants, so that what they need is compiled."""
+        ...
+
     def free_bytes(self) -> int:
         """Bytes that can be allocated."""
         ...
@@ -157,6 +161,11 @@ class Cuda:
         captured: Graph = graph
         return captured
 
+    def warm(self, launches: Callable[[], None]) -> None:
+        """See `Device`."""
+        launches()
+        self._stream.synchronize()
+
     def free_bytes(self) -> int:
         """See `Device`. What torch keeps for itself unused counts as free."""
         free, _total = torch.cuda.mem_get_info(self.place)
@@ -227,6 +236,9 @@ class Interpreted:
     def capture(self, launches: Callable[[], None]) -> Graph:
         """See `Device`. Nothing is to be warmed up."""
         return _Again(launches)
+
+    def warm(self, launches: Callable[[], None]) -> None:
+        """Nothing is compiled."""
 
     def free_bytes(self) -> int:
         """A test's model is small."""

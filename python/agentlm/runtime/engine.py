@@ -192,7 +192,8 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
 
 def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     from agentlm.runtime.cuda import CudaRunner
-    from agentlm.runtime.cuda_model import CudaModel, kv_budget
+    from agentlm.runtime.cuda_memory import kv_budget
+    from agentlm.runtime.cuda_model import CudaModel
     from agentlm.runtime.device import Cuda
     from agentlm_kernels.compilations import watch
 
@@ -206,7 +207,7 @@ def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
             model.bytes_per_block,
             opened.model.context_length,
             config.max_batch_size,
-            config.kv_cache_memory or kv_budget(model, config, config.max_batch_size),
+            config.kv_cache_memory or kv_budget(model, config),
             config.max_total_tokens,
             0,
         )

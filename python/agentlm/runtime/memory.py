@@ -12,6 +12,8 @@ BLOCK_SIZE = 16
 """KV positions in one block; the engine's own constant."""
 DEFAULT_PREFILL_TOKENS = {"cpu": 512, "cuda": 4096, "mock": 512}
 """Most tokens in one step, by backend: enough for its large products, and decodes beside them do not wait long."""
+MAX_BLOCKS = 2**31 // BLOCK_SIZE
+"""A slot, `block * 16 + offset`, is a signed word of 32 bits on its way to a GPU."""
 SHARE = 0.4
 """Share of the free memory that keys and values may take by default; pages are touched only as they fill."""
 
@@ -94,7 +96,7 @@ def plan_kv_cache(
         )
     budget = memory if memory is not None else int(free * SHARE)
     ceiling = max_batch_size * -(-wanted // BLOCK_SIZE)
-    num_blocks = min(budget // bytes_per_block, ceiling, 2**31 - 1)
+    num_blocks = min(budget // bytes_per_block, ceiling, MAX_BLOCKS)
     tokens = num_blocks * BLOCK_SIZE
     if tokens < min(wanted, 2 * BLOCK_SIZE):
         raise OutOfMemoryError(

@@ -73,13 +73,14 @@ class SamplerBuffers:
     counts: Tensor
     """int32 `[samples, vocab]`: how often each id occurs; all zero between launches."""
     stats: Tensor
-    """float32 `[samples + scores, 3, subtiles]`: largest value, bound of a draw, sum of exponentials below the largest."""
+    """float32 `[rows, 3, subtiles]`: largest value, bound of a draw, sum of exponentials below the largest. `rows` here and
+    below is the larger of samples and scores."""
     raw_stats: Tensor
     """The same of logits that were not changed."""
     hits: Tensor
-    """int32 `[samples + scores, subtiles]`: subtiles that hold candidates."""
+    """int32 `[rows, subtiles]`: subtiles that hold candidates."""
     candidate: Tensor
-    """float32 `[samples + scores, vocab]`: values that may matter, in the order of their ids."""
+    """float32 `[rows, vocab]`: values that may matter, in the order of their ids."""
     candidate_id: Tensor
     """int32, the same shape."""
 
@@ -88,7 +89,8 @@ class SamplerBuffers:
         cls, max_samples: int, max_scores: int, vocab: int, device: torch.device | str
     ) -> "SamplerBuffers":
         """Workspaces on `device`."""
-        rows, subtiles = max_samples + max_scores, subtiles_of(vocab)
+        # Samples and scores are worked on one after the other.
+        rows, subtiles = max(max_samples, max_scores), subtiles_of(vocab)
 
         def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
