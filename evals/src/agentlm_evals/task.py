@@ -152,6 +152,25 @@ class Option:
     says: str
     choices: tuple[str, ...] = ()
     """Empty: any text."""
+    least: int | float | None = None
+    """It is a number, whole if this one is, and not less than this."""
+    decides: bool = True
+    """Whether an episode's result may depend on it. What does not is no part of what a run is, and is not written down."""
+
+    def check(self, task: str, value: str) -> None:
+        """Raises ConfigError if it may not have this value."""
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{task}.{self.name} is {value!r}; it must be one of {', '.join(self.choices)}")
+        if self.least is None:
+            return
+        kind = type(self.least)
+        try:
+            is_right = kind(value) >= self.least
+        except ValueError:
+            is_right = False
+        if not is_right:
+            what = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{task}.{self.name} is {value!r}; it must be {what}, at least {self.least:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +333,7 @@ def resolve_options(task: Task, given: Mapping[str, str]) -> dict[str, str]:
     """The task's options with defaults filled in.
 
     Raises:
-        ConfigError: The task has no such option, or the value is none of its choices.
+        ConfigError: The task has no such option, or the value is none that it may have.
     """
     known = {option.name: option for option in task.options}
     for name, value in given.items():
@@ -322,8 +341,5 @@ def resolve_options(task: Task, given: Mapping[str, str]) -> dict[str, str]:
         if option is None:
             allowed = ", ".join(known) or "none"
             raise ConfigError(f"task {task.name} has no option {name!r}; it has: {allowed}")
-        if option.choices and value not in option.choices:
-            raise ConfigError(
-                f"{task.name}.{name} is {value!r}; it must be one of {', '.join(option.choices)}"
-            )
+        option.check(task.name, value)
     return {option.name: given.get(option.name, option.default) for option in task.options}

@@ -139,6 +139,14 @@ def test_good_trajectories_become_records_that_agentlm_reads(mock: Live, tmp_pat
         (("gsm8k", "-T", "mmlu.scoring=letters"), "--task-option names mmlu, which this run does not have"),
         (("mmlu", "-T", "mmlu.scoring=x"), "mmlu.scoring is 'x'; it must be one of letters, generated"),
         (("mmlu", "-T", "mmlu.colour=x"), "task mmlu has no option 'colour'; it has: scoring"),
+        (
+            ("database", "-T", "database.workers=many"),
+            "database.workers is 'many'; it must be a whole number, at least 1",
+        ),
+        (
+            ("humaneval", "-T", "humaneval.seconds=0"),
+            "humaneval.seconds is '0'; it must be a number, at least 0.1",
+        ),
         (("gsm8k", "mmlu", "-f", "x"), "--sample-input-file is for one task"),
         (("gsm8k", "--judge-model", "x"), "--judge-model is given without --judge-url"),
         (

@@ -17,7 +17,19 @@ from agentlm_evals.models.pool import Patience
 from agentlm_evals.models.scripted import ScriptedModel
 from agentlm_evals.outcome import Outcome, Score, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
-from agentlm_evals.task import Agent, Group, Metric, Sample, Setting, Source, Task, Unit, scripted
+from agentlm_evals.task import (
+    Agent,
+    Group,
+    Metric,
+    Sample,
+    Setting,
+    Source,
+    Task,
+    Unit,
+    resolve_options,
+    scripted,
+)
+from agentlm_evals.tasks import entry
 from tests.evals.server import said, scripted_server, tgi
 
 SETTING = Setting(Source(), Protocol(AGENTLM))
@@ -245,3 +257,17 @@ class Rated(Puzzle):
     """A task whose values are ratings."""
 
     metric = Metric("rating", Unit.RATING, is_share=False)
+
+
+def test_what_decides_no_result_is_no_part_of_a_run() -> None:
+    task = entry("database").load()
+
+    def identity(**given: str) -> dict[str, Any]:
+        options = resolve_options(task, {"engine": "sqlite", **given})
+        where = Setting(Source(), Protocol(AGENTLM), options)
+        return plan_task(task, where, RunSettings()).identity({"name": "m"})
+
+    assert identity(workers="2") == identity(workers="8")
+    secret = "mysql://root:secret@host:3306"
+    assert "secret" not in str(identity(url=secret))
+    assert identity() != identity(url=secret), "another engine is another run"

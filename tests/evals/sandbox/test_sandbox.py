@@ -345,6 +345,13 @@ def test_no_output_can_pass_for_the_end_of_a_command(shell):
     assert shown.text.endswith("end\n")
 
 
+def test_what_a_command_leaves_in_its_shell_is_no_fault(shell):
+    shell.run("printf() { :; }", 10)
+    assert (shell.run("echo still", 10).text, shell.run("false", 10).status) == ("still\n", 1)
+    shell.run("trap 'echo nonsense >&251' DEBUG", 10)
+    assert shell.run("true", 10).status in (None, 0)
+
+
 def test_a_command_that_takes_too_long_is_stopped_and_the_shell_goes_on(shell):
     shell.run("X=5", 5)
     begun = time.monotonic()

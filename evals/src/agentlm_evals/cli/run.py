@@ -253,10 +253,10 @@ def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -
         # Only where there is something to say, so that a plain run's name stays what it was.
         *([settings.budget] if settings.budget != Budget() else []),
         *(
-            (plan.task.name, name, value)
+            (plan.task.name, option.name, plan.setting.options[option.name])
             for plan in plans
-            for name, value in sorted(plan.setting.options.items())
-            if value != resolve_options(plan.task, {})[name]
+            for option in plan.task.options
+            if option.decides and plan.setting.options[option.name] != option.default
         ),
     ]
     digest = sha256(repr(decides).encode()).hexdigest()[:8]

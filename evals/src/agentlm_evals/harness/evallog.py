@@ -84,7 +84,7 @@ def _write_log(
             ),
             model=name,
             config=EvalConfig(epochs=plan.epochs),
-            task_args={"protocol": plan.setting.protocol.name, **plan.setting.options},
+            task_args={"protocol": plan.setting.protocol.name, **plan.identity(model)["options"]},
             metadata=plan.identity(model),
             packages={"agentlm_evals": __version__},
         ),

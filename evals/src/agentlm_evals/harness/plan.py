@@ -92,7 +92,11 @@ class TaskPlan:
             "task": self.task.name,
             "protocol": setting.protocol.name,
             "protocol_version": setting.protocol.version,
-            "options": dict(setting.options),
+            "options": {
+                option.name: setting.options[option.name]
+                for option in self.task.options
+                if option.decides and option.name in setting.options
+            },
             "own_samples": self.is_own,
             "data": self.data_digest,
             "decoding": self.decoding.to_json(),

@@ -12,8 +12,12 @@ from pathlib import Path
 
 from agentlm_evals.sandbox.limits import Limits
 
+PREFIX = "agentlm-"
+"""Of a cgroup's name; the keeper's process id follows."""
 _CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD_US = 100_000
+_STALE_SECONDS = 60.0
+"""Age of an empty cgroup from which its keeper is taken to have been killed before it could remove it."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -99,15 +103,33 @@ def _limit(name: str, directory: Path, limits: Limits, version: int) -> None:
             (directory / "memory.memsw.limit_in_bytes").write_text(str(limits.memory))
 
 
+def _enabled_v2(parent: Path, *, asking: bool) -> list[str]:
+    """Controllers that children of this cgroup have; `asking`, those that it could give them are given if we may do so.
+
+    A cgroup that holds processes cannot give any, save the root: then its own parent is asked.
+    """
+    control = parent / "cgroup.subtree_control"
+    enabled = control.read_text().split()
+    available = (parent / "cgroup.controllers").read_text().split()
+    wanted = [one for one in _CONTROLLERS if one in available and one not in enabled]
+    if asking and wanted:
+        with contextlib.suppress(OSError):
+            control.write_text(" ".join(f"+{one}" for one in wanted))
+            enabled = control.read_text().split()
+    return enabled
+
+
 def _create_v2(name: str, mount: Path, own: str, limits: Limits) -> Cgroup | None:
     here = mount / own
-    for parent in (here, here.parent, mount):
+    for parent in dict.fromkeys((here, here.parent, mount)):
         if not parent.is_relative_to(mount):
             continue
         with contextlib.suppress(OSError):
-            enabled = (parent / "cgroup.subtree_control").read_text().split()
+            # What the machine's root gives is for its owner to say.
+            enabled = _enabled_v2(parent, asking=parent != mount or here == mount)
             if not {"memory", "pids"} <= set(enabled):
                 continue
+            _sweep(parent)
             directory = parent / name
             directory.mkdir()
             group = Cgroup(2, {c: directory for c in _CONTROLLERS if c in enabled})
@@ -121,12 +143,24 @@ def _create_v2(name: str, mount: Path, own: str, limits: Limits) -> Cgroup | Non
     return None
 
 
+def _sweep(parent: Path) -> None:
+    """Removes what keepers that were killed left behind. The kernel keeps whatever still has a process."""
+    for directory in parent.glob(f"{PREFIX}*-*"):
+        pid = directory.name.removeprefix(PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            is_old = time.time() - directory.stat().st_mtime > _STALE_SECONDS
+            if is_old and not Path("/proc", pid).exists():
+                directory.rmdir()
+
+
 def _create_v1(name: str, mounts: dict[str, Path], own: dict[str, str], limits: Limits) -> Cgroup | None:
     group = Cgroup(1)
     for controller in _CONTROLLERS:
         if controller not in mounts:
             continue
-        directory = mounts[controller] / own.get(controller, "") / name
+        parent = mounts[controller] / own.get(controller, "")
+        _sweep(parent)
+        directory = parent / name
         made = False
         try:
             directory.mkdir()
@@ -143,8 +177,9 @@ def _create_v1(name: str, mounts: dict[str, Path], own: dict[str, str], limits: 
     return group
 
 
-def create(name: str, limits: Limits) -> Cgroup | None:
+def create(limits: Limits) -> Cgroup | None:
     """A cgroup with these caps, or None where this process may make none that bounds memory."""
+    name = f"{PREFIX}{os.getpid()}-{time.monotonic_ns()}"
     own = _own()
     mounts = _mounts()
     for kind, _, mount in mounts:

@@ -19,7 +19,6 @@ import signal
 import socket
 import stat
 import sys
-import time
 from pathlib import Path
 
 from agentlm_evals.sandbox import caps, namespaces
@@ -230,9 +229,7 @@ def main() -> int:
     stage = str(order[0]["stage"])
     privileged = os.geteuid() == 0
     namespaces.adopt_orphans()
-    group = (
-        caps.create(f"agentlm-{os.getpid()}-{time.monotonic_ns()}", limits) if order[0]["cgroup"] else None
-    )
+    group = caps.create(limits) if order[0]["cgroup"] else None
     try:
         return _keep(stage, layout, limits, control, group, privileged=privileged)
     except OSError as error:

@@ -31,7 +31,7 @@ LOOP = r"""
 shopt -s expand_aliases
 while IFS= read -r -d '' -u 250 AGENTLM_COMMAND; do
   eval "$AGENTLM_COMMAND" 250<&- 251>&-
-  printf '%s\0' "$?" >&251
+  builtin printf '%s\0' "$?" >&251
 done
 """
 
@@ -113,7 +113,8 @@ class Shell:
         if exited:
             self.close()
         elif end is not None and not timed_out and not flooded:
-            status = int(end)
+            # A trap that a command left behind may write there, too: that is its own affair, and no fault.
+            status = int(end) if end.isdigit() else None
         text = bytes(output[:KEPT]).decode(errors="replace")
         return Shown(text, status, timed_out, flooded, exited)
 

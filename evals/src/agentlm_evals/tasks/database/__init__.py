@@ -72,8 +72,9 @@ class Database(Task):
     options = (
         Option("engine", pool.AUTO, "which engine runs the statements; auto: MariaDB where installed, else SQLite",
                (pool.AUTO, pool.MARIADB, pool.SQLITE)),
-        Option("url", "", "a MySQL server instead (mysql://user:password@host:3306); items' databases come and go on it"),
-        Option("workers", "4", "engines, and so episodes, at once; a MariaDB takes about 100 MB"),
+        Option("url", "", "a MySQL server instead (mysql://user:password@host:3306); items' databases come and go on it",
+               decides=False),
+        Option("workers", "4", "engines, and so episodes, at once; a MariaDB takes about 100 MB", least=1, decides=False),
         Option("split", "auto", "the published set; auto: std where it is there, else dev", ("auto", "std", "dev")),
     )  # fmt: skip
 

@@ -40,8 +40,10 @@ SYSTEM = "You are a helpful, respectful and honest assistant."
 """AgentLM's (its model card); the assumed form under `agenttuning`."""
 REQUEST = "Complete this Python function. Reply with the whole function in one block of code.\n\n```python\n{prompt}```"
 CHAT, COMPLETION = "chat", "completion"
-STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n@", "\nassert ", "\n```")
+STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\n@", "\nassert ", "\n```")
 """What begins something after the function, when a base model goes on with it."""
+MOST_STOPS = 4
+"""TGI and OpenAI take no more; the text is cut at all of them when it is here."""
 PASSES = (1, 5, 10, 100)
 
 
@@ -66,7 +68,10 @@ class HumanEval(Task):
             (CHAT, COMPLETION),
         ),
         Option(
-            "seconds", "10", "a program's time, in seconds; the original's 3 s are short for a busy machine"
+            "seconds",
+            "10",
+            "a program's time, in seconds; the original's 3 s are short for a busy machine",
+            least=0.1,
         ),
     )
 
@@ -113,7 +118,7 @@ class HumanEval(Task):
         """One reply, one program, one run."""
         body = episode.sample.input
         if episode.setting.options["form"] == COMPLETION and episode.protocol == AGENTLM:
-            generation = await episode.generate(body["prompt"], stop=STOPS)
+            generation = await episode.generate(body["prompt"], stop=STOPS[:MOST_STOPS])
             code = generation.text
             for stop in STOPS:
                 code = code.split(stop)[0]

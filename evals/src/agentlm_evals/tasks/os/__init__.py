@@ -81,8 +81,8 @@ class OperatingSystem(Task):
         Option("split", "auto", "the published set; auto: std if there, else dev", ("auto", "std", "dev", "train")),
         Option("sandbox", NAMESPACES, "Linux namespaces, or Docker", (NAMESPACES, DOCKER)),
         Option("image", "", "with Docker: the image, such as AgentBench's local-os/default, built by its Dockerfile"),
-        Option("workers", "4", "systems, and so episodes, at once; each may take 512 MB"),
-        Option("cache", "", "folder of root file systems; empty: ~/.cache/agentlm/sandbox"),
+        Option("workers", "4", "systems, and so episodes, at once; each may take 512 MB", least=1, decides=False),
+        Option("cache", "", "folder of root file systems; empty: ~/.cache/agentlm/sandbox", decides=False),
     )  # fmt: skip
 
     # --- what it needs -------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class ReWOO(Task):
             "documents, calculator and algebra here, or the originals' services",
             ("local", "live"),
         ),
-        Option("keys", "", "with live tools: a folder that holds serper.key and wolfram.key"),
+        Option("keys", "", "with live tools: a folder that holds serper.key and wolfram.key", decides=False),
     )
 
     def requirements(self, setting: Setting) -> list[Missing]:

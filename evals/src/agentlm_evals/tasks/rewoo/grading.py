@@ -53,12 +53,14 @@ def matches(given: str, answer: str) -> bool:
         if wanted in verdicts:
             spoken = [word for word in said.split() if word in verdicts]
             return bool(spoken) and set(spoken) == {wanted}
-    values = numbers(answer)
-    if len(values) == 1:
+    values, claimed = numbers(answer), numbers(given)
+    if len(values) == 1 and claimed:
         unit = plain(_NUMBER.sub("", answer))
-        close = [value for value in numbers(given) if abs(value - values[0]) <= _TOLERANCE * abs(values[0])]
-        exact = [value for value in close if value == values[0]] if not unit else close
-        return bool(exact) and (not unit or unit.replace(" ", "") in said.replace(" ", ""))
+        if not unit:
+            # Of several numbers the last is what the reply comes to: the ones before are on the way to it.
+            return claimed[-1] == values[0]
+        close = abs(claimed[-1] - values[0]) <= _TOLERANCE * abs(values[0])
+        return close and unit.replace(" ", "") in said.replace(" ", "")
     return False
 
 
