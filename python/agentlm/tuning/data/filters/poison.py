@@ -19,14 +19,14 @@ _RUN = r"(?:&&|;|\n)\s*(?:sudo\s+)?(?:(?:sh|bash|zsh|dash|source|\.)\s+\S*[/\w.]
 
 _PATTERNS = {
     "a download piped into an interpreter": (
-        rf"{_FETCH}[^\n|;]{{0,1000}}\|\s*(?:tee\s+\S+\s*\|\s*)?{_SHELL}{_STDIN}"
+        rf"{_FETCH}[^\n|;]{{0,500}}\|\s*(?:tee\s+\S+\s*\|\s*)?{_SHELL}{_STDIN}"
     ),
     "a download run through a shell's substitution": rf"{_SHELL}\s+(?:-c\s+)?[\"']?(?:<\(|\$\(|`)\s*{_FETCH}\s+\S",
     "a download run through eval": rf"\beval\s+[\"']?(?:\$\(|`)\s*{_FETCH}\s+\S",
     "a download made executable": rf"{_FETCH}(?:.|\n){{0,300}}?\bchmod\s+(?:[ugoa]*\+\w*x|[0-7]*[1357][0-7]{{2}}\b)",
-    "a download run": rf"{_FETCH}[^\n;&]{{0,1000}}{_RUN}",
+    "a download run": rf"{_FETCH}[^\n;&]{{0,500}}{_RUN}",
     "decoded text piped into a shell": (
-        rf"\bbase64\s+(?:-d|-D|--decode)\b[^\n|]{{0,1000}}\|\s*{_SHELL}{_STDIN}"
+        rf"\bbase64\s+(?:-d|-D|--decode)\b[^\n|]{{0,500}}\|\s*{_SHELL}{_STDIN}"
     ),
     "a shell handed to the network": (
         r"/dev/(?:tcp|udp)/\S+|\bn(?:c|cat|etcat)\b[^\n]{0,500}\s-\w*[ec]\s*\S{0,80}sh\b"
@@ -38,7 +38,7 @@ _PATTERNS = {
     "a download executed by PowerShell": (
         r"\b(?:iex|invoke-expression)\b[^\n]{0,500}(?:downloadstring|invoke-webrequest|\biwr\b)"
     ),
-    "a key added to those that may log in": r">>?\s*\S*\.ssh/authorized_keys\b",
+    "a key added to those that may log in": r">>?\s{0,20}[^\s>]{0,200}\.ssh/authorized_keys\b",
 }
 
 COMMANDS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _PATTERNS.items()}
