@@ -1,6 +1,7 @@
 """Filtering: for every reason, a conversation that goes and a nearly equal one that stays; the report adds up."""
 
 import json
+import math
 
 import pytest
 
@@ -64,6 +65,11 @@ PAIRS = {
         conversation([ASK, DONE, ASK, DONE]),
     ),
     "roles: the assistant speaks twice": ("roles", conversation([ASK, DONE, DONE]), conversation([ASK, DONE])),
+    "roles: a tool speaks first": (
+        "roles",
+        conversation([RESULT, DONE]),
+        conversation([ASK, CALLING, RESULT, DONE]),
+    ),
     "roles: an empty turn": ("roles", chat("Hi", " \n"), chat("Hi", ".")),
     "roles: a result without a call": (
         "roles",
@@ -278,6 +284,9 @@ def test_our_own_worlds_write_forms_that_the_filter_reads():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"min_turns": -1}, "min_turns must be at least 0; it is -1"),
+        ({"max_chars": 0}, "max_chars must be at least 1; it is 0"),
+        ({"max_text_repeats": 1}, r"max_text_repeats must be 0 \(off\) or at least 2; it is 1"),
         ({"task_forms": {"t": "prose"}}, "a form must be one of step, click"),
         ({"min_reward": {"*": float("nan")}}, "the least reward of every task must be a number; it is nan"),
         ({"min_reward": {"os": float("inf")}}, "the least reward of os must be a number; it is inf"),
@@ -293,6 +302,14 @@ def test_wrong_settings_are_refused(settings, said):
         FilterSettings(**settings)
     with pytest.raises(DataError, match="max_tokens needs a model"):
         Filter(FilterSettings(max_tokens=1))
+
+
+def test_settings_at_the_edge_of_what_is_allowed_are_taken():
+    edge = FilterSettings(
+        min_reward={"os": -math.inf}, task_forms={"t": "act"}, max_repeats=2, max_text_repeats=0, min_turns=0, max_turns=1,
+        max_chars=1, max_tokens=1, per_item=0,
+    )  # fmt: skip
+    assert Filter(edge, lambda _: 1).fault(chat("a", "b"))[0] == "long"
 
 
 def test_cycles_are_found_up_to_four_actions():

@@ -67,42 +67,99 @@ def test_only_what_the_assistant_says_and_may_be_learnt_is_trained():
     assert trained == [False, True, False]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "not JSON"),
-        ('"text"', "a record must be an object"),
-        (line(reward=float("nan")), "NaN is no JSON number"),
-        ('{"id": "1", "source": "s"}', "messages missing"),
-        (line(rewards=1), "unknown key 'rewards'; a record may have id, source, task"),
-        (line(id=""), "id must not be empty"),
-        (line(id=3), "id must be text; it is 3"),
-        (line(reward=True), "reward must be a number or null; it is True"),
-        (line(reward=10**400), "reward must be a finite number"),
-        (line(meta={"a": 1}).replace("1}", "1e999}"), "1e999 is too large for a number"),
-        (line(tags="a"), "tags must be a list"),
-        (line(meta=[]), "meta must be an object"),
-        (line(messages=[]), "messages must not be empty"),
-        (line(messages=["Hi"]), "messages[0]: a message must be an object"),
-        (with_message(role="human", content="x"), "messages[1]: role must be one of system, user, assistant, tool"),
-        (with_message(role="assistant"), "messages[1]: content may be null only beside tool_calls"),
-        (with_message(role="assistant", content=["x"]), "messages[1]: content must be text"),
-        (with_message(role="assistant", content="x", loss=None), "messages[1]: loss must be true or false; it is None"),
-        (with_message(role="user", content="x", loss=True), "loss belongs to an assistant's message; this one is the user"),
-        (with_message(role="user", content="x", weight=1), "unknown key 'weight'"),
-        (with_message(role="user", content="x", tool_call_id="1"), "tool_call_id belongs to a tool's message"),
-        (with_message(role="assistant", content="x", tool_calls=[{"name": "f"}]), "tool_calls[0] must be"),
-        (
-            with_message(role="assistant", content="x", tool_calls=[{"function": {"name": "f", "arguments": 3}}]),
-            "arguments must be an object, or its JSON as text",
+REFUSED = [
+    ("{", "not JSON", line()),
+    ('"text"', "a record must be an object", line()),
+    (line(reward=float("nan")), "NaN is no JSON number", line(reward=None)),
+    (line(meta={"a": 1}).replace("1}", "1e999}"), "1e999 is too large for a number", line(meta={"a": 1e99})),
+    ('{"id": "1", "source": "s"}', "messages missing", line()),
+    (line(rewards=1), "unknown key 'rewards'; a record may have id, source, task", line(reward=1)),
+    (line(id=""), "id must not be empty", line(id=" ")),
+    (line(id=3), "id must be text; it is 3", line(id="3")),
+    (line(source=""), "source must not be empty", line(source="x")),
+    (line(reward=True), "reward must be a number or null; it is True", line(reward=1)),
+    (line(reward=10**400), "reward must be a finite number", line(reward=10**300)),
+    (line(task=1), "task must be text; it is 1", line(task="1")),
+    (line(item=[]), "item must be text; it is []", line(item=None)),
+    (line(tags="a"), "tags must be a list", line(tags=["a"])),
+    (line(tags=[1]), "a tag must be text; it is 1", line(tags=[])),
+    (line(tools={}), "tools must be a list; it is {}", line(tools=[])),
+    (line(tools=["f"]), "a tool must be an object; it is 'f'", line(tools=[{"name": "f"}])),
+    (line(meta=[]), "meta must be an object", line(meta={})),
+    (line(messages=[]), "messages must not be empty", line()),
+    (line(messages={}), "messages must be a list; it is {}", line()),
+    (line(messages=["Hi"]), "messages[0]: a message must be an object", line()),
+    (
+        with_message(content="x"),
+        "messages[1]: role missing; it is one of",
+        with_message(role="user", content="x"),
+    ),
+    (
+        with_message(role="human", content="x"),
+        "messages[1]: role must be one of system, user, assistant, tool",
+        with_message(role="user", content="x"),
+    ),
+    (
+        with_message(role="assistant"),
+        "messages[1]: content may be null only beside tool_calls",
+        with_message(role="assistant", tool_calls=[CALL]),
+    ),
+    (
+        with_message(role="assistant", content=["x"]),
+        "messages[1]: content must be text",
+        with_message(role="assistant", content="x"),
+    ),
+    (
+        with_message(role="assistant", content="x", loss=None),
+        "messages[1]: loss must be true or false; it is None",
+        with_message(role="assistant", content="x", loss=False),
+    ),
+    (
+        with_message(role="user", content="x", loss=True),
+        "loss belongs to an assistant's message; this one is the user",
+        with_message(role="assistant", content="x", loss=True),
+    ),
+    (
+        with_message(role="user", content="x", weight=1),
+        "unknown key 'weight'",
+        with_message(role="user", content="x", name="Ann"),
+    ),
+    (
+        with_message(role="user", content="x", tool_call_id="1"),
+        "tool_call_id belongs to a tool's message",
+        with_message(role="tool", content="x", tool_call_id="1"),
+    ),
+    (
+        with_message(role="user", content="x", tool_calls=[CALL]),
+        "tool_calls belong to an assistant's message; this one is the user",
+        with_message(role="assistant", content="x", tool_calls=[CALL]),
+    ),
+    (
+        with_message(role="assistant", content="x", tool_calls=[{"name": "f"}]),
+        "tool_calls[0] must be",
+        with_message(role="assistant", content="x", tool_calls=[{"function": {"name": "f"}}]),
+    ),
+    (
+        with_message(role="assistant", content="x", tool_calls=[{"function": {"name": "f", "arguments": 3}}]),
+        "arguments must be an object, or its JSON as text",
+        with_message(
+            role="assistant", content="x", tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]
         ),
-        (with_message(role="assistant", content="\ud800"), "holds what JSON cannot"),
-    ],
-)  # fmt: skip
-def test_what_is_no_record_is_refused_with_place_and_reason(text, said):
+    ),
+    (
+        with_message(role="assistant", content="\ud83d"),
+        "holds what JSON cannot",
+        with_message(role="assistant", content="\ud83d\ude00"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("bad", "said", "good"), REFUSED, ids=[said[:40] for _, said, _ in REFUSED])
+def test_what_is_no_record_is_refused_with_place_and_reason_and_what_nearly_equal_passes(bad, said, good):
     with pytest.raises(RecordError) as refused:
-        record.parse(text)
+        record.parse(bad)
     assert said in str(refused.value)
+    assert record.parse(good).messages
 
 
 def test_reading_names_file_and_line(tmp_path):
