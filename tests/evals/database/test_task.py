@@ -159,3 +159,33 @@ def test_any_mysql_by_url_scores_the_same_and_is_left_as_it_was():
         assert server.ask("SHOW DATABASES") == before
     finally:
         server.close()
+
+
+@needs_mariadb
+def test_on_somebodys_server_the_model_sees_its_own_database_or_the_user_is_told(caplog):
+    from agentlm_evals.tasks.database.item import Table
+    from agentlm_evals.tasks.database.mariadb import PrivateMariaDB
+    from agentlm_evals.tasks.database.mysql import MySQLEngine
+
+    server = PrivateMariaDB()
+    table = Table("t", ("a",), (("1",),))
+    try:
+        server.ask("CREATE DATABASE precious")
+        engine = MySQLEngine({"unix_socket": f"{server.folder}/socket", "user": "root"}, must_restrict=False)
+        with engine.session(table) as session:
+            assert "1044 (42000): Access denied" in session.execute("DROP DATABASE precious")
+            assert session.execute("SELECT a FROM t") == "[('1',)]"
+        engine.close()
+        server.ask("CREATE USER poor@localhost")
+        server.ask("GRANT ALL ON t.* TO poor@localhost")
+        engine = MySQLEngine({"unix_socket": f"{server.folder}/socket", "user": "poor"}, must_restrict=False)
+        assert not caplog.records
+        with engine.session(table) as session:
+            assert session.execute("SELECT a FROM t") == "[('1',)]"
+            assert session.rows() == [("1",)]
+        engine.close()
+        assert "its statements run with all rights of the account that was given" in caplog.text
+        left = [user for (user,) in server.ask("SELECT user FROM mysql.user") if user.startswith("agentlm_")]
+        assert left == []
+    finally:
+        server.close()

@@ -1,4 +1,4 @@
-"""What AgentBench shows a model of a long dialogue: the first message, and of the rest what fits 3,500 segments.
+"""What AgentBench's client asks of a model: of a long dialogue the first message and what else fits, sampled at 0.7.
 
 Facts: AgentTuning e33a45d, AgentBench.old/src/agent.py. Refuses to know tokens and tasks.
 """
@@ -8,11 +8,22 @@ from dataclasses import replace
 from itertools import groupby
 from math import ceil
 
-from agentlm_evals.model import Message
+from agentlm_evals.model import Decoding, Message
 
+CONTEXT = 4096
+"""Tokens of prompt and reply."""
 SEGMENTS = 3500
+"""Of a dialogue that is shown."""
 _LONGEST = 7
 """Letters of one segment."""
+
+
+def sampled(max_new_tokens: int) -> Decoding:
+    """How its client has a reply sampled: it says greedy, and a temperature that its server took for sampling.
+
+    The server keeps of the prompt what leaves room for the reply in 4,096 tokens.
+    """
+    return Decoding(max_new_tokens=max_new_tokens, temperature=0.7, truncate=CONTEXT - max_new_tokens)
 
 
 def window(messages: Sequence[Message]) -> list[Message]:

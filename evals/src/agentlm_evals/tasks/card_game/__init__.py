@@ -16,7 +16,7 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding, Message
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
-from agentlm_evals.protocols.window import window
+from agentlm_evals.protocols.window import sampled, window
 from agentlm_evals.task import Agent, Group, Metric, Sample, Setting, Task, scripted
 from agentlm_evals.tasks.card_game import prompts, published, replies
 from agentlm_evals.tasks.card_game.opponents import OPPONENTS, Opponent
@@ -150,7 +150,7 @@ class CardGame(Task):
     def decoding(self, protocol: str) -> Decoding:
         """512 tokens; the published client samples at 0.7 (its server took any temperature but 1 for that)."""
         if protocol == AGENTTUNING:
-            return Decoding(max_new_tokens=512, temperature=0.7, truncate=4096 - 512)
+            return sampled(512)
         return Decoding(max_new_tokens=512)
 
     async def solve(self, episode: Episode) -> Any:

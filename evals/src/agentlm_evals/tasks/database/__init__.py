@@ -19,7 +19,7 @@ from agentlm_evals.harness.episode import Episode
 from agentlm_evals.model import Decoding
 from agentlm_evals.outcome import Score, format_or_limit, right, wrong
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING
-from agentlm_evals.protocols.window import stripped_window
+from agentlm_evals.protocols.window import sampled, stripped_window
 from agentlm_evals.task import (
     Agent,
     Average,
@@ -125,7 +125,7 @@ class Database(Task):
     def decoding(self, protocol: str) -> Decoding:
         """128 tokens; the published harness samples at 0.7 (its client says otherwise to the server than it means)."""
         if protocol == AGENTTUNING:
-            return Decoding(max_new_tokens=128, temperature=0.7, truncate=4096 - 128)
+            return sampled(128)
         return Decoding(max_new_tokens=256)
 
     @asynccontextmanager

@@ -138,7 +138,7 @@ class PrivateMariaDB(MySQLEngine):
         try:
             self.process = self._start(program, source)
             self._wait()
-            super().__init__(self._account(), restrict=True)
+            super().__init__(self._account(), must_restrict=True)
         except BaseException:
             self._stop()
             raise

@@ -4,6 +4,7 @@ The same for a private MariaDB and for any server by URL. Refuses to know how th
 """
 
 import contextlib
+import logging
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ _STATES = {
     1305: "42000", 1365: "22012", 1582: "42000", 1630: "42000",
 }  # fmt: skip
 """SQLSTATE by error number, from MySQL's error reference, where the driver's version does not pass it on."""
+_log = logging.getLogger(__name__)
 _LOST = (2006, 2013, 1053, 1927)
 """Numbers of a connection that is gone: the server's, or ours after a statement was stopped."""
 
@@ -87,7 +89,12 @@ class MySQLSession(Session):
     def execute(self, sql: str) -> str:
         """One statement; a statement that takes too long is stopped, and its connection with it."""
         try:
-            connection = self._connect()
+            connection = self.connect()
+        except pymysql.err.MySQLError as error:
+            if error.args and error.args[0] in (ER.BAD_DB_ERROR, ER.DBACCESS_DENIED_ERROR):
+                return error_text(error)  # the model took the database away
+            raise EngineError(f"the model's account cannot connect: {error_text(error)}") from error
+        try:
             with self._engine.watched(connection.thread_id()), connection.cursor() as cursor:
                 cursor.execute(sql)
                 rows = list(cursor.fetchmany(MOST_ROWS)) if cursor.description else []
@@ -102,7 +109,8 @@ class MySQLSession(Session):
         except (UnicodeError, ValueError, TypeError, OverflowError) as error:
             return f"1105 (HY000): {error}"  # a value or a statement that the driver cannot carry
 
-    def _connect(self) -> pymysql.Connection:
+    def connect(self) -> pymysql.Connection:
+        """The model's connection, opened if it is not. Raises pymysql's errors."""
         if self._connection is None:
             self._connection = pymysql.connect(
                 **self._arguments,
@@ -142,13 +150,14 @@ class MySQLEngine(Engine):
 
     Args:
         arguments: pymysql's arguments for that account.
-        restrict: Whether the model gets an account of its own that sees its item's database alone; needs the right to
-            make one.
+        must_restrict: Whether the model must have an account of its own, which sees its item's database alone. Otherwise it
+            has one where the server lets us make it, and where it does not, said aloud, the account that was given.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], *, restrict: bool) -> None:
+    def __init__(self, arguments: Mapping[str, Any], *, must_restrict: bool) -> None:
         self._arguments = dict(arguments)
-        self._restrict = restrict
+        self._must_restrict = must_restrict
+        self._restrict = True
         self._lock = threading.Lock()
         self._version = ""
         try:
@@ -200,24 +209,45 @@ class MySQLEngine(Engine):
             self.ask(f"CREATE DATABASE {name}")
             made = True
             self._load(table)
-            arguments = dict(self._arguments)
-            if self._restrict:
-                password = secrets.token_hex(16)
-                pattern = quoted(table.name.replace("\\", "\\\\").replace("_", "\\_").replace("%", "\\%"))
-                self.ask(f"CREATE USER '{account}'@'%' IDENTIFIED BY '{password}'")
-                self.ask(f"GRANT ALL ON {pattern}.* TO '{account}'@'%'")
-                arguments |= {"user": account, "password": password}
-            arguments["init_command"] = f"SET SESSION sql_mode = '{SQL_MODE}'"
+            session = self._session(table, account)
         except pymysql.err.MySQLError as error:
             if made:
                 self._drop(name, account)
             raise EngineError(f"table {table.name!r} cannot be set up: {error_text(error)}") from error
-        session = MySQLSession(self, table, arguments)
         try:
             yield session
         finally:
             session.disconnect()
             self._drop(name, account)
+
+    def _session(self, table: Table, account: str) -> MySQLSession:
+        """The model's session, connected as an account of its own if there can be one."""
+        arguments = self._arguments | {"init_command": f"SET SESSION sql_mode = '{SQL_MODE}'"}
+        if self._restrict:
+            password = secrets.token_hex(16)
+            pattern = quoted(table.name.replace("\\", "\\\\").replace("_", "\\_").replace("%", "\\%"))
+            try:
+                self.ask(f"CREATE USER '{account}'@'%' IDENTIFIED BY '{password}'")
+                self.ask(f"GRANT ALL ON {pattern}.* TO '{account}'@'%'")
+                session = MySQLSession(self, table, arguments | {"user": account, "password": password})
+                session.connect()
+                return session
+            except (pymysql.err.MySQLError, RuntimeError) as error:
+                # RuntimeError: the driver lacks a package for the way in which this server checks passwords.
+                if self._must_restrict:
+                    raise
+                self._restrict = False
+                why = error_text(error) if isinstance(error, pymysql.err.MySQLError) else str(error)
+                with contextlib.suppress(pymysql.err.MySQLError):
+                    self.ask(f"DROP USER IF EXISTS '{account}'@'%'")
+                _log.warning(
+                    "the database server lets us make no account for the model (%s): its statements run with all "
+                    "rights of the account that was given",
+                    why,
+                )
+        session = MySQLSession(self, table, arguments)
+        session.connect()
+        return session
 
     def _load(self, table: Table) -> None:
         name = quoted(table.name)

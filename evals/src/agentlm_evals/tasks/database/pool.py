@@ -38,7 +38,7 @@ def maker(engine: str, url: str) -> Callable[[], Engine]:
     """
     if url:
         arguments = parse_url(url)
-        return lambda: MySQLEngine(arguments, restrict=False)
+        return lambda: MySQLEngine(arguments, must_restrict=False)
     if choose(engine) == MARIADB:
         return mariadb.PrivateMariaDB
     return SQLiteEngine
