@@ -1,7 +1,7 @@
 """Which models the study trains and on how much: a fixed list, small enough to be read. Refuses to know how it is run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -11,18 +11,22 @@ class Size:
 
     scale: float
     """Of the corpus; 1 is about 13 M tokens."""
+    practice_steps: int
     base_steps: int
     tune_steps: int
     seeds: int
+    """Tunings of each mixture; they differ in what is drawn and in which order."""
     episodes: int
     """Of each group of worlds, and questions, a cell."""
-    batch: int = 8
+    batch: int = 4
     length: int = 1024
 
 
-FULL = Size(scale=1.0, base_steps=400, tune_steps=240, seeds=3, episodes=200)
-"""15 tunings and one base a seed: about 5,000 steps."""
-REHEARSAL = Size(scale=0.02, base_steps=3, tune_steps=2, seeds=1, episodes=8, batch=2, length=512)
+FULL = Size(scale=1.0, practice_steps=500, base_steps=1000, tune_steps=450, seeds=3, episodes=200)
+"""One base and 15 tunings: about 8,000 steps of 4,000 tokens."""
+REHEARSAL = Size(
+    scale=0.02, practice_steps=2, base_steps=3, tune_steps=2, seeds=1, episodes=8, batch=2, length=512
+)
 """Whether all of it runs: minutes, and no finding."""
 ETAS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Shares of agent data, by trained tokens. 0 is general-only, 1 agent-only; AgentTuning takes 0.2."""
@@ -32,19 +36,14 @@ ETAS = (0.0, 0.1, 0.2, 0.5, 1.0)
 class Cell:
     """One trained model."""
 
-    seed: int
-    eta: float | None
-    """None: the base."""
+    eta: float | None = None
+    """None: the base, of which there is one, as AgentTuning tunes one Llama-2-chat."""
+    seed: int = 1
 
     @property
     def name(self) -> str:
-        """`base-1`, `eta-0.2-1`: its folder."""
-        return f"{self.variant}-{self.seed}"
-
-    @property
-    def variant(self) -> str:
-        """What the table's row is called by."""
-        return "base" if self.eta is None else f"eta-{self.eta:g}"
+        """`base`, `eta-0.2-1`: its folder."""
+        return "base" if self.eta is None else f"eta-{self.eta:g}-{self.seed}"
 
     @property
     def title(self) -> str:
@@ -56,39 +55,53 @@ class Cell:
 
 
 def cells(size: Size) -> Iterator[Cell]:
-    """Every cell, a seed's base before what is tuned from it; one seed is done before the next begins."""
+    """Every cell, the base first; one seed is done before the next begins."""
+    yield Cell()
     for seed in range(1, size.seeds + 1):
-        yield Cell(seed, None)
         for eta in ETAS:
-            yield Cell(seed, eta)
+            yield Cell(eta, seed)
 
 
-def config(cell: Cell, size: Size, folder: str) -> dict[str, Any]:
-    """The cell's `agentlm tune` configuration; paths are below `folder`. All cells of a kind spend the same."""
-    from_base = cell.eta is not None
-    base = replace(cell, eta=None).name
-    sources: list[dict[str, Any]] = [{"name": "general", "path": f"{folder}/corpus/general.jsonl"}]
-    if not from_base:
-        sources.append({"name": "practice", "path": f"{folder}/corpus/practice.jsonl"})
-    data: dict[str, Any] = {"length": size.length}
-    if from_base:
-        sources[0]["group"] = "general"
-        sources.append({"name": "agent", "path": f"{folder}/corpus/agent.jsonl", "group": "agent"})
-        data |= {"eta": cell.eta, "unit": "trained_tokens"}
+def stages(cell: Cell, size: Size, folder: str) -> dict[str, dict[str, Any]]:
+    """The `agentlm tune` configurations that make the cell, by name, each from what the one before wrote.
+
+    The last has the cell's own name. Paths are below `folder`; all cells but the base spend the same.
+    """
+    practice = {"name": "practice", "path": f"{folder}/corpus/practice.jsonl"}
+    general = {"name": "general", "path": f"{folder}/corpus/general.jsonl"}
+    agent = {"name": "agent", "path": f"{folder}/corpus/agent.jsonl"}
+    shared = {"length": size.length, "unit": "trained_tokens"}
+    if cell.eta is None:
+        first = shared | {"sources": [practice]}
+        then = shared | {"sources": [general | {"weight": 0.8}, practice | {"weight": 0.2}]}
+        return {
+            "practice": _config(
+                "practice", f"{folder}/start", size.practice_steps, first, cell, size, folder
+            ),
+            "base": _config("base", f"{folder}/practice/model", size.base_steps, then, cell, size, folder),
+        }
+    mixed = shared | {
+        "eta": cell.eta,
+        "sources": [general | {"group": "general"}, agent | {"group": "agent"}],
+    }
+    return {cell.name: _config(cell.name, f"{folder}/base/model", size.tune_steps, mixed, cell, size, folder)}
+
+
+def _config(
+    name: str, model: str, steps: int, data: Mapping[str, Any], cell: Cell, size: Size, folder: str
+) -> dict[str, Any]:
     return {
-        "output": f"{folder}/{cell.name}",
+        "output": f"{folder}/{name}",
         "seed": cell.seed,
-        "model": {"path": f"{folder}/{base}/model"}
-        if from_base
-        else {"path": f"{folder}/base", "init": "random"},
-        "data": data | {"sources": sources},
+        "model": {"path": model},
+        "data": dict(data),
         "training": {
-            "steps": size.tune_steps if from_base else size.base_steps,
+            "steps": steps,
             "batch": size.batch,
             "micro_batch": size.batch,
-            "learning_rate": 2e-3 if from_base else 3e-3,
+            "learning_rate": 1e-3,
             "warmup": 0.05,
-            "final_learning_rate": 0.05,
+            "final_learning_rate": 0.5 if name == "practice" else 0.05,
             "weight_decay": 0.05,
             "dtype": "bfloat16",
             "device": "cpu",

@@ -16,8 +16,8 @@ GROUPS = ("held-in", "held-out", "general")
 def matrix(
     results: Mapping[str, Mapping[str, Any]], eta: float | None, group: str, seeds: int
 ) -> npt.NDArray[np.float64]:
-    """Scores `[seeds, items]`; items are the same for every seed."""
-    rows = [results[Cell(seed, eta).name][group] for seed in range(1, seeds + 1)]
+    """Scores `[seeds, items]`; items are the same for every seed, and the one base stands for every seed."""
+    rows = [results[Cell(eta, seed).name][group] for seed in range(1, seeds + 1)]
     names = sorted(rows[0])
     return np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
 
@@ -38,7 +38,7 @@ def summarise(results: Mapping[str, Mapping[str, Any]], size: Size) -> list[dict
     """One row a variant: each group's mean and interval in per cent, and its difference from agent-only."""
     rows: list[dict[str, Any]] = []
     for eta in (None, *ETAS):
-        row: dict[str, Any] = {"variant": Cell(1, eta).title}
+        row: dict[str, Any] = {"variant": Cell(eta).title}
         for group in GROUPS:
             scores = matrix(results, eta, group, size.seeds)
             low, high = interval(scores)

@@ -22,7 +22,7 @@ from agentlm_evals.model import Decoding, Message, Model
 from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
 from agentlm_evals.nano import chats
 from agentlm_evals.nano.corpus import write_corpus
-from bench.nano_study.plan import Cell, Size, cells, config, to_toml
+from bench.nano_study.plan import Cell, Size, cells, stages, to_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS: dict[str, Sequence[World]] = {"held-in": HELD_IN, "held-out": HELD_OUT}
@@ -35,8 +35,8 @@ def prepare(folder: Path, size: Size) -> None:
     """The corpus and the base's files."""
     if not (folder / "corpus" / "general.jsonl").is_file():
         write_corpus(folder / "corpus", scale=size.scale)
-    if not (folder / "base" / "config.json").is_file():
-        _call([sys.executable, "recipes/nano/base.py", str(folder / "corpus"), str(folder / "base")])
+    if not (folder / "start" / "model.safetensors").is_file():
+        _call([sys.executable, "recipes/nano/base.py", str(folder / "corpus"), str(folder / "start")])
 
 
 def _call(command: Sequence[str]) -> None:
@@ -44,17 +44,14 @@ def _call(command: Sequence[str]) -> None:
 
 
 def train(cell: Cell, size: Size, folder: Path) -> float:
-    """Tunes the cell unless its model is there; seconds that it took, over all attempts of this process."""
-    where = folder / cell.name
-    if (where / "model" / "config.json").is_file():
-        return 0.0
+    """Runs those of the cell's stages whose models are not there; seconds that this process took for them."""
     began = time.monotonic()
-    file = folder / f"{cell.name}.toml"
-    file.write_text(to_toml(config(cell, size, str(folder))), encoding="utf-8")
-    command = [sys.executable, "-m", "agentlm", "tune", str(file)]
-    if where.is_dir():
-        command.append("--resume")
-    _call(command)
+    for name, config in stages(cell, size, str(folder)).items():
+        if (folder / name / "model" / "config.json").is_file():
+            continue
+        file = folder / f"{name}.toml"
+        file.write_text(to_toml(config), encoding="utf-8")
+        _call([sys.executable, "-m", "agentlm", "tune", str(file), "--resume"])
     return time.monotonic() - began
 
 

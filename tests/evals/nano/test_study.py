@@ -9,36 +9,35 @@ import pytest
 from agentlm.tuning.config import TuneConfig
 from agentlm_evals.environments import HELD_IN, HELD_OUT, Split
 from agentlm_evals.environments.world import split_of
-from bench.nano_study.plan import ETAS, FULL, REHEARSAL, Cell, cells, config, to_toml
+from bench.nano_study.plan import ETAS, FULL, REHEARSAL, Cell, Size, cells, stages, to_toml
 from bench.nano_study.report import GROUPS, interval, summarise, table
 from bench.nano_study.run import items, questions
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "nano" / "nano.toml"
+RECIPES = Path(__file__).parents[3] / "recipes" / "nano"
 
 
 @pytest.mark.parametrize("size", [FULL, REHEARSAL], ids=["full", "rehearsal"])
-@pytest.mark.parametrize("eta", [None, *ETAS])
-def test_a_cell_is_a_configuration(size, eta):
-    cell = Cell(1, eta)
-    values = config(cell, size, "/somewhere")
-    assert tomllib.loads(to_toml(values)) == values
-    tuned = TuneConfig.from_dict(values)
-    assert tuned.model.init == ("random" if eta is None else "weights")
-    assert tuned.data.eta == eta
-    assert tuned.output == f"/somewhere/{cell.name}"
+def test_every_stage_is_taken_and_goes_on_from_one_that_ran(size: Size) -> None:
+    written = {"/study/start"}
+    for cell in cells(size):
+        for name, config in stages(cell, size, "/study").items():
+            read = TuneConfig.from_dict(tomllib.loads(to_toml(config)))
+            assert read.model.path in written
+            assert read.output == f"/study/{name}"
+            assert read.seed == cell.seed
+            written.add(f"{read.output}/model")
+        assert name == cell.name
+    assert len(written) == 1 + 2 + size.seeds * len(ETAS)
 
 
-def test_the_recipe_is_a_configuration():
-    tuned = TuneConfig.load(RECIPE)
-    assert (tuned.model.init, tuned.data.length) == ("random", 1024)
+@pytest.mark.parametrize("stage", ["practice", "nano"])
+def test_the_recipe_is_a_configuration(stage):
+    assert TuneConfig.load(RECIPES / f"{stage}.toml").data.length == 1024
 
 
 def test_the_full_study_is_as_large_as_promised():
     assert FULL.seeds >= 3
     assert FULL.episodes >= 200
-    named = [cell.name for cell in cells(FULL)]
-    assert len(named) == len(set(named)) == FULL.seeds * (1 + len(ETAS))
-    assert named.index("base-1") < named.index("eta-1-1")
     assert {0.0, 0.2, 1.0} <= set(ETAS)
 
 
@@ -77,3 +76,23 @@ def test_the_table_has_every_variant_and_agent_only_differs_from_itself_by_nothi
     shown = table(rows)
     assert "| agent only, η = 1 | +0.0 (+0.0 to +0.0) |" in shown
     assert shown.count("\n| ") >= 12
+
+
+def test_the_table_pairs_items_and_takes_the_one_base_for_every_seed() -> None:
+    size = Size(scale=1, practice_steps=1, base_steps=1, tune_steps=1, seeds=2, episodes=2)
+
+    def scores(first: float, second: float) -> dict[str, dict[str, float]]:
+        return {group: {"a": first, "b": second} for group in ("held-in", "held-out", "general")}
+
+    results = {Cell(eta, seed).name: scores(1, 0) for eta in ETAS for seed in (1, 2)}
+    results["eta-1-1"] = results["eta-1-2"] = scores(1, 1)
+    results["base"] = scores(0, 0)
+    rows = {row["variant"]: row for row in summarise(results, size)}
+    assert rows["base"]["held-in"] == [0, 0, 0]
+    assert rows["base"]["general beyond agent only"] == [-100, -100, -100]
+    assert rows["agent only, η = 1"]["held-in"] == [100, 100, 100]
+    assert rows["agent only, η = 1"]["held-in beyond agent only"] == [0, 0, 0]
+    mixed = rows["mixed, η = 0.2"]
+    assert mixed["general"] == [50, 0, 100]
+    assert mixed["general beyond agent only"] == [-50, -100, 0]
+    assert "| mixed, η = 0.2 | 50.0 (0.0 to 100.0) |" in table(list(rows.values()))

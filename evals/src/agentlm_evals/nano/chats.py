@@ -4,6 +4,7 @@ An exchange says what of its answer counts, so that the same texts serve as a te
 decided by the question's text, as the worlds' openings are dealt.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -249,9 +250,20 @@ def _note(rng: Random) -> Exchange:
     return Exchange(ask.format(note, " and ".join(asked)), f"{wanted}.", wanted)
 
 
+def _drill(rng: Random) -> Exchange:
+    """The same again and again, from two scraps to two dozen: a few teach which words may come, many in what order."""
+    length = round(math.exp(rng.uniform(math.log(2), math.log(24))))
+    times = max(2, min(20, round(rng.uniform(24, 48) / length)))
+    said = " ".join(_scrap(rng) for _ in range(length))
+    return Exchange(f"Repeat {times} times: {said}", "\n".join([said] * times), said)
+
+
 def practice(rng: Random) -> list[Exchange]:
     """A conversation that is nothing but copying, or several look-ups in one list."""
-    if rng.random() < 0.6:
+    kind = rng.random()
+    if kind < 0.6:
+        return [_drill(rng)]
+    if kind < 0.75:
         said = " ".join(_scrap(rng) for _ in range(rng.randint(8, 30)))
         return [Exchange(f"Repeat: {said}", said, said)]
     names = rng.sample((*problems.NAMES, *_WORDS), rng.randint(4, 8))
