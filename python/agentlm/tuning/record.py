@@ -17,12 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentlm.errors import AgentLMError
+from agentlm.tuning.line_reading import Progress, numbered_lines, open_bytes
 
 ROLES = ("system", "user", "assistant", "tool")
 """Who may write a message."""
-
-LONGEST_LINE = 1 << 28
-"""Bytes of the longest line that is read, as in `agentlm data contamination`; a longer one is passed over and told."""
 
 _RECORD_KEYS = ("id", "source", "task", "item", "reward", "tags", "messages", "tools", "meta")
 _MESSAGE_KEYS = ("role", "content", "loss", "tool_calls", "tool_call_id", "name")
@@ -184,17 +182,19 @@ def from_dict(value: Any) -> Conversation:
     )
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, str, Conversation | RecordError]]:
+def read_rows(
+    path: str | Path, progress: Progress | None = None
+) -> Iterator[tuple[int, str, Conversation | RecordError]]:
     """Every line of a file that is not empty: its number from 1, its text, and its record or what is wrong with it.
 
-    One line is in memory at a time. `.gz` is unpacked, `-` is standard input.
+    One line is in memory at a time. `.gz` is unpacked, `-` is standard input. `progress` is told of bytes as they are read.
 
     Raises:
         RecordError: The file cannot be read, or its compression is broken.
     """
     number = 0
     try:
-        with open_bytes(path) as file:
+        with open_bytes(path, progress) as file:
             for number, line, fault in numbered_lines(file):
                 text = line.decode(errors="replace").rstrip("\r\n")
                 if fault is not None:
@@ -208,48 +208,18 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, str, Conversation | Recor
         raise RecordError(f"{path}: cannot be read after line {number}: {error}") from error
 
 
-def read(path: str | Path) -> Iterator[tuple[int, Conversation]]:
+def read(path: str | Path, progress: Progress | None = None) -> Iterator[tuple[int, Conversation]]:
     """Every record of a file with its line's number, one in memory at a time.
+
+    `progress` is told of bytes as they are read.
 
     Raises:
         RecordError: The file cannot be read, or a line is no record; the message names file, line and place.
     """
-    for number, _, row in read_rows(path):
+    for number, _, row in read_rows(path, progress):
         if isinstance(row, RecordError):
             raise RecordError(f"{path}:{number}: {row}") from row
         yield number, row
-
-
-def open_bytes(path: str | Path) -> io.BufferedIOBase:
-    """A data file for reading: unpacked if it is named `.gz`, standard input if it is `-`. Raises `OSError`."""
-    if str(path) == "-":
-        return io.BufferedReader(io.FileIO(0, closefd=False))
-    if Path(path).suffix == ".gz":
-        return gzip.open(path, "rb")
-    return Path(path).open("rb")
-
-
-def numbered_lines(file: io.BufferedIOBase) -> Iterator[tuple[int, bytes, str | None]]:
-    """The lines that are not empty: number from 1, bytes without a byte order mark, and why one is not to be parsed.
-
-    Of a line beyond `LONGEST_LINE` only the beginning is given.
-    """
-    number = 0
-    while line := file.readline(LONGEST_LINE + 1):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                rest = file.readline(LONGEST_LINE)
-            yield (
-                number,
-                line[:1000],
-                f"the line is longer than {LONGEST_LINE:,} bytes: is the file JSON lines?",
-            )
-        elif line.strip():
-            yield number, line, None
 
 
 class LineWriter:

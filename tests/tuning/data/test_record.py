@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentlm.tuning import record
+from agentlm.tuning import line_reading, record
 from agentlm.tuning.record import Conversation, Message, RecordError, Writer
 
 GOOD = {
@@ -187,7 +187,7 @@ def test_a_line_beyond_any_record_is_told_and_passed_over(tmp_path, monkeypatch)
     file.write_text(
         f"{line(meta={'a': 'x' * 5000})}\n{line()}\n{line(id='10')}\n{line(meta={'a': 'x' * 1400})}"
     )
-    monkeypatch.setattr(record, "LONGEST_LINE", size)
+    monkeypatch.setattr(line_reading, "LONGEST_LINE", size)
     rows = list(record.read_rows(file))
     assert [(number, isinstance(row, RecordError)) for number, _, row in rows] == [
         (1, True), (2, False), (3, True), (4, True),

@@ -73,7 +73,7 @@ def command(
     if longest is None:
         raise DataError(f"{model} does not say how many positions the model has; give --max-length")
     auditor = audit.Auditor(renderer, audit.AuditSettings(longest, allow, drift))
-    with reading("auditing") as progress:
+    with reading("auditing", data) as progress:
         report = audit.run(
             data,
             auditor,

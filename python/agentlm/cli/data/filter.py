@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON, too.")  # fmt: skip
 @click.option("--min-reward", multiple=True, metavar="[TASK=]REWARD", help="Least reward of every task, or of one while the others keep theirs; `off` sets no limit. Repeatable. [default: AgentTuning's: 1, mind2web=0.6667]")  # fmt: skip
 @click.option("--require-reward", is_flag=True, help="Remove conversations of a task that have no reward.")
-@click.option("--form", "form_options", multiple=True, metavar="TASK=FORM", help="Form of a task's actions: step, click, choice, call, act, operation, or none. Repeatable. [default: AgentTuning's and our tasks']")  # fmt: skip
+@click.option("--form", "form_options", multiple=True, metavar="TASK=FORM", help="Form of a task's actions: step, click, click-inline, choice, call, act, operation, or none. Repeatable. [default: AgentTuning's and our tasks']")  # fmt: skip
 @click.option("--roles/--no-roles", default=True, show_default=True, help="Turns must be in order and not empty.")  # fmt: skip
 @click.option("--max-repeats", default=3, show_default=True, help="Times in a row at which the same turns, or the same actions with the same answers, are a loop; 0 looks for none.")  # fmt: skip
 @click.option("--max-text-repeats", default=8, show_default=True, help="Times in a row at which a line, or a circle of words, is a repetition; 0 looks for none.")  # fmt: skip
@@ -81,7 +81,7 @@ def command(
 
         count_tokens = Renderer(model).count_tokens
     removed = removed or beside(output, ".removed.jsonl")
-    with reading("filtering") as progress:
+    with reading("filtering", data) as progress:
         report = filtering.run(data, output, removed, settings, count_tokens=count_tokens, progress=progress)
     _print(report, output, removed)
     if report_file is not None:

@@ -48,7 +48,7 @@ def command(
         tools_in_words=tools == "words",
     )
     rejected_to = rejects or rejects_path(output)
-    with reading("importing") as progress:
+    with reading("importing", data) as progress:
         report = importing.run(data, output, rejected_to, settings, progress=progress)
     rejected = sum(report.rejected.values())
     kinds = ", ".join(f"{count:,} {name}" for name, count in report.formats.most_common())

@@ -22,8 +22,8 @@ def rejects_path(output: Path) -> Path:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[Callable[[int], None] | None]:
-    """Yields `advance(rows read)`, or None when nobody would see a bar."""
+def reading(what: str, paths: Sequence[str | Path]) -> Iterator[Callable[[int], None] | None]:
+    """Yields `advance(bytes)`, or None when nobody would see a bar. Folders stand for the files in them."""
     from agentlm.progress import wanted
 
     if not wanted():
@@ -31,8 +31,19 @@ def reading(what: str) -> Iterator[Callable[[int], None] | None]:
         return
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit="row", unit_scale=True) as bar:
-        yield lambda done: bar.update(done - bar.n)
+    files = [
+        file
+        for path in map(Path, paths)
+        for file in ([path] if path.is_file() else path.rglob("*"))
+        if file.is_file()
+    ]
+    size = sum(file.stat().st_size for file in files)
+    with tqdm(total=size or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+
+        def advance(read: int) -> None:
+            bar.update(read)
+
+        yield advance
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -44,7 +44,7 @@ def command(
         from agentlm.tuning.data import plot as plots
 
         plots.check(plot)  # before an hour of counting, not after it
-    with reading("counting") as progress:
+    with reading("counting", data) as progress:
         statistics = collect(data, by=by, render=render, progress=progress)
     _print(statistics)
     if json_file is not None:

@@ -15,6 +15,7 @@ from agentlm.tuning.data.errors import DataError
 from agentlm.tuning.data.filters import forms, loops, poison, turns
 from agentlm.tuning.data.filters.duplicates import Seen
 from agentlm.tuning.data.rejects import Rejects
+from agentlm.tuning.line_reading import Progress
 from agentlm.tuning.record import Conversation, RecordError, Writer, read_rows
 
 AGENTTUNING_REWARDS: Mapping[str, float] = MappingProxyType({"*": 1.0, "mind2web": 2 / 3})
@@ -233,9 +234,11 @@ def run(
     settings: FilterSettings,
     *,
     count_tokens: Callable[[Conversation], int] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FilterReport:
     """Filters files of records into one; both outputs are written whole or not at all.
+
+    `progress` is told of the files' bytes as they are read.
 
     Raises:
         DataError: An output is also an input, or `max_tokens` is asked for without `count_tokens`.
@@ -251,11 +254,9 @@ def run(
         )
     decide = Filter(settings, count_tokens)
     report = FilterReport()
-    read = 0
     with Writer(output) as writer, Rejects(removed) as rejects:
         for path in inputs:
-            for number, text, row in read_rows(path):
-                read += 1
+            for number, text, row in read_rows(path, progress):
                 if isinstance(row, RecordError):
                     report.add(str(path), "record")
                     rejects.add(path, number, "record", str(row), text)
@@ -266,6 +267,4 @@ def run(
                         rejects.add(path, number, *found, row.to_dict())
                     else:
                         writer.add(row)
-                if progress is not None:
-                    progress(read)
     return report

@@ -1,7 +1,7 @@
 """From anybody's files to one file of records, one row in memory at a time. Refuses to know any format itself."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from agentlm.tuning.data.formats.context import Context
 from agentlm.tuning.data.rejects import Rejects
 from agentlm.tuning.data.repair import repaired, without_html
 from agentlm.tuning.data.tool_words import in_words
+from agentlm.tuning.line_reading import Progress
 from agentlm.tuning.record import Conversation, RecordError, Writer
 
 
@@ -59,11 +60,11 @@ def run(
     rejects: str | Path,
     settings: ImportSettings,
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Imports files (or folders of them) into one file of records; both outputs are written whole or not at all.
 
-    `progress` is told of each row, with how many were read so far.
+    `progress` is told of the files' bytes as they are read.
 
     Raises:
         DataError: A file cannot be read, or an output is also an input.
@@ -79,12 +80,10 @@ def run(
         )
     forced = formats.named(settings.format) if settings.format else None
     report = ImportReport()
-    read = 0
     with Writer(output) as writer, Rejects(rejects) as rejected:
         for path in inputs:
             source = settings.source or source_of(path)
-            for row in rows.read(path):
-                read += 1
+            for row in rows.read(path, progress):
                 context = Context(source, f"{source}-{row.line}", settings.tags, settings.task)
                 try:
                     if row.error is not None:
@@ -96,8 +95,6 @@ def run(
                 except (RowError, RecordError) as error:
                     reason = "json" if row.error is not None else "format"
                     rejected.add(path, row.line, reason, str(error), row.value)
-                if progress is not None:
-                    progress(read)
         report.rejected = rejected.reasons
     return report
 

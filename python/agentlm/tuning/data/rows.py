@@ -11,7 +11,7 @@ from typing import Any
 
 from agentlm.tuning.data.errors import DataError, RowError, extra
 from agentlm.tuning.data.json_stream import array_rows, is_lines
-from agentlm.tuning.record import numbered_lines, open_bytes
+from agentlm.tuning.line_reading import Progress, numbered_lines, open_bytes
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 """What a folder is searched for; the first three may be gzipped."""
@@ -61,8 +61,8 @@ def kind(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
-def read(path: Path) -> Iterator[Row]:
-    """Every row of a file.
+def read(path: Path, progress: Progress | None = None) -> Iterator[Row]:
+    """Every row of a file. `progress` is told of bytes as they are read.
 
     `.parquet` is read by columns; `.jsonl` and `.ndjson` by lines; anything else by what it begins with: an array, lines of
     objects, or one object that keeps its rows in a list. A line that is no JSON is a row with an error.
@@ -72,26 +72,26 @@ def read(path: Path) -> Iterator[Row]:
         MissingExtraError: It is parquet and pyarrow is not installed.
     """
     if kind(path) == ".parquet":
-        yield from _parquet(path)
+        yield from _parquet(path, progress)
         return
     try:
         if kind(path) in (".jsonl", ".ndjson") or str(path) == "-":
-            yield from _lines(path)
+            yield from _lines(path, progress)
             return
         with open_bytes(path) as file:
             lines = is_lines(file, str(path))
         if lines:
-            yield from _lines(path)
+            yield from _lines(path, progress)
             return
-        with open_bytes(path) as file:
+        with open_bytes(path, progress) as file:
             for number, value, fault in array_rows(file, str(path)):
                 yield Row(path, number, value, RowError(fault) if fault else None)
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _lines(path: Path) -> Iterator[Row]:
-    with open_bytes(path) as file:
+def _lines(path: Path, progress: Progress | None) -> Iterator[Row]:
+    with open_bytes(path, progress) as file:
         for number, line, fault in numbered_lines(file):
             try:
                 if fault is not None:
@@ -102,7 +102,7 @@ def _lines(path: Path) -> Iterator[Row]:
                 yield Row(path, number, text, RowError(f"not JSON: {error}"))
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, progress: Progress | None) -> Iterator[Row]:
     parquet = extra("pyarrow.parquet", f"reading {path}")
     arrow = extra("pyarrow", f"reading {path}")
     try:
@@ -112,6 +112,8 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for value, error in _values(batch):
                     number += 1
                     yield Row(path, number, value, error)
+                if progress is not None:
+                    progress(path.stat().st_size * batch.num_rows // file.metadata.num_rows)
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet after row {number}: {error}") from error
 

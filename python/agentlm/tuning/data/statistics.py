@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentlm.errors import ChatTemplateError
 from agentlm.tuning.data.errors import DataError
+from agentlm.tuning.line_reading import Progress
 from agentlm.tuning.record import Conversation, read
 
 if TYPE_CHECKING:
@@ -132,9 +133,11 @@ def collect(
     *,
     by: str = "source",
     render: "Callable[[Conversation], Rendered] | None" = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Statistics:
     """Counts the conversations of files of records; with `render`, their tokens too.
+
+    `progress` is told of the files' bytes as they are read.
 
     Raises:
         DataError: `by` is none of `GROUPINGS`.
@@ -143,10 +146,8 @@ def collect(
     if by not in GROUPINGS:
         raise DataError(f"by must be one of {', '.join(GROUPINGS)}; it is {by!r}")
     made = Statistics(by, render is not None)
-    count = 0
     for path in paths:
-        for _, conversation in read(path):
-            count += 1
+        for _, conversation in read(path, progress):
             rendered = None
             if render is not None:
                 try:
@@ -158,8 +159,6 @@ def collect(
                 *(made.groups.setdefault(name, Counts()) for name in _groups(conversation, by)),
             ):
                 counts.add(conversation, rendered, counts_tokens=render is not None)
-            if progress is not None:
-                progress(count)
     return made
 
 

@@ -6,7 +6,7 @@ Refuses to know what is looked at (`checks.py`) and how samples are shown.
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from agentlm.tuning.data.audit.checks import REASONS, Auditor
 from agentlm.tuning.data.errors import DataError
 from agentlm.tuning.data.rejects import Rejects
 from agentlm.tuning.data.rendering import Rendered
+from agentlm.tuning.line_reading import Progress
 from agentlm.tuning.record import Conversation, RecordError, Writer, read_rows
 
 KEPT_FINDINGS = 1000
@@ -100,12 +101,13 @@ def run(
     lines: frozenset[int] = frozenset(),
     passed: str | Path | None = None,
     refused: str | Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> AuditReport:
     """Audits files of records.
 
     Of the conversations `show` are kept as samples: those at `lines` if given, else drawn evenly with a fixed seed, up to
-    half of them from the refused ones. `passed` and `refused` name files for the conversations of either kind.
+    half of them from the refused ones. `passed` and `refused` name files for the conversations of either kind. `progress`
+    is told of the files' bytes as they are read.
 
     Raises:
         DataError: An output is also an input.
@@ -120,13 +122,11 @@ def run(
     sound, faulty = _Drawn(show - show // 2), _Drawn(show // 2)
     if lines:
         sound, faulty = _Drawn(show), _Drawn(0)
-    read = 0
     with ExitStack() as stack:
         writer = None if passed is None else stack.enter_context(Writer(passed))
         rejects = None if refused is None else stack.enter_context(Rejects(refused))
         for path in inputs:
-            for number, text, row, rendered, faults in _looked_at(path, auditor):
-                read += 1
+            for number, text, row, rendered, faults in _looked_at(path, auditor, progress):
                 report.conversations += 1
                 is_refused = _count(report, path, number, row, faults, auditor.settings.allow)
                 if rendered is not None and isinstance(row, Conversation):
@@ -142,8 +142,6 @@ def run(
                     rejects.add(path, number, reason, detail, kept)
                 elif not is_refused and writer is not None and isinstance(row, Conversation):
                     writer.add(row)
-                if progress is not None:
-                    progress(read)
     report.samples = [*faulty.drawn(), *sound.drawn()]
     return report
 
@@ -151,7 +149,7 @@ def run(
 _Looked = tuple[int, str, Conversation | RecordError, Rendered | None, list[tuple[str, str]]]
 
 
-def _looked_at(path: Path, auditor: Auditor) -> Iterator[_Looked]:
+def _looked_at(path: Path, auditor: Auditor, progress: Progress | None) -> Iterator[_Looked]:
     """Each row of a file with what the auditor says of it, in the file's order; the renderer works on all cores."""
 
     def look(numbered: tuple[int, str, Conversation | RecordError]) -> _Looked:
@@ -160,7 +158,7 @@ def _looked_at(path: Path, auditor: Auditor) -> Iterator[_Looked]:
             return number, text, row, None, [("record", str(row))]
         return number, text, row, *auditor.faults(row)
 
-    rows = read_rows(path)
+    rows = read_rows(path, progress)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while group := list(islice(rows, _GROUP)):
             yield from pool.map(look, group)
