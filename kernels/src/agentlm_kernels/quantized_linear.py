@@ -97,19 +97,21 @@ def from_gptq(
     scales: Tensor,
     g_idx: Tensor | None = None,
     zeros_are_less_one: bool = True,
+    group: int | None = None,
 ) -> QuantizedWeight:
     """A linear of a 4-bit GPTQ checkpoint.
 
     `qweight` is `[k / 8, n]` int32, with eight columns in a word; `qzeros` `[groups, n / 8]` int32; `scales` `[groups,
     n]`; `g_idx` `[k]`, the group of each column, if it is not their order (`desc_act`). Zero points are stored less one
-    in the first version of the format (`checkpoint_format` "gptq"), as they are in the second ("gptq_v2").
+    in the first version of the format (`checkpoint_format` "gptq"), as they are in the second ("gptq_v2"); none below
+    zero is stored as fifteen. Groups are of `group` columns, by default equally many.
     """
     codes = _nibbles(qweight).permute(1, 0, 2).flatten(1)
     zeros = _nibbles(qzeros).flatten(1)
     if zeros_are_less_one:
         zeros = zeros + 1 & 15
     k, groups = codes.shape[1], scales.shape[0]
-    group = -(-k // groups)
+    group = group or -(-k // groups)
     order = None
     if g_idx is not None and not torch.equal(g_idx.long(), torch.arange(k, device=g_idx.device) // group):
         order = torch.argsort(g_idx.long(), stable=True)
@@ -119,16 +121,16 @@ def from_gptq(
     return _from_codes(codes, scales, zeros, group, order)
 
 
-def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> QuantizedWeight:
+def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor, group: int | None = None) -> QuantizedWeight:
     """A linear of a 4-bit AWQ checkpoint (its "gemm" version).
 
     `qweight` is `[k, n / 8]` int32, with eight rows in a word, in AWQ's order; `qzeros` `[groups, n / 8]`, likewise;
-    `scales` `[groups, n]`.
+    `scales` `[groups, n]`, of `group` columns, by default equally many.
     """
     place = torch.tensor(AWQ_ORDER, device=qweight.device).argsort()
     codes = _nibbles(qweight)[..., place].flatten(1).t()
     zeros = _nibbles(qzeros)[..., place].flatten(1)
-    return _from_codes(codes, scales, zeros, -(-codes.shape[1] // scales.shape[0]), None)
+    return _from_codes(codes, scales, zeros, group or -(-codes.shape[1] // scales.shape[0]), None)
 
 
 def concatenate(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from agentlm.errors import ConfigError, QuantizedModelError, UnsupportedModelError
+from agentlm.errors import ConfigError, UnsupportedModelError
+from agentlm.model.quantization import Quantization
 from agentlm.model.rope import ROPE_KINDS, Rope
 from agentlm.ops.protocol import AttentionSpec
 
@@ -80,18 +81,20 @@ class ModelConfig:
     """Ids that end a generation; empty: none does."""
     dtype: str | None
     """What config.json says of the weights' type; the weights themselves decide."""
+    quantization: Quantization | None = None
+    """How the weights were narrowed."""
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Reads `config.json` and, if there, `generation_config.json`. Raises `ConfigError` and its kinds."""
         directory = Path(directory)
-        config = _read_json(directory / "config.json")
+        config = read_json(directory / "config.json")
         if config is None:
             raise ConfigError(
                 f"{directory} holds no config.json. Give a checkpoint's directory in the form of "
                 "transformers' save_pretrained."
             )
-        return cls.from_json(config, _read_json(directory / "generation_config.json"))
+        return cls.from_json(config, read_json(directory / "generation_config.json"))
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> Self:
@@ -145,6 +148,7 @@ class ModelConfig:
             bos_token_id=next(iter(_ids(config, "bos_token_id")), None),
             eos_token_ids=_ids(generation or {}, "eos_token_id") or _ids(config, "eos_token_id"),
             dtype=config.get("dtype") or config.get("torch_dtype"),
+            quantization=Quantization.read(config),
         )
 
     @property
@@ -161,7 +165,7 @@ class ModelConfig:
         )
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def read_json(file: Path) -> dict[str, Any] | None:
     """A JSON object; None if there is no such file."""
     try:
         value = json.loads(file.read_bytes())
@@ -190,15 +194,6 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 def _refuse_unknown_arithmetic(config: Mapping[str, Any], architecture: str) -> None:
     """Refuses keys that would change what is computed in a way that the decoder does not know."""
-    quantization = config.get("quantization_config") or config.get("compression_config")
-    if quantization:
-        method = (
-            quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else "unknown"
-        )
-        raise QuantizedModelError(
-            f"config.json says that the weights are quantized (method {method!r}); agentlm reads float32, float16 and "
-            "bfloat16. Use the model that this one was quantized from."
-        )
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise UnsupportedModelError(

@@ -46,7 +46,7 @@ class Decoder:
 
         `progress(bytes done, bytes in all, tensor name)` is called after each binding. Raises `TensorDtypeError`.
         """
-        total = sum(checkpoint.tensor(name).nbytes for name in tensor_shapes(config))
+        total = sum(checkpoint.nbytes_of(name) for name in tensor_shapes(config))
         binder = _Binder(checkpoint, ops, progress, total)
         embedding = binder.table(EMBEDDING)
         layers = tuple(

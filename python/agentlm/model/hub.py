@@ -119,7 +119,7 @@ def describe(
 def _no_safetensors(model: str, name: str) -> WeightsNotFoundError:
     return WeightsNotFoundError(
         f"{name} holds no safetensors weights. Choose a repository that does. {CONVERT.format(given=model)} "
-        "(GGUF, AWQ and GPTQ files are not read.)"
+        "(GGUF files are not read.)"
     )
 
 

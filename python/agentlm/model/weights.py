@@ -85,6 +85,21 @@ class Checkpoint:
         Raises `WeightsNotFoundError`, `MissingShardError`, `MissingTensorError`, `CorruptFileError`,
         `TruncatedFileError`, `QuantizedModelError`, `CheckpointError` for a file that cannot be read.
         """
+        tensors = cls.map(directory)
+        narrow = next(
+            (name for name in tensors if name.endswith((".qweight", ".qzeros", ".weight_packed"))), None
+        )
+        if narrow is not None:
+            raise QuantizedModelError(
+                f"{tensors[narrow].file} holds quantized weights (tensor {narrow!r}); here float32, float16 and bfloat16 "
+                "are needed. Use the model that this one was quantized from. (GPTQ and AWQ checkpoints whose config.json "
+                "says so can be served.)"
+            )
+        return cls(Path(directory), tensors)
+
+    @staticmethod
+    def map(directory: str | Path) -> dict[str, TensorRef]:
+        """Every tensor of a directory's files by name, narrow ones too. Raises as `open` does."""
         directory = Path(directory)
         index = directory / INDEX_NAME
         tensors: dict[str, TensorRef] = {}
@@ -115,15 +130,7 @@ class Checkpoint:
                     "Keep the files of one checkpoint only in the directory."
                 )
             tensors.update(found)
-        narrow = next(
-            (name for name in tensors if name.endswith((".qweight", ".qzeros", ".weight_packed"))), None
-        )
-        if narrow is not None:
-            raise QuantizedModelError(
-                f"{tensors[narrow].file} holds quantized weights (tensor {narrow!r}). agentlm reads float32, float16 "
-                "and bfloat16: use the model that this one was quantized from."
-            )
-        return cls(directory, tensors)
+        return tensors
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -135,6 +142,10 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def nbytes_of(self, name: str) -> int:
+        """Bytes of the tensor that `tensor` gives for a name. Raises `MissingTensorError`."""
+        return self.tensor(name).nbytes
 
     def tensors(self, progress: Progress | None = None) -> Iterator[TensorRef]:
         """Every tensor, in the files' order; `progress` is called when the next one is asked for."""

@@ -10,3 +10,6 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
 }
 """Those that weights may have."""
+
+STORED_DTYPES: Mapping[str, torch.dtype] = {**TORCH_DTYPES, "I32": torch.int32}
+"""Those that parts of narrow matrices may have, too."""

@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agentlm.errors import QuantizedModelError
 from agentlm.model.layout import EMBEDDING, HEAD
+from agentlm.model.quantized import NarrowRef
 from agentlm.model.weights import TensorRef
 from agentlm.ops.adapters import AdapterTables
+from agentlm.ops.narrow import narrow_weight, put_together
 from agentlm.ops.protocol import AttentionSpec, Linear, Table, Vector
 from agentlm.ops.upload import Upload
 from agentlm_kernels.arena import Expansion
@@ -129,11 +132,14 @@ class TritonOps:
 
     def bind_linear(self, weights: Sequence[TensorRef], biases: Sequence[TensorRef] | None) -> Linear:
         """See `Ops`."""
-        matrix = self._matrix(weights)
-        weight: Tensor | QuantizedWeight = matrix
-        # The head decides between tokens that are close, and is read once a step: it keeps its bits.
-        if self._quantize_to is not None and weights[0].name not in (HEAD, EMBEDDING):
-            weight = _QUANTIZE[self._quantize_to](matrix)
+        weight: Tensor | QuantizedWeight
+        if narrow := [narrow_weight(w, self._upload) for w in weights if isinstance(w, NarrowRef)]:
+            weight = put_together(narrow, weights)
+        else:
+            weight = self._matrix(weights)
+            # The head decides between tokens that are close, and is read once a step: it keeps its bits.
+            if self._quantize_to is not None and weights[0].name not in (HEAD, EMBEDDING):
+                weight = _QUANTIZE[self._quantize_to](weight)
         bias = self._upload.rows(biases, self.dtype) if biases else None
         if self._refilling is not None:
             bound = self._linears[self._refilling.linears]
@@ -367,7 +373,14 @@ def _overwrite(held: Tensor | QuantizedWeight, given: Tensor | QuantizedWeight) 
     if isinstance(held, Tensor) and isinstance(given, Tensor):
         held.copy_(given)
     elif isinstance(held, QuantizedWeight) and isinstance(given, QuantizedWeight):
+        if (held.order is None) != (given.order is None):
+            raise QuantizedModelError(
+                "the new weights' columns are in an order of their own where the old ones' are not, or the other way "
+                "round: start a server for them"
+            )
         held.data.copy_(given.data)
         held.scales.copy_(given.scales)
+        if held.order is not None and given.order is not None:
+            held.order.copy_(given.order)
     else:
         raise TypeError(f"a {type(given).__name__} cannot be copied over a {type(held).__name__}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from agentlm.model.weights import TensorRef
-from agentlm.ops.dtypes import TORCH_DTYPES
+from agentlm.ops.dtypes import STORED_DTYPES
 
 STAGE_BYTES = 64 << 20
 """Bytes of one of the two staging buffers: large enough for the bus, small enough to be page-locked in no time."""
@@ -34,7 +34,7 @@ class Upload:
         return whole
 
     def _copy(self, tensor: TensorRef, part: Tensor) -> None:
-        kind = TORCH_DTYPES[tensor.dtype]
+        kind = STORED_DTYPES[tensor.dtype]
         with warnings.catch_warnings():
             # torch has no read-only tensors and says so; nobody writes to this one.
             warnings.simplefilter("ignore", UserWarning)

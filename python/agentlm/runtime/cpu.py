@@ -13,6 +13,7 @@ from agentlm.model import adapter, rope
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder, checked
 from agentlm.model.layout import EMBEDDING, held_bytes
+from agentlm.model.quantized import QuantizedCheckpoint, WidenedCheckpoint, open_checkpoint
 from agentlm.model.weights import ELEMENT_BYTES, Checkpoint, Progress, TensorRef
 from agentlm.ops.tape import Activation, TapeOps, place
 from agentlm.runtime import control_group, memory
@@ -29,9 +30,17 @@ class CpuModel:
     ) -> None:
         # Before anything is read at length.
         model = checked(model, checkpoint)
+        asked = config.dtype
+        if isinstance(checkpoint, QuantizedCheckpoint):
+            # Sixteen codes and their scales are as exact in a half as they need be.
+            checkpoint = WidenedCheckpoint(checkpoint)
+            asked = "float16" if asked == "auto" else asked
         self.config = model
         self.backend = CpuBackend(config.threads or usable_cores(), config.cpu_isa)
-        self.dtype = _fitting_dtype(model, checkpoint, config.dtype, memory.available())
+        self.dtype = _fitting_dtype(model, checkpoint, asked, memory.available())
+        self.storage = self.dtype
+        if model.quantization is not None:
+            self.storage += f", widened from {model.quantization.method}'s 4 bits"
         self.kv_dtype = config.kv_cache_dtype
         if self.kv_dtype == "auto":
             self.kv_dtype = "float32" if self.dtype == "float32" else "float16"
@@ -184,7 +193,7 @@ class CpuRunner:
 
     def _reload(self, directory: Path) -> None:
         """Checks the new checkpoint, then puts it in place of the old one: both are never in memory at once."""
-        config = checked(ModelConfig.load(directory), Checkpoint.open(directory))
+        config = checked(ModelConfig.load(directory), open_checkpoint(directory))
         if config != self._model_config:
             raise ControlError(
                 f"{directory} is not of the served model's shape: its config.json differs. Start a server for it."
@@ -196,7 +205,7 @@ class CpuRunner:
     def _rebind(self, directory: Path) -> None:
         try:
             config = replace(self._config, dtype=self._dtype)
-            checkpoint = Checkpoint.open(directory)
+            checkpoint = open_checkpoint(directory)
             self._model = CpuModel(ModelConfig.load(directory), checkpoint, config, None)
             self._executor = self._execute(self._model)
             for number, path in self._adapters.items():

@@ -18,7 +18,7 @@ from agentlm.config import EngineConfig
 from agentlm.errors import AgentLMError, ControlError, EngineFailedError
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import checked
-from agentlm.model.weights import Checkpoint
+from agentlm.model.quantized import open_checkpoint
 from agentlm.runtime import memory
 from agentlm.runtime.cuda_memory import StepSizes
 from agentlm.runtime.cuda_model import CudaModel
@@ -184,7 +184,7 @@ class CudaRunner:
 
     def _reload(self, steps: CudaSteps, directory: Path) -> None:
         """Checks the new checkpoint, then copies it over the old one."""
-        checkpoint = Checkpoint.open(directory)
+        checkpoint = open_checkpoint(directory)
         if checked(ModelConfig.load(directory), checkpoint) != self._model_config:
             raise ControlError(
                 f"{directory} is not of the served model's shape: its config.json differs. Start a server for it."
@@ -199,7 +199,7 @@ class CudaRunner:
         if self._steps is not None:
             return
         try:
-            checkpoint = Checkpoint.open(self._directory)
+            checkpoint = open_checkpoint(self._directory)
             model = CudaModel(ModelConfig.load(self._directory), checkpoint, self._config, self._device, None)
             self._steps = self._ready(model)
             for number, path in self._adapters.items():

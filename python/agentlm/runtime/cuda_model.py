@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from agentlm.config import EngineConfig
+from agentlm.errors import ConfigError
 from agentlm.model import rope
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder, checked
 from agentlm.model.layout import EMBEDDING, HEAD, tensor_shapes
-from agentlm.model.weights import Checkpoint, Progress
+from agentlm.model.weights import WEIGHT_DTYPES, Checkpoint, Progress
 from agentlm.ops.triton import LayerCache, StepShape, TritonOps, Value
 from agentlm.ops.upload import Upload
 from agentlm.runtime import memory
@@ -36,12 +37,21 @@ class CudaModel:
         progress: Progress | None,
     ) -> None:
         model = checked(model, checkpoint)
+        narrow = model.quantization
+        if narrow is not None and config.quantize is not None:
+            raise ConfigError(
+                f"`quantize` narrows float weights; {checkpoint.directory} is {narrow.method}'s already. Given: "
+                f"{config.quantize!r}. Leave it out"
+            )
         self.config = model
         self.device = device
         self.dtype = _dtype(checkpoint, config.dtype)
         self.kv_dtype = self.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+        self.storage = config.quantize or (f"int4 ({narrow.method})" if narrow is not None else self.dtype)
         needed = weights_bytes(model, self.dtype, config.quantize)
-        memory.check_weights(needed, device.free_bytes(), config.quantize or self.dtype)
+        if narrow is not None:
+            needed = sum(checkpoint.nbytes_of(name) for name in tensor_shapes(model))
+        memory.check_weights(needed, device.free_bytes(), self.storage)
         upload = Upload(device.place)
         self.ops = TritonOps(
             model.attention, upload, TORCH_DTYPES[self.dtype], config.quantize, config.batch_invariant
@@ -88,7 +98,8 @@ def _dtype(checkpoint: Checkpoint, asked: str) -> str:
     """How weights are stored and multiplied: 16-bit checkpoints as they are, 32-bit ones in bfloat16."""
     if asked != "auto":
         return asked
-    kinds = {tensor.dtype for tensor in checkpoint.tensors() if len(tensor.shape) == 2}
+    matrices = (tensor for tensor in checkpoint.tensors() if len(tensor.shape) == 2)
+    kinds = {tensor.dtype for tensor in matrices if tensor.dtype in WEIGHT_DTYPES}
     return "float16" if kinds == {"F16"} else "bfloat16"
 
 

@@ -40,6 +40,7 @@ class EngineInfo:
     directory: Path
     backend: str
     dtype: str
+    """How matrices are stored, in words."""
     kv_cache_dtype: str
     max_input_tokens: int
     max_total_tokens: int
@@ -138,10 +139,10 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
         return _open_mock(config, directory, _tokenizer(config, directory))
     # Only a model that is computed needs numpy; the mock backend starts without it.
     from agentlm.model.config import ModelConfig
-    from agentlm.model.weights import Checkpoint
+    from agentlm.model.quantized import open_checkpoint
 
     # Weights first: a directory of another format is told as such, not by the tokenizer that it lacks as well.
-    checkpoint = Checkpoint.open(directory)
+    checkpoint = open_checkpoint(directory)
     opened = _Opened(
         config, directory, checkpoint, ModelConfig.load(directory), _tokenizer(config, directory)
     )
@@ -186,7 +187,7 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     )
     engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
     runner = CpuRunner(engine, model, opened.directory, config, plan)
-    info = _info(config, opened.directory, plan, model.dtype, model.kv_dtype, "cpu")
+    info = _info(config, opened.directory, plan, model.storage, model.kv_dtype, "cpu")
     return RunningEngine(engine, runner, opened.tokenizer, info, config)
 
 
@@ -213,8 +214,7 @@ def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
         )
         engine = _engine(config, opened.tokenizer, plan, opened.eos, opened.model.vocab)
         runner = CudaRunner(engine, model, opened.directory, config, plan, opened.eos, compilations)
-    storage = config.quantize or model.dtype
-    info = _info(config, opened.directory, plan, storage, model.kv_dtype, "cuda")
+    info = _info(config, opened.directory, plan, model.storage, model.kv_dtype, "cuda")
     return RunningEngine(engine, runner, opened.tokenizer, info, config)
 
 
