@@ -121,6 +121,17 @@ def test_a_row_that_says_its_task_and_item_keeps_them(row):
     assert read(row, context=Context("s", "s-1", task="other"))[1].task == "other"
 
 
+def test_rows_of_others_with_a_records_keys_are_theirs():
+    row = {"id": "1", "source": "tulu", "messages": [USER, ANSWER]}
+    assert (read(row)[0], read(row)[1].source) == ("agentlm", "tulu")
+    name, made = read({**row, "dataset": "x", "num_turns": 2})
+    assert (name, made.source, [(message.role, message.content) for message in made.messages]) == (
+        "openai",
+        "s",
+        BOTH,
+    )
+
+
 @pytest.mark.parametrize(
     ("row", "name"),
     [
@@ -362,8 +373,8 @@ REFUSED = {
     ),
     "a record with a misspelt key": (
         "unknown key 'rewards'",
-        {"id": "1", "source": "s", "messages": [USER], "rewards": 1},
-        {"id": "1", "source": "s", "messages": [USER], "reward": 1},
+        {"id": "1", "source": "s", "messages": [USER], "tags": [], "rewards": 1},
+        {"id": "1", "source": "s", "messages": [USER], "tags": [], "reward": 1},
     ),
     "a row that is no object": ("a row must be an object; it is [1]", [1], chat(HI, HELLO)),
     "a row in no format": ("in none of the formats", {"question": "a"}, ask()),

@@ -196,6 +196,8 @@ def test_our_own_records_pass_as_they_are(imported):
     assert [row.source for row in kept] == ["nano", "chats"]
     assert [row.tags for row in kept] == [("expert", "new"), ("new",)]
     assert [row.messages for row in kept] == [row.messages for row in given]
+    _, renamed, _ = imported(SAMPLES / "records.jsonl", source="mine")
+    assert {row.source for row in renamed} == {"mine"}
 
 
 def test_a_forced_format_is_the_only_one_tried(imported):

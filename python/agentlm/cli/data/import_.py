@@ -10,7 +10,7 @@ import click
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File of records to write; .gz packs it.")  # fmt: skip
 @click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), help="File for rejected rows with their reasons [default: OUTPUT's name with .rejects.jsonl]")  # fmt: skip
 @click.option("--format", "format_name", metavar="NAME", help="Read every row so: agentlm, adp, agenttraj, agentinstruct, sharegpt, openai, state-action, instruction [default: what each row is]")  # fmt: skip
-@click.option("--source", help="Source of the records [default: the file's name]")
+@click.option("--source", help="Source of the records [default: a record's own, else the file's name]")
 @click.option("--tag", "tags", multiple=True, help="Tag for each record. Repeatable.")
 @click.option("--task", help="Task of the records whose rows do not say one.")
 @click.option("--html", is_flag=True, help="Take the remnants of web pages out of answers.")

@@ -23,7 +23,7 @@ class ImportSettings:
     format: str | None = None
     """One of `formats.NAMES`; None finds it out for each row."""
     source: str | None = None
-    """Source of the records; None takes the file's name without its ending."""
+    """Source of the records; None takes the row's own where it is a record, else the file's name without its ending."""
     tags: tuple[str, ...] = ()
     """Added to each record's."""
     task: str | None = None
@@ -109,6 +109,8 @@ def _imported(
     row: object, context: Context, settings: ImportSettings, forced: Format | None
 ) -> tuple[Format, Conversation]:
     found, record = formats.convert(row, context, forced)
+    if settings.source is not None:
+        record = replace(record, source=settings.source)
     if settings.tools_in_words:
         record = in_words(record)
     if settings.html:

@@ -1,6 +1,6 @@
-"""Which conversations were seen before: by what they say, and by the item that they try. Memory: 16 bytes a conversation.
+"""Which conversations were seen before: by what they say, and by the item that they try.
 
-Refuses to know which of two is the better one: the first stays.
+Memory: about 100 bytes a conversation. Refuses to know which of two is the better one: the first stays.
 """
 
 import hashlib
