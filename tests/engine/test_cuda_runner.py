@@ -3,12 +3,14 @@
 Where there is no GPU, kernels run in Triton's interpreter on an injected device; the rest is the production path.
 """
 
+import json
+
 import pytest
 import torch
 
 from agentlm import LLM, SamplingParams
 from agentlm._engine import Mailbox
-from agentlm.errors import BackendError, ControlError
+from agentlm.errors import BackendError, ConfigError, ControlError
 from tests.engine.adapters import write_adapter, write_merged
 from tests.engine.cpu_models import checkpoint
 from tests.kernels.interpreter import interpret_without_gpu
@@ -117,6 +119,24 @@ def tokens_of(llm, *adapters):
     while len(ended) < len(requests):
         ended |= {event.key: list(event.token_ids) for event in mailbox.take(60.0)}
     return [ended[index] for index in range(len(adapters))]
+
+
+def test_the_kernels_that_were_compiled_can_be_written(device, tmp_path):
+    settings = {**SETTINGS, "backend": "cuda", "kv_cache_memory": 1 << 21}
+    with LLM(str(checkpoint("llama2")), **settings) as llm:
+        path = llm._running.write_kernel_manifest(tmp_path / "kernels")
+        assert path == tmp_path / "kernels" / "manifest.json"
+        written = json.loads(path.read_text())["kernels"]
+        # The interpreter compiles nothing.
+        assert bool(written) == torch.cuda.is_available()
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match=r"cannot be written to .*file.*Give another"):
+            llm._running.write_kernel_manifest(tmp_path / "file")
+    with (
+        LLM(str(checkpoint("llama2")), backend="cpu", threads=1) as llm,
+        pytest.raises(ConfigError, match="backend is 'cpu'"),
+    ):
+        llm._running.write_kernel_manifest(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -100,6 +100,24 @@ class RunningEngine:
         )
         self.engine.ask("load_adapter", name=name, path=str(directory), patience=patience)
 
+    def write_kernel_manifest(self, directory: str | Path) -> Path:
+        """Writes each GPU kernel that this process has compiled, and `manifest.json`, which says how they are launched.
+
+        Gives the manifest's path. Raises `ConfigError` on another backend, or where the directory cannot be written.
+        """
+        if self.info.backend != "cuda":
+            raise ConfigError(
+                f"a kernel manifest is of GPU kernels; this engine's backend is {self.info.backend!r}. Leave it out"
+            )
+        from agentlm_kernels.compilations import watch
+
+        try:
+            return watch().write(Path(directory))
+        except OSError as error:
+            raise ConfigError(
+                f"the kernels cannot be written to {directory}: {error}. Give another directory"
+            ) from error
+
     def close(self) -> None:
         """Ends unfinished requests with an error, stops the thread, frees the memory. Safe to repeat."""
         self._finalizer()
