@@ -310,6 +310,21 @@ def test_what_is_shown_commands_no_terminal_and_turns_no_text(make):
     assert not set(html) & set("\x1b\x9b\u202e\r\x00")
 
 
+def test_a_long_sample_does_not_flood_the_terminal(make):
+    auditor = make()
+    row = chat("Hi", "word " * 3000)
+    rendered, _ = auditor.faults(row)
+    sample = audit.Sample("f", 1, row, rendered, ())
+    for colour in (False, True):
+        shown = terminal(sample, auditor.renderer.tokenizer, colour=colour, most=500)
+        assert len(shown) < 800
+        assert shown.endswith(f"\n… {len(rendered.text) - 500:,} more characters; --html shows them all")
+    assert (
+        page(audit.AuditReport("nothing", samples=[sample]), auditor.renderer.tokenizer).count("title=")
+        > 3000
+    )
+
+
 def test_a_trained_line_break_is_seen(make):
     auditor = make(checkpoints.SOUND)
     row = chat("a\nb", "c\n\nd")

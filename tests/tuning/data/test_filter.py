@@ -141,6 +141,11 @@ PAIRS = {
         chat("说吧", "那天很黑。" + "越来越黑了" * 16),
         chat("说吧", "那天很黑。" + "越来越黑了" * 16 + "。天亮了"),
     ),
+    "repetition: a run of one character": (
+        "repetition",
+        chat("A key?", f"It is {'0' * 256}1."),
+        chat("A key?", f"It is {'0' * 255}1."),
+    ),
     "repetition: numbers are no circle": (
         "repetition",
         chat("Go on", "no " * 100),

@@ -104,6 +104,17 @@ def test_a_picture_is_drawn(records, renderer, tmp_path, name, begins):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "in.jsonl"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_picture_takes_any_names(tmp_path):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "in.jsonl"
+    with Writer(file) as writer:
+        for source in ("$\\frac", "a$b", "\x1b[2J", "漢字", "x" * 300, "x" * 300 + "y"):
+            writer.add(chat("Hi", "Hello", source=source))
+    plot.draw(collect([file]), tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+
+
 def test_a_picture_that_cannot_be_drawn_is_refused_first(monkeypatch, tmp_path):
     with pytest.raises(DataError, match=r"ends in \.png, \.svg, \.pdf; given: a\.txt"):
         plot.check(tmp_path.__class__("a.txt"))

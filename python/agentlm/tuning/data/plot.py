@@ -4,6 +4,7 @@ Refuses to count. Needs matplotlib, of the extra `agentlm[tune]`.
 """
 
 import tempfile
+import warnings
 from pathlib import Path
 
 from agentlm.tuning.data.errors import DataError, extra
@@ -12,6 +13,8 @@ from agentlm.tuning.data.statistics import Statistics, class_names
 FORMATS = (".png", ".svg", ".pdf")
 """Endings of pictures."""
 
+LONGEST_NAME = 48
+"""Characters of a name beside its bar."""
 MOST_GROUPS = 20
 """Groups that are drawn, the largest first; more would not be told apart."""
 
@@ -46,23 +49,34 @@ def draw(statistics: Statistics, path: Path) -> None:
         lengths.bar(labels, classes, bottom=below, color=colour)
         below = [before + more for before, more in zip(below, classes, strict=True)]
         trained = counts.trained_tokens if statistics.has_tokens else 0
-        sizes.barh(name, trained, color=colour)
-        sizes.barh(name, size(name) - trained, left=trained, color=colour, alpha=0.35)
+        sizes.barh(index, trained, color=colour)
+        sizes.barh(index, size(name) - trained, left=trained, color=colour, alpha=0.35)
+    sizes.set_yticks(range(len(names)), [_label(name) for name in names])
     lengths.tick_params(axis="x", rotation=45)
     lengths.set_ylim(0, 1.05 * max(*below, 1))
     lengths.set_xlabel(f"length in {unit}")
     lengths.set_ylabel("conversations")
     sizes.set_xlabel("tokens, the trained ones dark" if statistics.has_tokens else unit)
-    sizes.ticklabel_format(axis="x", style="plain")
+    sizes.xaxis.set_major_formatter("{x:,.0f}")
+    sizes.tick_params(axis="x", rotation=45)
     sizes.invert_yaxis()
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as beside:
         made = Path(beside.name)
     try:
-        figure.savefig(made, dpi=150)
+        with warnings.catch_warnings():
+            # A letter that the font lacks is drawn as a box; nobody at the command line can do better.
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)
+            figure.savefig(made, dpi=150)
         made.chmod(0o644)
         made.replace(path)
     finally:
         made.unlink(missing_ok=True)
+
+
+def _label(name: str) -> str:
+    """The name as it may stand beside a bar: matplotlib would read what is between two dollars as a formula."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return (shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…").replace("$", r"\$")
 
 
 def check(path: Path) -> None:

@@ -34,8 +34,10 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return made
 
 
-def terminal(sample: Sample, tokenizer: Tokenizer, *, colour: bool) -> str:
+def terminal(sample: Sample, tokenizer: Tokenizer, *, colour: bool, most: int = 6000) -> str:
     """The conversation's text with the trained tokens on green; between ⟦ and ⟧ where there are no colours.
+
+    At most `most` characters are shown; a page (`page`) has all of them.
 
     A trained line break has no ground of its own to be coloured: it is shown as ↵.
     """
@@ -48,8 +50,13 @@ def terminal(sample: Sample, tokenizer: Tokenizer, *, colour: bool) -> str:
     head = visible(head)
     parts = [f"{_BOLD}{head}{_END}\n" if colour else f"{head}\n"]
     parts += [f"  refused, {reason}: {visible(detail)}\n" for reason, detail in sample.faults]
+    left = most
     for on, group in groupby(zip(texts, rendered.trained, strict=True), key=lambda pair: pair[1]):
-        text = visible("".join(piece for piece, _ in group))
+        whole = "".join(piece for piece, _ in group)
+        text = visible(whole[: max(left, 0)])
+        left -= len(whole)
+        if not text:
+            continue
         if colour:
             text = _with_breaks(text) if on else text
             # In many terminals a colour would run on to the line's end.
@@ -60,6 +67,8 @@ def terminal(sample: Sample, tokenizer: Tokenizer, *, colour: bool) -> str:
             )
         else:
             parts.append(f"⟦{text}⟧" if on else text)
+    if left < 0:
+        parts.append(f"\n… {-left:,} more characters; --html shows them all")
     return "".join(parts)
 
 
@@ -67,7 +76,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 2rem 0 .3rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .8rem; color: #666; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .8rem; color: #666;
+  max-height: 40rem; overflow: auto; }
 pre b { font-weight: normal; color: #063; background: #bfe8c8; } pre b:nth-of-type(even) { background: #a8dcb5; }
 .fault { color: #a00; } .number { text-align: right; }
 """

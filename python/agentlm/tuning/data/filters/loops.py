@@ -3,6 +3,7 @@
 Refuses to know tasks: it compares actions and words.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,8 +21,13 @@ CIRCLED_CHARACTERS = 64
 """The same for a circle of characters: text without spaces, as Chinese is, or a broken encoding."""
 SPOKEN_WORDS = 20
 """A chat's answers with fewer words may repeat where the questions do not: `Ok.`, `Yes.`, `Go on.`"""
+RUN = 256
+"""One character so many times in a row is no text, wherever it stands: rules of tables are shorter."""
 LINE_LENGTH = 20
 """Characters that a line must have for its repetition to count: brackets and rules of tables have fewer."""
+
+
+_RUN = re.compile(rf"(\S)\1{{{RUN - 1},}}")
 
 
 class Step(NamedTuple):
@@ -81,7 +87,7 @@ def cycle(turns: Sequence[str], times: int) -> tuple[int, int] | None:
 
 
 def repeated_text(text: str, times: int) -> str | None:
-    """A line that stands `times` times in a row, or a circle that runs so often to the text's end, in words.
+    """A line that stands `times` times in a row, a long run of one character, or a circle to the text's end, in words.
 
     A circle is of words or of characters, with a letter in it: rules of tables and matrices of zeros are none.
     """
@@ -91,6 +97,8 @@ def repeated_text(text: str, times: int) -> str | None:
         equal = equal + 1 if line == before else 1
         if equal >= times and len(line) >= LINE_LENGTH:
             return f"the line {line!r:.60} stands {times} times in a row"
+    if run := _RUN.search(text):
+        return f"the character {run.group(1)!r} stands {len(run.group()):,} times in a row"
     words = text.split()[-TAIL:]
     circle = _circle(words, times, LONGEST_CIRCLE, CIRCLED_WORDS)
     if circle is None:
