@@ -71,7 +71,8 @@ def test_a_run_its_report_and_its_transcripts(mock: Live, tmp_path: Path) -> Non
 
     log = read_eval_log("run/gsm8k/gsm8k.eval")
     assert log.samples is not None
-    assert (log.status, len(log.samples), log.eval.model) == ("success", 5, "random")
+    name = mock.call("GET", "/info")[1]["model_id"]
+    assert (log.status, len(log.samples), log.eval.model) == ("success", 5, name)
     assert log.samples[0].messages[-1].role == "assistant"
 
 

@@ -82,3 +82,10 @@ async def test_a_disk_that_is_full_stops_everybody_who_writes() -> None:
     with pytest.raises(RunError, match="No space left on device; run the same command again"):
         await store.write(record("3"))
     store.close()
+
+
+async def test_half_a_character_does_not_stop_a_run(tmp_path: Path) -> None:
+    store = Journal(tmp_path / "episodes.jsonl")
+    await store.write(Record("1", 0, "", right(given="\ud800")))
+    store.close()
+    assert read(tmp_path / "episodes.jsonl")[("1", 0)].score.details == {"given": "?"}

@@ -142,7 +142,7 @@ async def test_servers_that_are_gone_stop_the_run_and_it_goes_on_later(tmp_path:
             {"gsm8k": model},
             RunSettings(**settings),
             tmp_path,
-            {"name": "random", "weights": None, "template": None},
+            {"name": model.name, "weights": None, "template": None},
             shown=False,
         )
         with pytest.raises(ModelError, match="no answer to POST"):
@@ -243,18 +243,12 @@ def test_a_run_killed_again_and_again_gives_the_results_of_one_left_alone(
 
 @pytest.mark.slow
 def test_many_episodes_keep_the_server_busy(tmp_path: Path) -> None:
-    # 200 episodes with 512 tokens an answer, steps of 5 ms. Whatever else this machine computes delays the first requests,
-    # so that the best of three runs counts.
+    # 200 episodes with 512 tokens an answer, steps of 5 ms.
     samples = tmp_path / "items.jsonl"
     rows = [{"question": f"What is {at} plus {at}?", "answer": f"#### {2 * at}"} for at in range(200)]
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with served("--backend", "mock", "--mock-step-time", "0.005", "--max-concurrent-requests", "512") as live:
-        shares = []
-        for attempt in range(3):
-            shares.append(asyncio.run(_share_of_idle_steps(live, samples, tmp_path / f"out{attempt}")))
-            if shares[-1] <= 0.05:
-                break
-    assert min(shares) <= 0.05, shares
+        assert asyncio.run(_share_of_idle_steps(live, samples, tmp_path / "out")) <= 0.05
 
 
 async def _share_of_idle_steps(live: Live, samples: Path, out: Path) -> float:

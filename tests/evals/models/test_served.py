@@ -283,7 +283,7 @@ async def test_servers_of_different_models_are_refused() -> None:
 
 async def test_a_server_that_is_not_there_is_named() -> None:
     pool = Pool(["http://127.0.0.1:9"])
-    with pytest.raises(ModelError, match=r"no healthy server at http://127.0.0.1:9 \(ConnectError"):
+    with pytest.raises(ModelError, match=r"no healthy server at http://127.0.0.1:9 \(ConnectionRefusedError"):
         await connect(pool, wait=0.1)
     await pool.close()
 
@@ -353,6 +353,13 @@ async def test_a_server_that_ends_the_open_turn_is_found_out(goes_on: bool) -> N
         else:
             with pytest.raises(UnsupportedError, match="choose a --template"):
                 await model.score(prompt, [" A"])
+
+
+async def test_half_a_character_is_none() -> None:
+    handler = tgi(lambda _: said("a\ud800b \ud83d\ude00"))
+    async with scripted_server(handler) as server, open_model(choice(), [server.url]) as model:
+        assert (await model.generate("x\ud800", GREEDY, 0)).text == "a\ufffdb \U0001f600"
+        assert server.bodies("/generate")[-1]["inputs"] == "x?"
 
 
 def _several(*ids: str) -> Any:

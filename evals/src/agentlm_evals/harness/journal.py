@@ -133,8 +133,9 @@ class Journal:
         Raises:
             RunError: The disk took it not, or took not what came before it.
         """
-        line = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-        self._waiting.append(line)
+        text = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":"))
+        # A literal in a model's reply may stand for half a character, which is none.
+        self._waiting.append(text.encode(errors="replace") + b"\n")
         async with self._lock:
             # Whoever held the lock before may have written this line, too.
             if self._waiting and self._failure is None:

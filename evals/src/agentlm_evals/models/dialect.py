@@ -102,7 +102,8 @@ def read_openai(answer: Answer, stop: Sequence[str]) -> Generation:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"the answer's text is {type(value).__name__}")
-    return value
+    # JSON can hold half a character, which no file and no request can.
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _without(text: str, stop: Sequence[str]) -> str:

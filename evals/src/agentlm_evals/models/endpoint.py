@@ -4,16 +4,16 @@ import asyncio
 import json
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import httpx
+from urllib.parse import urlsplit
 
 from agentlm_evals.errors import ConfigError
+from agentlm_evals.models.wire import Address, Wire, WireError
 
-LANE = 8
-"""Connections of one httpx client. Its pool is searched from end to end for every request: with 256 connections in one
-client a request took 16 ms of CPU, in clients of 8 it takes 1 ms."""
+MOST_TEXT = 1000
+"""Bytes of a body that a message could quote."""
 RECHECK_SECONDS = 2.0
 """How long a server that failed is left alone before it is asked again whether it is there."""
 
@@ -23,10 +23,12 @@ class Answer:
     """A complete HTTP answer."""
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
+    """By their names in lower case."""
     body: Any
     """The decoded JSON; None where the body is none."""
     text: str
+    """The body's beginning, for messages."""
 
 
 class TransportError(Exception):
@@ -37,22 +39,26 @@ class Endpoint:
     """A base URL, its connections and whether it is well."""
 
     def __init__(self, url: str, *, timeout: float, headers: dict[str, str], tls: ssl.SSLContext) -> None:
-        parsed = httpx.URL(url)
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        try:
+            parts = urlsplit(url)
+            is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_right = False
+        if not is_right:
             raise ConfigError(
                 f"the server's URL is {url!r}; it must be http://HOST:PORT or https://HOST:PORT"
             )
         self.url = url.rstrip("/").removesuffix("/v1")
-        self.host = parsed.host
+        # Proxies and credentials of the environment are not asked: only the URL that was given is spoken to.
+        self._address = Address(self.url, tls)
+        self.host = self._address.host
         self.in_flight = 0
         self.requests = 0
         self._failed_at: float | None = None
         self._timeout = timeout
         self._headers = headers
-        self._tls = tls
-        self._idle: list[httpx.AsyncClient] = []
-        """Each client as often as it has connections free; the one used last is taken first, so that few are open."""
-        self._clients: list[httpx.AsyncClient] = []
+        self._idle: list[Wire] = []
+        """The one used last is taken first, so that few are open."""
 
     @property
     def is_suspect(self) -> bool:
@@ -67,44 +73,28 @@ class Endpoint:
         """It is well again."""
         self._failed_at = None
 
-    def _client(self) -> httpx.AsyncClient:
-        if not self._idle:
-            client = httpx.AsyncClient(
-                base_url=self.url,
-                headers=self._headers,
-                timeout=httpx.Timeout(self._timeout, connect=10.0),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-                verify=self._tls,
-                # Proxies and credentials of the environment are not asked: only the URL that was given is spoken to.
-                trust_env=False,
-            )
-            self._clients.append(client)
-            self._idle.extend([client] * LANE)
-        return self._idle.pop()
-
     async def ask(self, method: str, path: str, body: Any = None) -> Answer:
         """One request.
 
         Raises:
             TransportError: No complete answer came.
         """
-        client = self._client()
+        wire = self._idle.pop() if self._idle else Wire(self._address, self._headers)
         self.in_flight += 1
         self.requests += 1
         try:
-            content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-            headers = {"Content-Type": "application/json"} if content else None
-            response = await client.request(method, path, content=content, headers=headers)
-        except (httpx.HTTPError, httpx.StreamError, OSError, ssl.SSLError) as error:
-            raise TransportError(f"{type(error).__name__}: {error}") from error
+            content = None if body is None else json.dumps(body, ensure_ascii=False).encode(errors="replace")
+            reply = await wire.ask(method, path, content, self._timeout)
+        except WireError as error:
+            raise TransportError(str(error)) from error
         finally:
             self.in_flight -= 1
-            self._idle.append(client)
+            self._idle.append(wire)
         try:
-            decoded = response.json()
+            decoded = json.loads(reply.body)
         except ValueError:
             decoded = None
-        return Answer(response.status_code, response.headers, decoded, response.text)
+        return Answer(reply.status, reply.headers, decoded, reply.body[:MOST_TEXT].decode(errors="replace"))
 
     async def ailment(self) -> str | None:
         """What is wrong by `/health`; None: nothing. A server without that route is well if it answers at all."""
@@ -118,4 +108,4 @@ class Endpoint:
 
     async def close(self) -> None:
         """Closes every connection."""
-        await asyncio.gather(*(client.aclose() for client in self._clients))
+        await asyncio.gather(*(wire.close() for wire in self._idle))
