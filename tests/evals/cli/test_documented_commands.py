@@ -17,6 +17,9 @@ ELSEWHERE = {
     "agentlm data fetch agenttuning": "needs the network",
     "agentlm eval gsm8k --protocol agenttuning --port 30070": "needs what the former fetches",
     "agentlm data fetch gsm8k --mirror path/to/files": "test_commands.py has it with real files",
+    "agentlm data fetch rewoo --mirror path/to/ReWOO --mirror path/to/AgentTuning --mirror path/to/grade-school-math": (
+        "test_fetch.py has the checkouts"
+    ),
     "agentlm eval view": "serves until it is stopped",
     "agentlm eval general --url http://127.0.0.1:30070": "wants a judge and a sandbox; the next one stands for it",
 }
