@@ -1,5 +1,4 @@
-"""Benchmarks and checks on a machine with one NVIDIA GPU, in parts that each end within a set time.
+"""Benchmarks and checks on a machine with one NVIDIA GPU, in parts that each end within ten minutes.
 
-`python -m bench.gpu` is the command, and `python -m bench.gpu.suite` the fuller one. Both need no network and no other
-engine; what they find is one JSON file.
+`python -m bench.gpu` is the command. It needs no network and no other engine; what it finds is one JSON file.
 """

@@ -4,16 +4,14 @@ Requests' blocks lie scattered, as in a cache that has been in use. Decodes rota
 come from memory as they do when layers follow each other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from agentlm_kernels import attention as ours
 from agentlm_kernels.attention import (
     BLOCK_SIZE,
     AttentionStep,
@@ -93,71 +91,6 @@ def run(setup: Setup, say: Say) -> None:
         for requests, positions in _sizes(PREFILLS, setup):
             with say.case(f"prefill {kind} {requests}x{positions}"):
                 _prefill(f"prefill {kind} {requests}x{positions}", requests, positions, kv_heads, setup, say)
-
-
-def decode(configs: Sequence[tuple[int, int, int, int]]) -> dict[str, Any]:
-    """Every decode by the rule's configuration and by others (keys a tile, warps, stages, programs a multiprocessor)."""
-    found: dict[str, Any] = {}
-    setup = Setup(rows="", work="", deadline=0.0)
-    for kind, kv_heads in KINDS:
-        for requests, positions in DECODES:
-            try:
-                case = decode_case(requests, positions, kv_heads, setup)
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                found[f"{kind} {requests}x{positions}"] = {"error": str(error)}
-                continue
-            found[f"{kind} {requests}x{positions}"] = _best(case, configs, "_decode_config", "gb_s", 1e9)
-            del case
-            torch.cuda.empty_cache()
-    return found
-
-
-def prefill(configs: Sequence[tuple[int, int, int, int]]) -> dict[str, Any]:
-    """Every prefill by the rule's configuration and by others (rows, keys a tile, warps, stages), torch's beside it."""
-    found: dict[str, Any] = {}
-    setup = Setup(rows="", work="", deadline=0.0)
-    for kind, kv_heads in KINDS:
-        for requests, positions in PREFILLS:
-            case = prefill_case(requests, positions, kv_heads, setup)
-            entry = _best(case, configs, "_prefill_config", "tflop_s", 1e12)
-            entry |= {
-                f"{peer}_tflop_s": round(rate / 1e12, 1) if isinstance(rate, float) else rate
-                for peer, rate in torch_rates(requests, positions, kv_heads, setup).items()
-            }
-            found[f"{kind} {requests}x{positions}"] = entry
-            del case
-            torch.cuda.empty_cache()
-    return found
-
-
-def _best(
-    case: "Case", configs: Sequence[tuple[int, int, int, int]], chooser: str, unit_name: str, unit: float
-) -> dict[str, Any]:
-    """A case by the rule and by each configuration; those that do not compile or fit are told as text."""
-    rule = seconds_of(case.launch, case.sets)
-    own = getattr(ours, chooser)
-    tried: dict[str, Any] = {}
-    try:
-        for config in configs:
-            setattr(ours, chooser, lambda *_, config=config: config)
-            try:
-                tried["/".join(map(str, config))] = round(
-                    1e6 * seconds_of(case.launch, case.sets, replays=5), 2
-                )
-            except Exception as error:
-                tried["/".join(map(str, config))] = f"{type(error).__name__}: {error}"[:120]
-                torch.cuda.synchronize()
-    finally:
-        setattr(ours, chooser, own)
-    timed = {name: us for name, us in tried.items() if isinstance(us, float)}
-    best = min(timed, key=lambda name: timed[name], default=None)
-    return {
-        "us": round(1e6 * rule, 2),
-        unit_name: round(case.work / rule / unit, 1),
-        "best": best,
-        f"best_{unit_name}": None if best is None else round(case.work / timed[best] * 1e6 / unit, 1),
-        "all": tried,
-    }
 
 
 def _sizes(sizes: tuple[tuple[int, int], ...], setup: Setup) -> Iterator[tuple[int, int]]:

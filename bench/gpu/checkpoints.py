@@ -15,7 +15,6 @@ MODELS = {
     "llama-2-7b": ("llama2", Shape(32, 4096, 11008, 32, 32, 32000, 4096)),
     "llama-3-8b": ("llama3", Shape(32, 4096, 14336, 32, 8, 128256, 8192)),
     "qwen3-8b": ("qwen3", Shape(36, 4096, 12288, 32, 8, 151936, 8192, head_dim=128)),
-    "tiny": ("llama3", Shape(4, 512, 1024, 8, 2, 4096, 2048, head_dim=64)),
 }
 """Family and dimensions of the published models."""
 

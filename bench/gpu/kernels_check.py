@@ -1,4 +1,4 @@
-"""The part `kernels-check`: the kernels' own tests, compiled for this GPU, in a pytest of their own."""
+"""The part `kernels-check`: the kernels' and the runner's own tests, compiled for this GPU, in a pytest of their own."""
 
 import importlib.util
 import subprocess
@@ -11,8 +11,8 @@ from bench.gpu.record import Row
 from bench.gpu.run import environment
 from bench.install import ROOT
 
-TESTS = "tests/kernels"
-NOT_HERE = ("test_compile.py", "test_interpreter.py")
+TESTS = ("tests/kernels", "tests/engine/test_cuda_runner.py", "tests/model/test_quantized.py")
+NOT_HERE = ("test_compile.py", "test_compilations.py", "test_interpreter.py", "test_launches.py")
 """They compile without a GPU, and test what stands in for one."""
 PROCESSES = 12
 """At once: compiling takes most of the time, and each holds a context on the GPU."""
@@ -24,8 +24,8 @@ def run(setup: Setup, say: Say) -> None:
     """Runs the tests; their failures are rows."""
     report = Path(setup.work) / "kernels.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", TESTS, "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    command += [f"--ignore={TESTS}/{name}" for name in NOT_HERE if (ROOT / TESTS / name).is_file()]
+    command = [sys.executable, "-m", "pytest", *TESTS, "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command += [f"--ignore={TESTS[0]}/{name}" for name in NOT_HERE if (ROOT / TESTS[0] / name).is_file()]
     if importlib.util.find_spec("xdist") and not setup.rehearse:
         command += ["-n", str(PROCESSES)]
     if importlib.util.find_spec("pytest_timeout"):

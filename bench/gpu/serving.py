@@ -1,11 +1,13 @@
-"""The parts `engine…`: a model of a real shape with random weights, and an engine opened on it twice, cold and warm."""
+"""The parts `engine…`: a model of a real shape with random weights, and an engine on it, opened cold and perhaps warm."""
 
 import os
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.gpu.child import Say, Setup
 from bench.gpu.run import environment, last_words
@@ -14,29 +16,59 @@ from bench.install import ROOT
 
 PLACES = ("/dev/shm", "/tmp")
 CHECKPOINT_BYTES = 18 << 30
-MOST_DETAIL = "llama-3-8b"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is asked of one model."""
+
+    work: tuple[str, ...]
+    batches: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    starts_again: bool = False
+    """A second start, now that kernels are compiled; agents follow it, without a prefix cache."""
+
+
+ALL = Study(("decode", "prefill", "throughput", "agents", "leaks"), BATCHES, starts_again=True)
+STUDIES = {
+    "llama-3-8b": Study(("decode", "prefill", "agents", "leaks"), BATCHES, starts_again=True),
+    "qwen3-8b": Study(("throughput", "decode"), (1,)),
+    "llama-2-7b": Study(("decode", "prefill"), (1, 32, 128)),
+    "llama-3-8b/int4": Study(("decode",), (1, 32), {"quantize": "int4"}),
+    "llama-3-8b/int8": Study(("decode",), (1, 32), {"quantize": "int8"}),
+    "llama-3-8b/invariant": Study(("decode",), (1, 32), {"batch_invariant": True}),
+}
+"""By model, and setting."""
 
 
 def run(setup: Setup, say: Say) -> None:
-    """Writes the model, measures a first start with all that follows, then a second start without a prefix cache."""
+    """Writes the model, measures a first start with all that follows, then perhaps a second start."""
+    label, (name, _, setting) = setup.argument, setup.argument.partition("/")
+    study = STUDIES[label]
+    if setup.rehearse:
+        # A CPU narrows nothing, and is invariant.
+        study = Study(study.work, (1, 2), {}, study.starts_again)
+    elif setup.long and not setting:
+        study = ALL
     start = time.perf_counter()
-    directory = checkpoint(setup.argument, setup)
+    directory = checkpoint(name, setup)
     seconds = time.perf_counter() - start
     nbytes = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-    say(f"{setup.argument} checkpoint", gb=nbytes / 1e9, written_s=seconds, minor=True)
-    detail = setup.long or setup.rehearse or setup.argument == MOST_DETAIL
-    batches = (1, 2) if setup.rehearse else BATCHES if detail else (1, 32, 128)
-    work = ("decode", "prefill", "throughput", "agents") if detail else ("decode", "prefill")
-    cache = Path(setup.work) / f"triton-{setup.argument}"
+    say(f"{name} checkpoint", gb=nbytes / 1e9, written_s=seconds, minor=True)
+    cache = Path(setup.work) / f"triton-{label.replace('/', '-')}"
     shutil.rmtree(cache, ignore_errors=True)
-    label = setup.argument
     cold, warm = (f"{label} start, kernels {state}" for state in ("to be compiled", "compiled"))
-    _session(setup, Job(str(directory), label, cold, time.time(), work, batches=batches), cache, say)
-    again, alone = ("agents",) if detail else (), {"prefix_cache": False}
-    if setup.left > 12:
+    _session(
+        setup,
+        Job(str(directory), label, cold, time.time(), study.work, study.settings, study.batches),
+        cache,
+        say,
+    )
+    if study.starts_again and setup.left > 12:
+        alone = {"prefix_cache": False}
         _session(
             setup,
-            Job(str(directory), f"{label}, no prefix cache", warm, time.time(), again, alone),
+            Job(str(directory), f"{label}, no prefix cache", warm, time.time(), ("agents",), alone),
             cache,
             say,
         )

@@ -31,6 +31,9 @@ REQUESTS, INTO, OUT = 256, 1024, 1024
 AGENTS = AgentShape(agents=32, turns=6, system=1024, observation=160, answer=64)
 TRACED_STEPS = 60
 SHOWN_KERNELS = 14
+ROUNDS = 5
+WEIGHT_BYTES = {"int4": 0.53125, "int8": 1.0, "fp8": 1.0}
+"""Of a narrow weight, scales among them; the head is not narrowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Job:
     spawned: float
     """`time.time()` when its process was started."""
     work: tuple[str, ...]
-    """Of "decode", "prefill", "throughput", "agents", "small"."""
+    """Of "decode", "prefill", "throughput", "agents", "leaks", "small"."""
     settings: dict[str, Any] = field(default_factory=dict)
     batches: tuple[int, ...] = BATCHES
 
@@ -145,7 +148,8 @@ class Session:
             first = max(one.usage.first_token_seconds for one in done)
             best = min(best, (max(one.usage.total_seconds for one in done) - first) / steps)
         batch, model = len(given), self.dimensions
-        read = 2 * (model.layer_weights + model.head_weights)
+        element = WEIGHT_BYTES.get(self.job.settings.get("quantize", ""), 2.0)
+        read = element * model.layer_weights + 2 * model.head_weights
         read += batch * model.kv_bytes(self.scale.context + steps // 2, 2)
         self.say(
             name,
@@ -213,6 +217,21 @@ class Session:
                     all_tokens_per_s=requests * (into + out) / seconds,
                 )
 
+    def _leaks(self) -> None:
+        """Whether rounds of the same requests, some of them given up, leave memory behind on the device."""
+        name = f"{self.job.label} memory after {ROUNDS} rounds"
+        with self._in_time(name, 15) as fits:
+            if fits:
+                given = [prompt(16 + 7 * number, "leaks", number) for number in range(16)]
+                taken = []
+                for _ in range(ROUNDS):
+                    self.llm.generate(given, _exactly(16))
+                    # What is forgotten is aborted.
+                    next(iter(self.llm.stream(given[0], _exactly(64))))
+                    taken.append(_device_bytes())
+                # The first round may fill the allocator's own store.
+                self.say(name, grown_bytes=taken[-1] - taken[1], stable=taken[-1] == taken[1])
+
     def _agents(self) -> None:
         shape = self.scale.agents
         name = f"{self.job.label} {shape.agents} agents, {shape.turns} turns"
@@ -234,6 +253,15 @@ class Session:
 
         await asyncio.gather(*(live(agent) for agent in agents))
         return sum(agent.generated for agent in agents)
+
+
+def _device_bytes() -> int:
+    """Of the device's memory, what torch has handed out; 0 where there is no GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    torch.cuda.synchronize()
+    return int(torch.cuda.memory_allocated())
 
 
 def _exactly(tokens: int) -> Any:

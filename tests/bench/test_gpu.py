@@ -14,6 +14,8 @@ from bench.gpu.kernels_check import junit_rows
 from bench.gpu.plan import Part, choose, starts, with_limits
 from bench.gpu.record import Record, Result, source_digest
 from bench.gpu.run import environment, last_words, run_command
+from bench.gpu.serving import STUDIES
+from bench.gpu.session import Session
 from bench.gpu.tables import figure, summary, table
 from bench.gpu.trace import Interval, steady
 
@@ -37,11 +39,29 @@ def test_every_part_has_a_module_and_a_name_of_its_own() -> None:
 
 def test_parts_are_chosen_by_patterns_in_the_order_given() -> None:
     assert [part.name for part in choose(["peers", "engine*"])] == [
-        "peers", "engine", "engine-llama-2-7b", "engine-qwen3-8b",
+        "peers", "engine", "engine-qwen3-8b", "engine-int4", "engine-int8", "engine-invariant", "engine-llama-2-7b",
     ]  # fmt: skip
     assert choose([]) == list(plan.PARTS)
     with pytest.raises(ValueError, match="no part is called 'peer'"):
         choose(["peer"])
+
+
+def test_the_first_minutes_have_most_to_say_and_no_part_has_more_than_ten() -> None:
+    first, seconds = [], 0.0
+    for part in plan.PARTS:
+        seconds += part.seconds
+        if seconds <= plan.FIRST_SECONDS:
+            first.append(part.name)
+    assert first == ["machine", "engine", "agreement", "engine-qwen3-8b", "kernels-check"]
+    assert all(
+        part.expected(long) < part.allowed(long) < 600 for part in plan.PARTS for long in (False, True)
+    )
+
+
+def test_every_engines_part_knows_what_to_ask() -> None:
+    asked = [part.argument for part in plan.PARTS if part.module == "serving"]
+    assert sorted(asked) == sorted(STUDIES)
+    assert all(hasattr(Session, f"_{work}") for study in STUDIES.values() for work in study.work)
 
 
 def test_limits_come_first_where_they_are_not_known() -> None:
