@@ -14,8 +14,10 @@ from agentlm.model.weights import Checkpoint
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.log import events
 from agentlm.tuning.model import TrainableDecoder, stored_tensors
+from tests.tuning.changes import changed
 
 SHAPE = Shape(layers=2, hidden=64, inter=96, heads=4, kv_heads=2, vocab=264, context=512)
+TIED = Shape(layers=2, hidden=64, inter=96, heads=4, kv_heads=4, vocab=264, context=512, tied=True)
 
 
 def write_base(directory: Path, family: str = "llama2", shape: Shape = SHAPE, **changes: Any) -> Path:
@@ -77,13 +79,7 @@ def settings(directory: Path, **changes: Any) -> dict[str, Any]:
         },
         "training": {"steps": 4, "batch": 4, "learning_rate": 1e-3, "device": "cpu", "threads": 1},
     }
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        at = values
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return values
+    return changed(values, changes)
 
 
 def config(directory: Path, **changes: Any) -> TuneConfig:

@@ -7,6 +7,7 @@ import pytest
 
 from agentlm.errors import ConfigError
 from agentlm.tuning.config import TuneConfig
+from tests.tuning.changes import changed
 
 SOURCES = [{"name": "a", "path": "a.jsonl"}, {"name": "b", "path": ["b.jsonl", "c.jsonl"]}]
 
@@ -18,13 +19,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "data": {"sources": [dict(source) for source in SOURCES]},
         "training": {"steps": 10},
     }
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        at = made
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return made
+    return changed(made, changes)
 
 
 def grouped(**changes: Any) -> dict[str, Any]:
@@ -44,6 +39,14 @@ def grouped(**changes: Any) -> dict[str, Any]:
         values(training__clip=False, training__steps=None, training__epochs=1.5),
         values(evaluation={"every": 5, "sources": [{"name": "held", "path": 'with "quotes".jsonl'}]}),
         values(training__optimizer_state="bfloat16", training__betas=[0.9, 0.99]),
+        values(
+            evaluation={
+                "every": 5,
+                "tasks": ["gsm8k", "card-game"],
+                "worlds": ["shop"],
+                "serve_arguments": ["--x=1"],
+            }
+        ),
     ],
 )
 def test_what_is_printed_is_read_as_the_same(given: dict[str, Any], tmp_path: Path) -> None:
@@ -79,8 +82,14 @@ def test_what_is_printed_is_read_as_the_same(given: dict[str, Any], tmp_path: Pa
         (values(data__tag_weights={"x": -1}), "`data.tag_weights.x` must be a number from 0"),
         (values(lora={"targets": ["lm_head"]}), r"`lora.targets` names \['lm_head'\]; allowed are q_proj"),
         (values(lora={}, model__init="random"), "low-rank additions to weights that know nothing"),
-        (values(evaluation={"every": 2}), r"there are no \[\[evaluation.sources\]\]"),
-        (values(evaluation={"sources": [SOURCES[0]]}), "source 'a' is both trained and evaluated on"),
+        (values(evaluation={"every": 2}), r"neither \[\[evaluation.sources\]\] nor `tasks`"),
+        (values(evaluation={"sources": [SOURCES[0]]}), r"a.jsonl is both trained on \(source 'a'\) and held out"),
+        (values(evaluation={"sources": [{"name": "held", "path": "c.jsonl"}]}), "c.jsonl is both trained on"),
+        (values(evaluation={"tasks": ["--limit"]}), r"`evaluation.tasks` has '--limit'; a name is of letters"),
+        (values(evaluation={"worlds": [""]}), r"`evaluation.worlds` has ''; a name is of letters"),
+        (values(evaluation={"tasks_every": 5}), "`evaluation.tasks_every` is set, and there are neither `tasks` nor"),
+        (values(evaluation={"tasks": ["gsm8k"], "samples": 0}), "`evaluation.samples` must be an integer from 1"),
+        (values(evaluation={"tasks": ["gsm8k"], "seconds": 0.0}), "`evaluation.seconds` must be a number above 0"),
         (values(checkpoints={"keep": 0}), "`checkpoints.keep` must be an integer from 1"),
         (values(seed=-1), "`seed` must be an integer from 0"),
     ],

@@ -38,7 +38,8 @@ def evolving(directory: Path, **changes: Any) -> TuneConfig:
 def command(directory: Path, reward: float) -> str:
     script = directory / "generate.py"
     script.write_text(GENERATOR, encoding="utf-8")
-    return f"{sys.executable} {script} {{url}} {{output}} {reward}"
+    # Braces of the command's own stay.
+    return f"test ${{HOME}} && {sys.executable} {script} {{url}} {{output}} {reward}"
 
 
 def test_what_scored_is_tuned_on(tmp_path: Path) -> None:

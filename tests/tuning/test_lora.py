@@ -143,3 +143,38 @@ def test_a_merged_model_may_have_several_files(adapted: Path, tmp_path: Path) ->
     a, b = ({t.name: t.bytes().tobytes() for t in Checkpoint.open(d).tensors()} for d in (one, many))
     assert a == b
     assert math.isclose(float(logprobs(many).sum()), float(logprobs(one).sum()))
+
+
+def test_the_adapter_s_settings_are_what_peft_writes(adapted: Path, tmp_path: Path) -> None:
+    about = json.loads((adapted / "out" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    # An integer, as in peft's own files; a number with a fraction stays one.
+    assert (repr(about["lora_alpha"]), about["r"], about["revision"]) == ("8", 4, None)
+    run(config(tmp_path, lora={"rank": 4, "alpha": 6.5}, training__steps=1), quiet=True)
+    written = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert written["lora_alpha"] == 6.5
+
+
+def test_a_template_of_its_own_goes_with_the_adapter_and_into_the_merged_model(tmp_path: Path) -> None:
+    template = tmp_path / "own.jinja"
+    text = (
+        "{%- for m in messages %}{{- '<' + m.role + '>' + m.content }}{%- if m.role == 'assistant' %}{{- eos_token }}"
+        "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<assistant>' }}{%- endif %}"
+    )
+    template.write_text(text, encoding="utf-8")
+    changes = {"model__chat_template": str(template), "training__steps": 1}
+    run(config(tmp_path, lora={"rank": 2, "alpha": 4.0}, **changes), quiet=True)
+    assert (tmp_path / "out" / "adapter" / "chat_template.jinja").read_text(encoding="utf-8") == text
+    merged = merge(tmp_path / "base", tmp_path / "out" / "adapter", tmp_path / "merged")
+    assert (merged / "chat_template.jinja").read_text(encoding="utf-8") == text
+    told = json.loads((merged / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "chat_template" not in told
+
+
+def test_low_rank_additions_are_trained_beside_narrow_weights(adapted: Path, tmp_path: Path) -> None:
+    changes = {
+        "output": str(tmp_path / "out"),
+        "training__learning_rate": 1e-2,
+        "training__dtype": "bfloat16",
+    }
+    run(config(adapted, lora={"rank": 4, "alpha": 8.0}, **changes), quiet=True)
+    assert losses(tmp_path / "out") == pytest.approx(losses(adapted / "out"), rel=3e-2)

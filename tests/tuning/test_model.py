@@ -18,10 +18,9 @@ from agentlm.model.weights import Checkpoint
 from agentlm.ops.packed import PackedContext
 from agentlm.ops.reference import Chunk, ReferenceOps
 from agentlm.tuning.model import Batch, TrainableDecoder
-from tests.tuning.runs import SHAPE, load, sums, write_base
+from tests.tuning.runs import SHAPE, TIED, load, sums, write_base
 
 LENGTHS = (70, 5, 33, 100, 1, 34, 71)
-TIED = Shape(layers=2, hidden=64, inter=96, heads=4, kv_heads=4, vocab=264, context=512, tied=True)
 
 
 def batch(ids: np.ndarray, lengths: list[int], trained: np.ndarray) -> Batch:

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentlm.errors import ConfigError
+from agentlm.tuning.batches import make_batch
 from agentlm.tuning.config import DataSection, SourceSection
 from agentlm.tuning.mixture import Stream, draws, source_shares, streams
 from agentlm.tuning.packing import best_fit
 from agentlm.tuning.plan import make_plan, shared_out
+from agentlm.tuning.rendering import Rendered
 
 SIZES = (30, 200, 70)
 
@@ -142,3 +145,39 @@ def test_ranks_share_a_step_evenly(ranks: int, packs: int) -> None:
     shares = shared_out(step, lengths, ranks)
     assert sorted(pack for share in shares for pack in share) == step
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=5))
+def test_a_trained_token_is_predicted_by_the_one_before_it_in_its_conversation(
+    masks: list[list[bool]],
+) -> None:
+    lengths = np.asarray([len(mask) for mask in masks])
+    # Every token has an id of its own, so that it can be told from where it came.
+    ids = np.arange(lengths.sum(), dtype=np.int32)
+    rendered = Rendered(
+        ids=ids,
+        mask=np.concatenate([np.asarray(mask) for mask in masks]),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        trained=np.asarray([sum(mask[1:]) for mask in masks]),
+        source=np.zeros(len(masks), dtype=np.int32),
+        tags=np.zeros(len(masks), dtype=np.int32),
+        item=np.full(len(masks), -1),
+        reward=np.full(len(masks), np.nan),
+        tag_sets=((),),
+        left_out=({},),
+        examples=(),
+    )
+    order = list(reversed(range(len(masks))))
+    batch, owners = make_batch(rendered, [tuple(order[:2]), tuple(order[2:])], torch.device("cpu"))
+    packed, positions = batch.context.ids.numpy(), batch.context.positions.numpy()
+    targets = batch.targets.numpy()
+    # The id before, and never another conversation's last.
+    assert (packed[batch.rows.numpy()] == targets - 1).all()
+    starts = rendered.offsets[owners]
+    assert (targets > starts).all()
+    assert (targets < rendered.offsets[owners + 1]).all()
+    assert (positions[batch.rows.numpy()] == targets - 1 - starts).all()
+    assert np.bincount(owners, minlength=len(masks)).tolist() == rendered.trained.tolist()
+    assert sorted(targets.tolist()) == [
+        i for i in ids.tolist() if rendered.mask[i] and i not in rendered.offsets
+    ]

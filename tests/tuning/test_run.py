@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,18 +11,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import ConfigError
-from agentlm.tuning.checkpoint import TuneError
+from agentlm.model.weights import Checkpoint
+from agentlm.tuning import result
+from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.log import events
+from agentlm.tuning.lora import stored
 from agentlm.tuning.rendering import RenderingError
 from agentlm.tuning.run import run
 from agentlm.tuning.trainer import StepResult, Trainer
 from tests.tuning.ranks import launch
 from tests.tuning.runs import (
+    TIED,
     config,
     losses,
     norms,
@@ -85,8 +91,6 @@ def test_a_run_leaves_a_model_that_is_served_and_a_log(finished: Path) -> None:
 
 
 def tensors_of(directory: Path) -> dict[str, bytes]:
-    from agentlm.model.weights import Checkpoint
-
     return {tensor.name: tensor.bytes().tobytes() for tensor in Checkpoint.open(directory).tensors()}
 
 
@@ -137,6 +141,94 @@ def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(finished: Path, 
     assert not list((tmp_path / "out" / "checkpoints").glob(".step-*"))
     logged = [line["step"] for line in events(tmp_path / "out" / "log.jsonl") if line["event"] == "step"]
     assert logged == list(range(1, 13))
+
+
+def test_losses_are_told_by_tag(tmp_path: Path) -> None:
+    config(tmp_path)
+    for source, tags in (("agent", ["react", "shell"]), ("general", ["chat"])):
+        records = [record | {"tags": tags} for record in sums(12, source)]
+        write_records(tmp_path / f"{source}.jsonl", records)
+    write_records(
+        tmp_path / "held.jsonl", [record | {"tags": ["chat", "chat"]} for record in sums(6, "held")]
+    )
+    held = {"sources": [{"name": "held", "path": str(tmp_path / "held.jsonl")}]}
+    run(config(tmp_path, training__steps=1, evaluation=held), quiet=True)
+    step, evaluation = events(tmp_path / "out" / "log.jsonl")
+    assert step["tags"].keys() == {"react", "shell", "chat"}
+    # Here a source has the same tags throughout.
+    assert step["tags"]["react"] == step["tags"]["shell"] == pytest.approx(step["losses"]["agent"], rel=1e-12)
+    assert step["tags"]["chat"] == pytest.approx(step["losses"]["general"], rel=1e-12)
+    assert evaluation["tags"] == {"chat": pytest.approx(evaluation["loss"]["held"], rel=1e-12)}
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_a_checkpoint(finished: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(finished / "base", tmp_path / "base")
+    raw = bytearray((base / "model.safetensors").read_bytes())
+    # The last bytes are a weight's: float32's not-a-number, or bfloat16's twice.
+    raw[-4:] = b"\xc0\x7f\xc0\x7f"
+    (base / "model.safetensors").write_bytes(raw)
+    with pytest.raises(TuneError, match=r"step 1: the loss is nan"):
+        run(again(finished, tmp_path / "out", model__path=str(base), checkpoints={"every": 1}), quiet=True)
+    assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
+    (line,) = (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    # What other programs read is JSON, which knows no such number.
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(name))["loss"] is None
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoints.save
+
+    def on_a_small_disk(self: Checkpoints, progress: Progress, *rest: Any) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if progress.step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            save(self, progress, *rest)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", on_a_small_disk)
+        with pytest.raises(
+            TuneError, match=r"the checkpoint of step 2 could not be written .* step 1 is kept"
+        ):
+            run(again(finished, tmp_path / "out", checkpoints={"every": 1}), quiet=True)
+    left = [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()]
+    assert left == ["step-00000001"]
+    run(again(finished, tmp_path / "out", checkpoints={"every": 1}), resume=True, quiet=True)
+    assert tensors(tmp_path / "out") == tensors(finished / "out")
+
+
+def test_a_result_that_finds_no_room_is_written_when_there_is(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(result, "write_weights", full)
+        with pytest.raises(TuneError, match=r"out/model could not be written: .*No space left on device"):
+            run(again(finished, tmp_path / "out"), quiet=True)
+    assert not list((tmp_path / "out").glob("*model*"))
+    assert run(again(finished, tmp_path / "out"), resume=True, quiet=True).step == 4
+    assert tensors(tmp_path / "out") == tensors(finished / "out")
+
+
+def test_a_finished_run_needs_its_checkpoints_no_more(finished: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished / "out", tmp_path / "out")
+    shutil.rmtree(out / "checkpoints")
+    assert run(again(finished, out), resume=True, quiet=True).step == 4
+
+
+def test_an_evaluation_at_the_end_rounds_no_weight(finished: Path, tmp_path: Path) -> None:
+    """Computed in bfloat16, kept and written in float32: tables outside of layers too, which a pass leaves gathered."""
+    held = {"sources": [{"name": "held", "path": str(finished / "held.jsonl")}]}
+    changes: dict[str, Any] = {"training__dtype": "bfloat16", "training__steps": 2}
+    run(again(finished, tmp_path / "evaluated", evaluation=held, **changes), quiet=True)
+    run(again(finished, tmp_path / "plain", **changes), quiet=True)
+    assert tensors(tmp_path / "evaluated") == tensors(tmp_path / "plain")
 
 
 def test_old_checkpoints_are_removed(finished: Path, tmp_path: Path) -> None:
@@ -190,6 +282,38 @@ def test_two_ranks_give_the_loss_curve_of_one(finished: Path, by_two: Path, way:
     assert norms(by_two / way) == pytest.approx(norms(finished / "out"), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def by_four(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four ranks make of it that share matrices out by two, and packs by two; and one process, in the same ways."""
+    directory = tmp_path_factory.mktemp("four")
+    base = write_base(directory / "base", "qwen3", TIED)
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {"training__steps": 3, "training__clip": 0.05},
+        "tied": {
+            "training__steps": 3,
+            "model__path": str(base),
+            "training__activation_checkpointing": "layers",
+            "training__optimizer_state": "bfloat16",
+        },
+    }
+    for name, changes in ways.items():
+        run(again(finished, directory / f"{name}-one", **changes), quiet=True)
+    shared = (again(finished, directory / n, parallel__tensor=2, **changes) for n, changes in ways.items())
+    launch(4, *shared, forks=True)
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["plain", "tied"])
+def test_four_ranks_of_both_kinds_give_the_loss_curve_of_one(by_four: Path, way: str) -> None:
+    assert losses(by_four / way) == pytest.approx(losses(by_four / f"{way}-one"), rel=2e-5)
+    assert norms(by_four / way) == pytest.approx(norms(by_four / f"{way}-one"), rel=2e-4)
+    one, four = (Checkpoint.open(by_four / name / "model").tensors() for name in (f"{way}-one", way))
+    for a, b in zip(one, four, strict=True):
+        assert a.name == b.name
+        np.testing.assert_allclose(stored(a).numpy(), stored(b).numpy(), atol=2e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["lora-fsdp", "lora-tensor"])
 def test_two_ranks_give_the_adapter_of_one(by_two: Path, way: str) -> None:
@@ -232,6 +356,7 @@ def test_a_full_directory_is_refused_without_resume(finished: Path, tmp_path: Pa
         ({"data__eta": 0.5}, "the data, their mixture"),
         ({"model__path": "other"}, "the base model is another one"),
         ({"model__path": "template"}, "the tokenizer or the chat template is another one"),
+        ({"data__sources": "words"}, "of the same lengths, and their tokens or loss masks are others"),
     ],
 )
 def test_a_run_goes_on_as_itself_only(
@@ -252,6 +377,14 @@ def test_a_run_goes_on_as_itself_only(
         told_settings["model_max_length"] = 77
         (other / "tokenizer_config.json").write_text(json.dumps(told_settings), encoding="utf-8")
         change = {"model__path": str(other)}
+    elif change.get("data__sources") == "words":
+        lines = (finished / "agent.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        said = next(message for message in records[-1]["messages"] if message["role"] == "assistant")
+        said["content"] = said["content"].replace("It", "Is")
+        file = write_records(tmp_path / "agent.jsonl", records)
+        sources = settings(finished)["data"]["sources"]
+        change = {"data__sources": [sources[0] | {"path": str(file)}, sources[1]]}
     with pytest.raises(TuneError, match=told):
         run(again(finished, tmp_path / "out", **change), resume=True, quiet=True)
     # The same run goes on.

@@ -3,6 +3,11 @@
 Refuses to know models and steps.
 """
 
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.mixture import streams
 from agentlm.tuning.plan import Plan, make_plan
@@ -36,6 +41,21 @@ def plan_of(config: TuneConfig, rendered: Rendered, pairs: Pairs | None = None) 
         drawn=drawn,
         cost=rendered.trained if data.unit == "trained_tokens" else None,
     )
+
+
+TAGS_TOLD = 32
+"""Most tags whose losses are told: a tag an item would drown the log."""
+
+
+def tags_told(rendered: Rendered, counts: npt.NDArray[np.int64]) -> frozenset[str]:
+    """The tags with the most trained tokens; `counts` are how often each conversation comes."""
+    trained: Counter[str] = Counter()
+    of_set = np.bincount(rendered.tags, rendered.trained * counts, len(rendered.tag_sets))
+    for tags, tokens in zip(rendered.tag_sets, of_set.tolist(), strict=True):
+        for tag in set(tags):
+            trained[tag] += tokens
+    ordered = sorted(trained, key=lambda tag: (-trained[tag], tag))
+    return frozenset(ordered[:TAGS_TOLD])
 
 
 def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str]:

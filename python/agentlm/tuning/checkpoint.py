@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -54,30 +55,51 @@ class Checkpoints:
         )
 
     def save(self, progress: Progress, tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> None:
-        """Writes one, unless it is there, and removes those that are too many. All ranks come here together."""
+        """Writes one, unless it is there, and removes those that are too many. All ranks come here together.
+
+        Raises `TuneError` if the disk is full, or takes it for another reason not: nothing is left of it then.
+        """
         place = self.directory / f"step-{progress.step:08}"
         if place.is_dir():
             return
         beside = self.directory / f".{place.name}"
-        if self.ranks.first:
-            self.clear()
-            beside.mkdir(parents=True)
+        try:
+            if self.ranks.first:
+                self.clear()
+                beside.mkdir(parents=True)
+            self.ranks.wait()
+            with warnings.catch_warnings():
+                # One process needs no others for it.
+                warnings.filterwarnings("ignore", message=".*single process.*")
+                warnings.filterwarnings("ignore", category=FutureWarning)
+                save(dict(tensors), checkpoint_id=beside, no_dist=self.ranks.world == 1)
+            if self.ranks.first:
+                (beside / "run.json").write_text(
+                    json.dumps({"progress": asdict(progress), **run}), encoding="utf-8"
+                )
+                _to_disk(beside)
+                beside.rename(place)
+                _sync(self.directory)
+                self._forget_old()
+        except (OSError, RuntimeError, CheckpointException) as error:
+            # Torch's writer says RuntimeError of a full disk, DCP an exception that is none of `Exception`'s.
+            if self.ranks.first:
+                shutil.rmtree(beside, ignore_errors=True)
+            kept = self.steps()
+            before = f"the one of step {kept[-1]} is kept" if kept else "there is none before it"
+            raise TuneError(
+                f"the checkpoint of step {progress.step} could not be written to {self.directory} ({_cause(error)}); "
+                f"{before}. Make room, and go on with --resume."
+            ) from error
         self.ranks.wait()
-        with warnings.catch_warnings():
-            # One process needs no others for it.
-            warnings.filterwarnings("ignore", message=".*single process.*")
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            save(dict(tensors), checkpoint_id=beside, no_dist=self.ranks.world == 1)
-        if self.ranks.first:
-            (beside / "run.json").write_text(
-                json.dumps({"progress": asdict(progress), **run}), encoding="utf-8"
-            )
-            _to_disk(beside)
-            beside.rename(place)
-            _sync(self.directory)
-            for step in self.steps()[: -self.keep]:
-                shutil.rmtree(self.directory / f"step-{step:08}")
-        self.ranks.wait()
+
+    def _forget_old(self) -> None:
+        """Removes what is too old, each under a name first that says it is no checkpoint any more."""
+        for step in self.steps()[: -self.keep]:
+            place = self.directory / f"step-{step:08}"
+            gone = place.with_name(f".{place.name}")
+            place.rename(gone)
+            shutil.rmtree(gone)
 
     def clear(self) -> None:
         """Removes what a killed run left half-written."""
@@ -120,6 +142,13 @@ def training_tensors(
         tensors[f"model.{name}"] = parameter.data
         tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
     return tensors
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, in one line, under whatever it was wrapped in."""
+    if isinstance(error, CheckpointException):
+        error = next((inner[0] for inner in error.failures.values()), error)
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _to_disk(directory: Path) -> None:

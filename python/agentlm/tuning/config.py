@@ -4,6 +4,7 @@ Sections are the TOML tables: `[model]`, `[data]` with `[[data.sources]]`, `[tra
 `[evaluation]`, `[checkpoints]`. Paths are relative to where the command runs.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ CHECKPOINTING = ("none", "layers")
 DEVICES = ("auto", "cpu", "cuda")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linears of a layer, which LoRA may adapt."""
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+"""Of a task or a world: no flag of a command line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,11 @@ class SourceSection:
         _number("weight", self.weight, 0, 1e9, above=True, optional=True)
         if not self.name or not self.path:
             raise ConfigError("a source needs a `name` and a `path`")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files as they are given."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,17 +236,55 @@ class ParallelSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSection:
-    """The loss on conversations that are not trained on."""
+    """What the model is put to on the way: the loss on conversations that are not trained on, and tasks."""
 
     sources: tuple[SourceSection, ...] = ()
     every: int | None = None
     """Steps between two evaluations; absent: at the end only."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of `agentlm eval`, run over HTTP on the weights as they are."""
+    worlds: tuple[str, ...] = ()
+    """Small text environments of `agentlm_evals`, played in the same way."""
+    tasks_every: int | None = None
+    """Steps between two task runs; absent: as `every`. One comes before the first step and one after the last anyway."""
+    samples: int = 50
+    """Of each task, and games of each world."""
+    seconds: float = 3600.0
+    """Longest that a task run may take; what it has not done by then is given up."""
+    eval_arguments: tuple[str, ...] = ()
+    """Further words for `agentlm eval`, such as `--own-samples`."""
+    serve_arguments: tuple[str, ...] = ()
+    """Further words for `agentlm serve`, such as `--threads=2`."""
 
     def __post_init__(self) -> None:
         _integer("evaluation.every", self.every, 1, 1 << 40, optional=True)
+        _integer("evaluation.tasks_every", self.tasks_every, 1, 1 << 40, optional=True)
+        _integer("evaluation.samples", self.samples, 1, 1 << 20)
+        _number("evaluation.seconds", self.seconds, 0, 1e9, above=True)
         _unique("evaluation.sources", [source.name for source in self.sources])
-        if self.every is not None and not self.sources:
-            raise ConfigError("`evaluation.every` is set and there are no [[evaluation.sources]]")
+        for name, given in (("tasks", self.tasks), ("worlds", self.worlds)):
+            if odd := [one for one in given if not _NAME.fullmatch(one)]:
+                raise ConfigError(
+                    f"`evaluation.{name}` has {odd[0]!r}; a name is of letters, digits, - and _ "
+                    "(`agentlm eval list` shows the tasks)"
+                )
+        if self.every is not None and not self.sources and not self.has_tasks:
+            raise ConfigError(
+                "`evaluation.every` is set, and there are neither [[evaluation.sources]] nor `tasks` nor `worlds`"
+            )
+        for name in ("tasks_every", "eval_arguments", "serve_arguments"):
+            if getattr(self, name) and not self.has_tasks:
+                raise ConfigError(f"`evaluation.{name}` is set, and there are neither `tasks` nor `worlds`")
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether there are task runs."""
+        return bool(self.tasks or self.worlds)
+
+    def runs_tasks(self, step: int, steps: int) -> bool:
+        """Whether a task run follows `step` of `steps`; step 0 is before the first one."""
+        every = self.tasks_every or self.every
+        return self.has_tasks and (step in (0, steps) or (every is not None and step % every == 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,12 +328,14 @@ class TuneConfig:
             )
         if self.dpo is not None:
             self._check_dpo()
-        names = {source.name for source in self.data.sources} & {s.name for s in self.evaluation.sources}
-        for name in sorted(names):
-            trained = next(source for source in self.data.sources if source.name == name)
-            held = next(source for source in self.evaluation.sources if source.name == name)
-            if trained.path == held.path:
-                raise ConfigError(f"source {name!r} is both trained and evaluated on: {held.path}")
+        trained = {path: source.name for source in self.data.sources for path in source.paths}
+        for held in self.evaluation.sources:
+            for path in held.paths:
+                if path in trained:
+                    raise ConfigError(
+                        f"{path} is both trained on (source {trained[path]!r}) and held out (source {held.name!r}): "
+                        "divide its conversations between two files"
+                    )
 
     def _check_dpo(self) -> None:
         for refused, why in (

@@ -8,24 +8,19 @@ model anew on all that was kept, beside the configuration's own sources.
 import json
 import shlex
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from agentlm.errors import ConfigError
 from agentlm.tuning.checkpoint import TuneError
 from agentlm.tuning.config import SourceSection, TuneConfig
 from agentlm.tuning.record import Conversation, Writer, read
 from agentlm.tuning.run import run
+from agentlm.tuning.served import Served
 
 SOURCE = "evolved"
 """Name of the source that is kept."""
-READY_SECONDS = 600.0
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,58 +120,17 @@ def _generate(model: str, command: str, number: int, output: Path, flags: list[s
     """Serves the model, runs the command against it, and takes its file once it has ended well."""
     beside = output.with_name(f".{output.name}")
     beside.unlink(missing_ok=True)
-    log = output.with_name("serve.log")
-    with log.open("wb") as said:
-        server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "agentlm",
-                "serve",
-                "--model-id",
-                model,
-                "--hostname",
-                "127.0.0.1",
-                "--port",
-                "0",
-                *flags,
-            ],
-            stdout=said,
-            stderr=said,
-        )
-        try:
-            url = _ready(server, log)
-            filled = command.format(url=url, round=number, output=shlex.quote(str(beside)))
-            ran = subprocess.run(filled, shell=True, check=False)
-        finally:
-            server.terminate()
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+    with Served(model, flags, output.with_name("serve.log")) as server:
+        # The command's other braces (a shell's, awk's, JSON's) are its own.
+        filled = command
+        for name, value in (("url", server.url), ("round", number), ("output", shlex.quote(str(beside)))):
+            filled = filled.replace(f"{{{name}}}", str(value))
+        ran = subprocess.run(filled, shell=True, check=False)
     if ran.returncode != 0:
         raise TuneError(f"`{filled}` ended with {ran.returncode}: nothing was kept of round {number}")
     if not beside.is_file():
         raise TuneError(f"`{filled}` ended well and wrote no {beside}")
     beside.replace(output)
-
-
-def _ready(server: "subprocess.Popen[bytes]", log: Path) -> str:
-    """The server's address once it answers. Raises `TuneError` with its last words if it ends or does not come up."""
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until and server.poll() is None:
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            if "ready: http" in line:
-                url = line.partition("ready: ")[2].split()[0]
-                try:
-                    with urlopen(f"{url}/health", timeout=5):
-                        return url
-                except URLError:
-                    break
-        time.sleep(POLL_SECONDS)
-    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
-    raise TuneError(f"the server did not come up: {' '.join(last) or 'it said nothing'} (see {log})")
 
 
 def told(rounds: list[Round]) -> str:

@@ -21,9 +21,10 @@ SHARD_BYTES = 5 << 30
 """Most bytes of a weights file, as transformers writes them."""
 NAMES = {torch_dtype: name for name, torch_dtype in TORCH_DTYPES.items()}
 CONFIG_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+TEMPLATE_NAME = "chat_template.jinja"
 COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "added_tokens.json", "vocab.json", "merges.txt", TEMPLATE_NAME, "chat_template.json",
 )  # fmt: skip
 """What else a model directory holds, copied as far as it is there."""
 
@@ -34,13 +35,9 @@ def write_weights(
     tensors: Iterable[tuple[str, Tensor]],
     dtype: torch.dtype,
     *,
-    writes: bool = True,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes tensors that come in the order of `shapes`, rounded to `dtype`.
-
-    A rank that does not write only asks for them. An index names the shards where there are several.
-    """
+    """Writes tensors that come in the order of `shapes`, rounded to `dtype`; an index names shards if there are several."""
     coming = iter(tensors)
     shards = list(_shards(shapes, dtype, shard_bytes))
     index: dict[str, str] = {}
@@ -49,10 +46,10 @@ def write_weights(
         file = "model.safetensors" if single else f"model-{number:05}-of-{len(shards):05}.safetensors"
         index.update(dict.fromkeys(names, file))
         own = {name: shapes[name] for name in names}
-        write_safetensors(directory / file, own, (next(coming) for _ in names), dtype, writes=writes)
-    if writes and len(shards) > 1:
+        write_safetensors(directory / file, own, (next(coming) for _ in names), dtype)
+    if len(shards) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
-        _write_json(directory / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": index})
+        write_json(directory / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": index})
 
 
 def write_safetensors(
@@ -60,14 +57,8 @@ def write_safetensors(
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Iterable[tuple[str, Tensor]],
     dtype: torch.dtype,
-    *,
-    writes: bool = True,
 ) -> None:
     """Writes one safetensors file, a tensor at a time, in the order of `shapes`."""
-    if not writes:
-        for _ in tensors:
-            pass
-        return
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
@@ -97,12 +88,12 @@ def copy_companions(
     config.pop("torch_dtype", None)
     config["dtype"] = CONFIG_NAMES[dtype]
     config["tie_word_embeddings"] = tied
-    _write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config)
     for name in COMPANIONS:
         if (base / name).is_file():
             shutil.copyfile(base / name, directory / name)
     if template is not None:
-        shutil.copyfile(template, directory / "chat_template.jinja")
+        shutil.copyfile(template, directory / TEMPLATE_NAME)
         # One template: what the settings name beside it would be another.
         _without_template(directory)
 
@@ -113,7 +104,7 @@ def _without_template(directory: Path) -> None:
     if file.is_file():
         settings = json.loads(file.read_text(encoding="utf-8"))
         if settings.pop("chat_template", None) is not None:
-            _write_json(file, settings)
+            write_json(file, settings)
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, most: int) -> Iterator[list[str]]:
@@ -130,5 +121,9 @@ def _shards(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, most: int
         yield names
 
 
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(file: Path, value: Any) -> None:
+    """Writes a value as people read JSON, and sees it onto the disk."""
+    with file.open("w", encoding="utf-8") as out:
+        out.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())

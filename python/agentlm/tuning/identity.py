@@ -7,7 +7,7 @@ from typing import Any
 
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.plan import Plan
-from agentlm.tuning.rendering import digest_of_tokenizer
+from agentlm.tuning.rendering import Rendered, digest_of_tokenizer
 
 FREE = ("micro_batch", "activation_checkpointing", "device", "threads")
 """Keys of [training] that say how a step is computed and not what: they may change when a run goes on."""
@@ -16,13 +16,14 @@ _REASONS = {
     "base": "the base model is another one",
     "tokenizer": "the tokenizer or the chat template is another one",
     "plan": "the data, their mixture, `data.length` or `training.batch` differ",
+    "data": "the conversations are of the same lengths, and their tokens or loss masks are others",
     "lora": "[lora] differs",
     "dpo": "[dpo] differs",
     "training": "[training] differs",
 }
 
 
-def identity(config: TuneConfig, base: Path, plan: Plan) -> dict[str, Any]:
+def identity(config: TuneConfig, base: Path, plan: Plan, rendered: Rendered) -> dict[str, Any]:
     """What a run is, as plain JSON."""
     values = config.to_dict()
     made = {
@@ -30,6 +31,8 @@ def identity(config: TuneConfig, base: Path, plan: Plan) -> dict[str, Any]:
         "base": digest_of_model(base, weights=config.model.init == "weights"),
         "tokenizer": digest_of_tokenizer(base, config.model.chat_template),
         "plan": plan.digest(),
+        # A plan is of lengths: other words or masks of the same lengths have the same one.
+        "data": rendered.digest(),
         "seed": config.seed,
         "lora": values.get("lora"),
         "dpo": values.get("dpo"),

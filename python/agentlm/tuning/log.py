@@ -1,6 +1,7 @@
 """What a run tells: a line a step in JSONL, TensorBoard, a progress bar, a picture of the loss. Refuses to know why."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,7 @@ class RunLog:
 
     def event(self, kind: str, values: Mapping[str, Any]) -> None:
         """Anything else that happens at a step."""
-        self._lines.write(json.dumps({"event": kind, **values}) + "\n")
+        self._lines.write(json.dumps({"event": kind, **_finite(values)}, allow_nan=False) + "\n")
         self._lines.flush()
         if self._board is not None:
             for name, value in _flat(values):
@@ -148,6 +149,13 @@ def _tensorboard(directory: Path, done: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(directory), purge_step=done + 1 if done else None)
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: what is no finite number is null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -3,8 +3,8 @@
 LoRA: arXiv:2106.09685. A starts as peft starts it (Kaiming uniform with a = √5, which is ±1/√in), B at zero.
 """
 
-import json
 import math
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +18,8 @@ from agentlm.model.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraModule, load_ad
 from agentlm.model.config import ModelConfig
 from agentlm.model.weights import TensorRef
 from agentlm.ops.dtypes import TORCH_DTYPES
-from agentlm.tuning.config import LoraSection
-from agentlm.tuning.export import write_safetensors
+from agentlm.tuning.config import LoraSection, ModelSection
+from agentlm.tuning.export import TEMPLATE_NAME, write_json, write_safetensors
 from agentlm.tuning.model import TrainableDecoder
 
 _HALVES = {"lora_a": "A", "lora_b": "B"}
@@ -74,8 +74,13 @@ def load_matching(lora: LoraSection, config: ModelConfig) -> Mapping[str, LoraMo
     return modules
 
 
-def write_adapter(directory: Path, lora: LoraSection, base: str, tensors: Mapping[str, Tensor]) -> None:
-    """Writes peft's two files; `tensors` are the added matrices by their parameters' names."""
+def write_adapter(
+    directory: Path, lora: LoraSection, base: ModelSection, tensors: Mapping[str, Tensor]
+) -> None:
+    """Writes peft's two files, and the template if it is not the base model's own.
+
+    `tensors` are the added matrices by their parameters' names.
+    """
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         module, _, half = name.rpartition(".")
@@ -89,9 +94,11 @@ def write_adapter(directory: Path, lora: LoraSection, base: str, tensors: Mappin
     settings: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.path,
+        "revision": base.revision,
         "r": lora.rank,
-        "lora_alpha": lora.alpha,
+        # Peft's own files hold an integer, and not every reader takes another number.
+        "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
         "lora_dropout": 0.0,
         "target_modules": sorted(lora.targets),
         "bias": "none",
@@ -101,7 +108,9 @@ def write_adapter(directory: Path, lora: LoraSection, base: str, tensors: Mappin
         "inference_mode": True,
         "modules_to_save": None,
     }
-    (directory / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / CONFIG_NAME, settings)
+    if base.chat_template is not None:
+        shutil.copyfile(base.chat_template, directory / TEMPLATE_NAME)
 
 
 def stored(tensor: TensorRef) -> Tensor:

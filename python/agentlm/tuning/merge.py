@@ -17,7 +17,7 @@ from agentlm.model.decoder import checked
 from agentlm.model.layout import tensor_shapes
 from agentlm.model.weights import Checkpoint
 from agentlm.ops.dtypes import TORCH_DTYPES
-from agentlm.tuning.export import SHARD_BYTES, copy_companions, write_weights
+from agentlm.tuning.export import SHARD_BYTES, TEMPLATE_NAME, copy_companions, write_weights
 from agentlm.tuning.lora import stored
 from agentlm.tuning.model import stored_tensors
 
@@ -48,7 +48,11 @@ def merge(
     try:
         tensors = _merged(config, checkpoint, modules, progress)
         write_weights(beside, shapes, tensors, dtype, shard_bytes=shard_bytes)
-        copy_companions(base, beside, dtype, tied=config.tied)
+        # What the adapter was trained under is the merged model's.
+        template = adapter / TEMPLATE_NAME
+        copy_companions(
+            base, beside, dtype, tied=config.tied, template=str(template) if template.is_file() else None
+        )
         if output.is_dir():
             output.rmdir()
         beside.rename(output)

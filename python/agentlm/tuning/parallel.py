@@ -4,7 +4,7 @@ FSDP2 and DTensor, straight from torch. Refuses to know data, optimizers and fil
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -92,6 +92,19 @@ class Ranks:
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return bool(told.item())
 
+    def busy(self) -> None:
+        """Tells ranks in `wait_for_first` that the first one still works alone: often enough, or they take it for dead."""
+        self.any(True)
+
+    def done(self) -> None:
+        """Lets them go on."""
+        self.any(False)
+
+    def wait_for_first(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """What the others do until the first says `done`; after each `busy` it and they call the same `meanwhile`."""
+        while self.any(False):
+            meanwhile()
+
     def leave(self) -> None:
         """Ends the meeting."""
         if self.owned:
@@ -145,6 +158,16 @@ def lay_out(model: TrainableDecoder, ranks: Ranks, dtype: torch.dtype) -> None:
             # The loss is already divided by all ranks' trained tokens: gradients are added up, not averaged.
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
+
+
+def regroup(model: nn.Module) -> None:
+    """Gives back what a pass without a way back has left gathered, in the type that is computed in.
+
+    Else the parameters outside of layers would be those copies, to whoever asks for the model's.
+    """
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def _placement(model: nn.Module, module: nn.Module, name: str) -> Placement:

@@ -92,6 +92,13 @@ class Rendered:
         own = slice(int(self.offsets[conversation]), int(self.offsets[conversation + 1]))
         return self.ids[own], self.mask[own]
 
+    def digest(self) -> str:
+        """SHA-256 of all tokens and masks, in hexadecimal."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.mask, self.offsets):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def factors(self, tag_weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
         """For each conversation the product of its tags' weights; a tag without one counts 1."""
         known = {tag for tags in self.tag_sets for tag in tags}

@@ -27,19 +27,21 @@ from agentlm.model.decoder import checked
 from agentlm.model.layout import tensor_shapes
 from agentlm.model.weights import Checkpoint
 from agentlm.progress import wanted
-from agentlm.tuning.account import mixture_told, plan_of
+from agentlm.tuning.account import mixture_told, plan_of, tags_told
 from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training_tensors
 from agentlm.tuning.config import TuneConfig
-from agentlm.tuning.export import copy_companions, write_weights
+from agentlm.tuning.evaluation import TASKS_NAME, Evaluations
 from agentlm.tuning.identity import difference, identity
 from agentlm.tuning.log import RunLog, draw, rendering_progress
-from agentlm.tuning.lora import load_matching, lora_shapes, lora_tensors, write_adapter
+from agentlm.tuning.lora import load_matching, lora_shapes, lora_tensors
 from agentlm.tuning.model import TrainableDecoder, random_tensors, stored_tensors
 from agentlm.tuning.optimizer import make_optimizer
-from agentlm.tuning.parallel import Ranks, fill, lay_out, whole
+from agentlm.tuning.parallel import Ranks, fill, lay_out
 from agentlm.tuning.plan import Plan
 from agentlm.tuning.preference import Pairs, PreferenceTrainer, find_pairs, reference_nats
 from agentlm.tuning.rendering import Rendered, render
+from agentlm.tuning.result import stored_dtype, write_model, write_result
+from agentlm.tuning.tasks import TaskRuns
 from agentlm.tuning.trainer import StepResult, Trainer
 from agentlm.tuning.work import peak, step_operations
 
@@ -101,19 +103,22 @@ class _Run:
         is_gpu = ranks.device.type == "cuda"
         one = peak(torch.cuda.get_device_name(ranks.device)) if is_gpu else None
         self.peak = None if one is None else one * ranks.world
+        self.tags: frozenset[str] = frozenset()
         self.result = directory / (MODEL_NAME if config.lora is None else ADAPTER_NAME)
 
     def carry_out(self, interrupted: Callable[[], bool]) -> Outcome:
         config, ranks = self.config, self.ranks
         _check_batch(config, ranks)
         if self.result.is_dir():
-            return Outcome(self.result, self.checkpoints.steps()[-1])
+            return Outcome(self.result, self._steps_of_finished())
+        runs_tasks = config.evaluation.has_tasks and ranks.first
+        tasks = TaskRuns(config.evaluation, self.directory / TASKS_NAME) if runs_tasks else None
         source = self._source()
         adapter = self._adapter()
         rendered, held_out = self._rendered()
         pairs = None if config.dpo is None else find_pairs(rendered, config.dpo.margin)
         plan = plan_of(config, rendered, pairs)
-        of_run = identity(config, self.base, plan)
+        of_run = identity(config, self.base, plan, rendered)
         begun = self.checkpoints.steps()
         if begun:
             self._check_same(begun[-1], of_run)
@@ -134,6 +139,12 @@ class _Run:
         log = (
             RunLog(self.directory, len(plan.steps), progress.step, quiet=self.quiet) if ranks.first else None
         )
+        self.tags = tags_told(rendered, plan.counts(len(rendered)))
+        evaluations = Evaluations(
+            config, self.directory, trainer, ranks, held_out, self.tags, tasks, log,
+            write=lambda place: write_model(model, config, self.base, self.model_config, ranks, place),
+            interrupted=interrupted,
+        )  # fmt: skip
         try:
             if log is not None and not begun:
                 for line in mixture_told(config, rendered, plan):
@@ -142,13 +153,15 @@ class _Run:
                     log.say(f"{len(pairs)} pairs; {pairs.other_prompts} left out whose prompts differ")
             if log is not None and begun:
                 log.say(f"going on after step {progress.step} of {len(plan.steps)}")
-            progress = self._steps(trainer, held_out, progress, tensors, of_run, log, interrupted)
+            progress = self._steps(trainer, progress, tensors, of_run, log, evaluations)
         finally:
+            if tasks is not None:
+                tasks.close()
             if log is not None:
                 log.close()
         if progress.step < len(plan.steps):
             return Outcome(None, progress.step)
-        self._export(model)
+        write_result(model, config, self.base, self.model_config, ranks, self.result)
         if ranks.first:
             draw(self.directory)
         return Outcome(self.result, progress.step)
@@ -156,16 +169,17 @@ class _Run:
     def _steps(
         self,
         trainer: Trainer,
-        held_out: Rendered | None,
         progress: Progress,
         tensors: dict[str, Tensor],
         of_run: dict[str, Any],
         log: RunLog | None,
-        interrupted: Callable[[], bool],
+        evaluations: Evaluations,
     ) -> Progress:
-        config, total = self.config, len(trainer.plan.steps)
-        every, evaluated = config.checkpoints.every, config.evaluation.every
-        while progress.step < total:
+        total, every = len(trainer.plan.steps), self.config.checkpoints.every
+        # Before the first step; or where a run was killed while tasks were run, whose checkpoint was there already.
+        evaluations.run_tasks(progress.step)
+        stop = self.ranks.any(evaluations.interrupted())
+        while progress.step < total and not stop:
             result = trainer.step(progress.step)
             progress = Progress(
                 progress.step + 1,
@@ -173,7 +187,6 @@ class _Run:
                 progress.trained + result.trained,
                 progress.seconds + result.seconds,
             )
-            done = progress.step == total
             if log is not None:
                 log.step(self._told(progress, result))
             if not math.isfinite(result.loss) or not math.isfinite(result.norm):
@@ -181,22 +194,23 @@ class _Run:
                     f"step {progress.step}: the loss is {result.loss}, the gradient's norm {result.norm}. The checkpoint "
                     "before it is kept: lower `training.learning_rate`, or look at the data of this step."
                 )
-            if held_out is not None and (done or (evaluated is not None and progress.step % evaluated == 0)):
-                losses = trainer.evaluate(held_out, config.data.length)
-                if log is not None:
-                    names = [source.name for source in config.evaluation.sources]
-                    named = {names[index]: loss for index, loss in losses.items()}
-                    log.event("evaluation", {"step": progress.step, "loss": named})
-                    log.say(
-                        f"step {progress.step}: held out: "
-                        + ", ".join(f"{n} {v:.4f}" for n, v in named.items())
-                    )
-            stop = self.ranks.any(interrupted())
-            if done or stop or (every is not None and progress.step % every == 0):
+            evaluations.losses(progress.step)
+            stop = self.ranks.any(evaluations.interrupted())
+            if progress.step == total or stop or (every is not None and progress.step % every == 0):
                 self.checkpoints.save(progress, tensors, {"identity": of_run})
-            if stop and not done:
+            if stop:
                 break
+            # A checkpoint is there before what may take long.
+            evaluations.run_tasks(progress.step)
+            stop = self.ranks.any(evaluations.interrupted())
+            if stop:
+                self.checkpoints.save(progress, tensors, {"identity": of_run})
         return progress
+
+    def _steps_of_finished(self) -> int:
+        about: dict[str, Any] = json.loads((self.directory / RUN_NAME).read_text(encoding="utf-8"))
+        steps: int = about["steps"]
+        return steps
 
     def _told(self, progress: Progress, result: StepResult) -> dict[str, Any]:
         names = [source.name for source in self.config.data.sources]
@@ -204,6 +218,7 @@ class _Run:
             "step": progress.step,
             "loss": result.loss,
             "losses": {names[index]: loss for index, loss in result.losses.items()},
+            "tags": {tag: loss for tag, loss in result.tags.items() if tag in self.tags},
             "gradient_norm": result.norm,
             "learning_rate": result.learning_rate,
             "tokens": progress.tokens,
@@ -234,13 +249,14 @@ class _Run:
 
     def _rendered(self) -> tuple[Rendered, Rendered | None]:
         """The conversations to train on and those held out. The first rank renders, the others take what it kept."""
-        found = None
-        for turn in (True, False):
-            if self.ranks.first == turn:
-                found = (self._render(self.config.data.sources), self._render(self.config.evaluation.sources))
-            self.ranks.wait()
-        assert found is not None
-        rendered, held_out = found
+        if not self.ranks.first:
+            self.ranks.wait_for_first()
+        try:
+            rendered = self._render(self.config.data.sources)
+            held_out = self._render(self.config.evaluation.sources)
+        finally:
+            if self.ranks.first:
+                self.ranks.done()
         assert rendered is not None
         return rendered, held_out
 
@@ -249,6 +265,14 @@ class _Run:
             return None
         data = self.config.data
         with rendering_progress(wanted() and not self.quiet and self.ranks.first) as progress:
+
+            def advance(source: str, conversations: int) -> None:
+                if self.ranks.first:
+                    # The others wait for it, and a collective's patience is minutes.
+                    self.ranks.busy()
+                if progress is not None:
+                    progress(source, conversations)
+
             rendered = render(
                 sources,
                 self.base,
@@ -256,7 +280,7 @@ class _Run:
                 length=min(data.length, self.model_config.context_length),
                 over_length=data.over_length,
                 cache=self.directory / "rendered",
-                progress=progress,
+                progress=advance,
             )
         largest = int(rendered.ids.max())
         if largest >= self.model_config.vocab:
@@ -351,48 +375,21 @@ class _Run:
         one = trained * (4 + state)
         # While one is written, those that it will replace are still there.
         needed = one * (self.config.checkpoints.keep + 1) + trained * 4
+        tasks = 0
+        if self.config.evaluation.has_tasks:
+            # What is served stays until what will be is there.
+            stored = sum(math.prod(shape) for shape in shapes.values())
+            tasks = 2 * stored * stored_dtype(self.config, self.model_config).itemsize
+            needed += tasks
         self.directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise TuneError(
                 f"{self.directory} has {free / 1e9:.1f} GB free; {self.config.checkpoints.keep + 1} checkpoints of "
-                f"{one / 1e9:.1f} GB and the result ({trained * 4 / 1e9:.1f} GB) need {needed / 1e9:.1f} GB. Free some, "
-                "choose another `output`, or lower `checkpoints.keep`."
+                f"{one / 1e9:.1f} GB and the result ({trained * 4 / 1e9:.1f} GB)"
+                f"{f' and the weights for task runs ({tasks / 1e9:.1f} GB)' if tasks else ''} need {needed / 1e9:.1f} GB. "
+                "Free some, choose another `output`, or lower `checkpoints.keep`."
             )
-
-    def _export(self, model: TrainableDecoder) -> None:
-        """Writes the model's or the adapter's directory beside its place and renames it."""
-        beside = self.directory / f".{self.result.name}"
-        if self.ranks.first:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-        self.ranks.wait()
-        parameters = dict(model.named_parameters())
-        if self.config.lora is None:
-            dtype = self._stored_dtype()
-            shapes = tensor_shapes(self.model_config)
-            tensors = ((name, whole(parameters[name])) for name in shapes)
-            write_weights(beside, shapes, tensors, dtype, writes=self.ranks.first)
-            if self.ranks.first:
-                copy_companions(
-                    self.base,
-                    beside,
-                    dtype,
-                    tied=self.model_config.tied,
-                    template=self.config.model.chat_template,
-                )
-        else:
-            named = {name: whole(p) for name, p in parameters.items() if p.requires_grad}
-            if self.ranks.first:
-                write_adapter(beside, self.config.lora, self.config.model.path, named)
-        if self.ranks.first:
-            beside.rename(self.result)
-        self.ranks.wait()
-
-    def _stored_dtype(self) -> torch.dtype:
-        """What the base model is stored in, or was meant to be by its config.json."""
-        named = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-        return named.get(self.model_config.dtype or "", TORCH_DTYPES[self.config.training.dtype])
 
 
 def _device(config: TuneConfig, local_rank: int) -> torch.device:

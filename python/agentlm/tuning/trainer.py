@@ -18,7 +18,7 @@ from agentlm.tuning.batches import make_batch
 from agentlm.tuning.config import TrainingSection
 from agentlm.tuning.model import TrainableDecoder
 from agentlm.tuning.optimizer import learning_rate
-from agentlm.tuning.parallel import Ranks, clip_gradients
+from agentlm.tuning.parallel import Ranks, clip_gradients, regroup
 from agentlm.tuning.plan import Pack, Plan, shared_out
 from agentlm.tuning.rendering import Rendered
 
@@ -31,6 +31,8 @@ class StepResult:
     """Nats a trained token; of preferences, nats a pair."""
     losses: Mapping[int, float]
     """Nats a trained token of each source, by index, as far as the step had any."""
+    tags: Mapping[str, float]
+    """The same of each tag, over all sources."""
     norm: float
     """Of the gradient, before it was clipped."""
     learning_rate: float
@@ -73,10 +75,11 @@ class Trainer:
         norm = clip_gradients(self.parameters.values(), self.training.clip, self.ranks)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        by_source = means(sums, self.rendered, np.bincount(conversations, minlength=len(sums)))
+        counts = np.bincount(conversations, minlength=len(sums))
         return StepResult(
             loss=float(sums.sum()) / trained if loss is None else loss,
-            losses=by_source,
+            losses=means(sums, self.rendered, counts),
+            tags=means_of_tags(sums, self.rendered, counts),
             norm=float(norm),
             learning_rate=rate,
             tokens=int(lengths.sum()),
@@ -98,10 +101,11 @@ class Trainer:
         return self.passes(self.rendered, packs, 1.0 / trained, backward=True), None, {}
 
     @torch.no_grad()
-    def evaluate(self, rendered: Rendered, capacity: int) -> dict[int, float]:
-        """The loss of each source of held-out conversations, by index. All ranks come here together."""
+    def evaluate(self, rendered: Rendered, capacity: int) -> tuple[dict[int, float], dict[str, float]]:
+        """The loss of each source of held-out conversations, by index, and of each tag. All ranks come here together."""
         sums = self.passes(rendered, _in_order(rendered, capacity), 1.0, backward=False)
-        return means(sums, rendered, np.ones(len(rendered), dtype=np.int64))
+        counts = np.ones(len(rendered), dtype=np.int64)
+        return means(sums, rendered, counts), means_of_tags(sums, rendered, counts)
 
     def passes(
         self,
@@ -120,7 +124,8 @@ class Trainer:
         # Gathering weights is common work: every rank goes as often as the one with the most packs.
         passes = math.ceil(math.ceil(len(packs) / self.ranks.data) / at_a_time)
         device = self.ranks.device
-        sums = torch.zeros(len(rendered), dtype=torch.float64, device=device)
+        met = np.unique([conversation for pack in packs for conversation in pack])
+        sums = torch.zeros(len(met), dtype=torch.float64, device=device)
         for number in range(passes):
             taken = own[number * at_a_time : (number + 1) * at_a_time]
             batch, owners = make_batch(rendered, taken, device)
@@ -128,8 +133,13 @@ class Trainer:
             loss, logprobs = self.model(batch, factor)
             if backward:
                 loss.backward()
-            sums.index_add_(0, torch.from_numpy(owners).to(device), -logprobs.double())
-        return self.ranks.sum_over_data(sums).cpu().numpy()
+            places = torch.from_numpy(np.searchsorted(met, owners)).to(device)
+            sums.index_add_(0, places, -logprobs.double())
+        if not backward:
+            regroup(self.model)
+        nats = np.zeros(len(rendered), dtype=np.float64)
+        nats[met] = self.ranks.sum_over_data(sums).cpu().numpy()
+        return nats
 
 
 def means(
@@ -142,6 +152,23 @@ def means(
         own = met & (rendered.source == source)
         found[source] = float(sums[own].sum() / (rendered.trained * counts)[own].sum())
     return found
+
+
+def means_of_tags(
+    sums: npt.NDArray[np.float64], rendered: Rendered, counts: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """The same of each tag; a conversation counts for every one it has."""
+    sets = len(rendered.tag_sets)
+    met = counts > 0
+    nats = np.bincount(rendered.tags[met], sums[met], sets)
+    trained = np.bincount(rendered.tags[met], (rendered.trained * counts)[met], sets)
+    total: dict[str, list[float]] = {}
+    for index in np.flatnonzero(trained).tolist():
+        for tag in set(rendered.tag_sets[index]):
+            both = total.setdefault(tag, [0.0, 0.0])
+            both[0] += nats[index]
+            both[1] += trained[index]
+    return {tag: nats_of / trained_of for tag, (nats_of, trained_of) in sorted(total.items())}
 
 
 def _in_order(rendered: Rendered, capacity: int) -> list[Pack]:
