@@ -191,6 +191,31 @@ def test_a_table_that_grows_without_end_is_stopped(engine, monkeypatch):
 
 
 @needs_mariadb
+def test_a_statement_that_takes_the_machines_memory_is_stopped(mariadb):
+    with mariadb.session(TABLE) as session:
+        session.execute("set session max_heap_table_size = 8 * 1024 * 1024 * 1024")
+        session.execute("create table big (x char(255), y char(255)) engine = memory")
+        session.execute("insert into big select 'x', 'y' from t a, t b, t c, t d, t e")
+        told = [session.execute("insert into big select a.x, a.y from big a, t b") for _ in range(8)]
+        assert any("1114 (HY000): The table 't' is full" in one for one in told), told
+        assert mariadb.is_full(), "it is replaced"
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(a*)*b", "((x?a)+){5,}$"])
+def test_no_pattern_holds_up_everybody(pattern):
+    with SQLiteEngine().session(Table("t", ("a",), (("a" * 60 + "!",),))) as session:
+        begun = time.monotonic()
+        assert not session.execute(f"select a from t where a regexp '{pattern}'").startswith("[(")
+        assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("pattern", ["^a+!$", "^(a{2})+!$", "(b|a)!", "[a-z]+ ?!", "a.*!"])
+def test_usual_patterns_work(pattern):
+    with SQLiteEngine().session(Table("t", ("a",), (("aaaa!",),))) as session:
+        assert session.execute(f"select 1 from t where a regexp '{pattern}'") == "[(1,)]"
+
+
+@needs_mariadb
 def test_names_with_every_sign_work(mariadb):
     table = Table("a`b_%\\ '\"é", ("c`d", "e f"), (("1", "2"),))
     with mariadb.session(table) as session:

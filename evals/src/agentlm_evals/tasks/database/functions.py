@@ -3,8 +3,14 @@
 import hashlib
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+_parser: Any = re._parser  # type: ignore[attr-defined]  # what a pattern is made of, which nothing public tells
+MOST_MATCHED = 1000
+"""Characters of a value that a pattern is matched against; the data's longest have a few hundred."""
+_FEW = 4
+"""Repetitions up to so many are no danger within others."""
 _DATE = re.compile(r"\s*(\d{1,4})-(\d{1,2})-(\d{1,2})")
 
 
@@ -29,16 +35,43 @@ def _substring_index(text: Any, delimiter: Any, count: Any) -> str | None:
     return _text(delimiter).join(parts[:most] if most >= 0 else parts[most:])
 
 
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> "re.Pattern[str]":
+    """A pattern that ends in its time: nothing can stop Python's matcher, which would hold up everybody.
+
+    Raises:
+        ValueError: One repetition within another, whose steps double with each character.
+    """
+    if _has_nested_repeats(_parser.parse(pattern, re.IGNORECASE), within=False):
+        raise ValueError("a repetition within a repetition")
+    return re.compile(pattern, re.IGNORECASE)
+
+
+def _has_nested_repeats(parsed: Any, *, within: bool) -> bool:
+    for name, value in parsed:
+        kind = str(name)
+        repeats = kind in ("MAX_REPEAT", "MIN_REPEAT") and value[1] > _FEW
+        if within and (repeats or kind == "BRANCH"):
+            return True
+        inner = value[1] if kind == "BRANCH" else value if isinstance(value, tuple | list) else ()
+        for part in inner:
+            if isinstance(part, _parser.SubPattern) and _has_nested_repeats(part, within=within or repeats):
+                return True
+    return False
+
+
 def _matches(pattern: Any, text: Any) -> int | None:
     if pattern is None or text is None:
         return None
-    return int(re.search(_text(pattern)[:1000], _text(text), re.IGNORECASE) is not None)
+    return int(_compiled(_text(pattern)[:1000]).search(_text(text)[:MOST_MATCHED]) is not None)
 
 
 def _regexp_replace(text: Any, pattern: Any, replacement: Any) -> str | None:
     if text is None or pattern is None or replacement is None:
         return None
-    return re.sub(_text(pattern)[:1000], _text(replacement), _text(text), flags=re.IGNORECASE)
+    given = _text(text)
+    replaced = _compiled(_text(pattern)[:1000]).sub(_text(replacement), given[:MOST_MATCHED])
+    return replaced + given[MOST_MATCHED:]
 
 
 def _locate(part: Any, text: Any) -> int | None:

@@ -31,6 +31,8 @@ START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 MOST_BYTES = 256 << 20
 """Of a server's files while the model's statement runs; a fresh one has 25 MB. InnoDB's own bounds would end it."""
+MOST_MEMORY = 512 << 20
+"""Of a server; one that runs an item's statements has 100 MB. A session may raise its own bounds without a right to."""
 WATCH_SECONDS = 0.1
 MEMORY = Path("/dev/shm")
 _STORAGE = ("--innodb-log-file-size=4M", "--innodb-data-file-path=ibdata1:12M:autoextend")
@@ -145,12 +147,12 @@ class PrivateMariaDB(MySQLEngine):
 
     @contextmanager
     def watched(self, connection: int) -> Iterator[None]:
-        """Ends the connection if the server's files outgrow their bound."""
+        """Ends the connection if the server's files or its memory outgrow their bounds."""
         done = threading.Event()
 
         def watch() -> None:
             while not done.wait(WATCH_SECONDS):
-                if self._bytes() > MOST_BYTES:
+                if self.is_full():
                     self.end_connection(connection)
                     return
 
@@ -163,8 +165,15 @@ class PrivateMariaDB(MySQLEngine):
             watcher.join()
 
     def is_full(self) -> bool:
-        """Whether the files have outgrown their bound: some of them never shrink."""
-        return self._bytes() > MOST_BYTES
+        """Whether files or memory have outgrown their bounds: some files never shrink, and no memory need be given back."""
+        return self._bytes() > MOST_BYTES or self._memory() > MOST_MEMORY
+
+    def _memory(self) -> int:
+        """Bytes of the server in memory; 0 where nobody can say."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = (self.folder / "pid").read_text().strip()
+            return int(Path("/proc", pid, "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return 0
 
     def _bytes(self) -> int:
         total = 0
