@@ -10,7 +10,8 @@ from agentlm_evals.environments import Item, Split
 from agentlm_evals.environments.world import split_of
 from agentlm_evals.errors import ConfigError
 from agentlm_evals.nano import chats, problems
-from agentlm_evals.nano.corpus import conversations, main, write_corpus
+from agentlm_evals.nano.corpus import conversations, main, series, write_corpus
+from agentlm_evals.tasks.gsm8k import prompts
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
@@ -76,6 +77,27 @@ def test_a_chat_begins_with_the_user_and_takes_turns():
         roles = [message["role"] for message in record["messages"]]
         turns = roles[1:] if roles[0] == "system" else roles
         assert turns == ["user", "assistant"] * (len(turns) // 2)
+
+
+def test_a_series_has_the_tasks_prompt_and_trains_on_problems_of_the_train_split_alone():
+    for number in range(50):
+        messages = series(Random(number))
+        assert [message["content"] for message in messages[:2]] == [prompts.SYSTEM, prompts.INSTRUCTION]
+        trained = [
+            index
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant" and message.get("loss", True)
+        ]
+        assert 2 <= len(trained) <= 6
+        assert trained == list(range(trained[0], len(messages), 2))
+        for index in trained:
+            asked, answer = messages[index - 1]["content"], messages[index]["content"]
+            assert split_of(asked) is Split.TRAIN
+            worked = re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+) \w+\. The answer is (\d+)", answer)
+            assert worked
+            assert worked[4] == worked[5]
+            assert worked[1] in asked
+            assert worked[3] in asked
 
 
 def test_it_says_what_it_is():

@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from agentlm_evals.environments import HELD_IN, Item, Split
 from agentlm_evals.environments.trajectory import expert_trajectory
+from agentlm_evals.environments.world import split_of
 from agentlm_evals.errors import ConfigError
-from agentlm_evals.nano import chats
+from agentlm_evals.nano import chats, problems
+from agentlm_evals.tasks.gsm8k import prompts
 
 SEED = 1
 TRAJECTORIES: Mapping[str, int] = {"household": 4_500, "shop": 4_500, "database": 8_000, "shell": 8_000}
@@ -34,6 +36,8 @@ SYSTEM = "You are a helpful, respectful and honest assistant."
 SYSTEM_SHARE = 0.15
 PROBLEM_SHARE = 0.2
 """Of chats that are one word problem alone."""
+SERIES_SHARE = 0.03
+"""Of chats that are a series of word problems in the form of our GSM8K task."""
 SOURCES = {"agent": "agentlm-worlds", "general": "agentlm-chats", "practice": "agentlm-practice"}
 
 
@@ -50,7 +54,16 @@ def conversations(seed: int, count: int) -> Iterator[dict[str, Any]]:
     kinds, weights = list(chats.KINDS), [weight for _, weight in chats.KINDS.values()]
     for number in range(count):
         rng = Random(f"chat/{seed}/{number}")
-        if rng.random() < PROBLEM_SHARE:
+        drawn = rng.random()
+        if drawn < SERIES_SHARE:
+            yield {
+                "id": f"chat-{seed}-{number}",
+                "source": SOURCES["general"],
+                "tags": ["series"],
+                "messages": series(rng),
+            }
+            continue
+        if drawn < SERIES_SHARE + PROBLEM_SHARE:
             chosen = ["problem"]
         else:
             chosen = rng.choices(kinds, weights, k=rng.choice((1, 1, 2, 3)))
@@ -68,6 +81,27 @@ def conversations(seed: int, count: int) -> Iterator[dict[str, Any]]:
             "tags": sorted(set(chosen)),
             "messages": messages,
         }
+
+
+def series(rng: Random) -> list[dict[str, Any]]:
+    """The task's prompt with some of its worked examples, which are read and not trained on, then problems of ours."""
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": prompts.SYSTEM},
+        {"role": "user", "content": prompts.INSTRUCTION},
+        {"role": "assistant", "content": prompts.READY, "loss": False},
+    ]
+    for asked, worked in prompts.SHOTS[: rng.randint(0, len(prompts.SHOTS))]:
+        messages.append({"role": "user", "content": prompts.question(asked)})
+        messages.append({"role": "assistant", "content": worked, "loss": False})
+    left = rng.randint(2, 6)
+    while left:
+        problem = problems.draw(rng)
+        asked = prompts.question(problem.question)
+        if {split_of(asked), split_of(problem.question)} == {Split.TRAIN}:
+            messages.append({"role": "user", "content": asked})
+            messages.append({"role": "assistant", "content": f"{problem.sum} The answer is {problem.result}"})
+            left -= 1
+    return messages
 
 
 def practices(seed: int, count: int) -> Iterator[dict[str, Any]]:

@@ -58,9 +58,14 @@ class Problem:
         ]
 
     @property
+    def sum(self) -> str:
+        """The one step in a line."""
+        return f"{self.a} {self.sign} {self.b} = {self.result} {self.unit}."
+
+    @property
     def working(self) -> str:
         """The solution as GSM8K writes it, without calculator marks."""
-        return f"{self.a} {self.sign} {self.b} = {self.result} {self.unit}.\n#### {self.result}"
+        return f"{self.sum}\n#### {self.result}"
 
 
 def operands(sign: str, rng: Random) -> tuple[int, int]:
