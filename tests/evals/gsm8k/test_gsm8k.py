@@ -14,7 +14,7 @@ from agentlm_evals.model import Decoding
 from agentlm_evals.models.choice import ModelChoice, open_model
 from agentlm_evals.models.scripted import ScriptedModel
 from agentlm_evals.models.template import llama2
-from agentlm_evals.outcome import Outcome
+from agentlm_evals.outcome import Outcome, format_or_limit
 from agentlm_evals.protocols import AGENTLM, AGENTTUNING, Protocol
 from agentlm_evals.protocols.source import load
 from agentlm_evals.task import Sample, Setting, Source, scripted
@@ -144,3 +144,14 @@ def test_examples_are_not_to_be_trained_on() -> None:
     TASK._pose(episode, 8)
     turns = Counter((message.role, message.loss) for message in episode.messages)
     assert turns == {("system", True): 1, ("user", True): 10, ("assistant", False): 9}
+
+
+def test_the_report_has_the_number_by_both_rules() -> None:
+    sample = Sample("1", {"question": "?", "answer": "#### 3.5"}, "3.5")
+    other = Sample("2", {"question": "?", "answer": "#### 20"}, "20")
+    scores = {
+        "1": [TASK.score(sample, "The answer is 3.5", AGENTLM)],
+        "2": [TASK.score(other, "The answer is 20", AGENTLM), format_or_limit("too long")],
+    }
+    found = TASK.numbers(scores)
+    assert found == pytest.approx({"by whole number": 200 / 3, "by last digits": 100 / 3})

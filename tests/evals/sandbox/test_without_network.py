@@ -62,6 +62,8 @@ pytestmark = pytest.mark.skipif(not can_unshare(), reason="`unshare -n` is not a
         ("os", 2, []),
         pytest.param("humaneval", 2, [], marks=pytest.mark.skipif(bool(why_not()), reason=why_not())),
         ("rewoo", 7, []),
+        ("hotpotqa", 3, []),
+        ("card-game", 4, []),
         ("mt-bench", 2, []),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ score's details. Refuses to know servers.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -114,6 +115,15 @@ class GSM8K(Task):
         if given is None:
             return format_or_limit("no number in the reply", **details)
         return right(**details) if given == gold else wrong(**details)
+
+    def numbers(self, scores: Mapping[str, Sequence[Score]]) -> Mapping[str, float]:
+        """The accuracy by each of the two rules, in percent, whichever decides: users trip over the difference."""
+        rules = {"by whole number": "right by whole number", "by last digits": "right by last digits"}
+        known = [score for of_sample in scores.values() for score in of_sample]
+        return {
+            name: 100 * sum(bool(score.details.get(key)) for score in known) / len(known)
+            for name, key in rules.items()
+        }
 
     def gold(self, sample: Sample, protocol: str) -> Agent | None:
         """The data set's own solution, without calculator marks; none where the original's rule cannot read it."""
