@@ -63,11 +63,12 @@ def command(
     templates in messages, messages and tools that the template drops.
     """
     from agentlm.cli.data.output import reading, write_text
-    from agentlm.tuning.data import audit
+    from agentlm.tuning.data import audit, outputs
     from agentlm.tuning.data.audit.show import page, terminal
     from agentlm.tuning.data.errors import DataError
     from agentlm.tuning.data.rendering import Renderer
 
+    outputs.check(data, html, json_file, passed, refused)
     renderer = Renderer(model, chat_template)
     longest = max_length or renderer.context_length()
     if longest is None:

@@ -76,6 +76,7 @@ def command(
     """
     from agentlm.cli.data.output import write_text
     from agentlm.tuning.contamination import Settings, page, read_samples, scan, sources
+    from agentlm.tuning.data import outputs
 
     settings = Settings(
         ngram=ngram,
@@ -86,6 +87,7 @@ def command(
         threads=threads,
         overlaps=overlaps,
     )
+    outputs.check((*data, *evaluation), html, json_file)
     samples = [sample for file in evaluation for sample in read_samples(file, fields)]
     training = sources(data, "jsonl" if form == "jsonl" else "text" if form == "text" else None)
     with _progress(sum(path.stat().st_size for path, _ in training)) as progress:

@@ -58,7 +58,7 @@ def command(
     What goes is written to a file of its own with its line and the reason; nothing is changed.
     """
     from agentlm.cli.data.output import beside, reading, write_text
-    from agentlm.tuning.data import filtering
+    from agentlm.tuning.data import filtering, outputs
 
     settings = filtering.FilterSettings(
         min_reward=_rewards(min_reward),
@@ -81,6 +81,7 @@ def command(
 
         count_tokens = Renderer(model).count_tokens
     removed = removed or beside(output, ".removed.jsonl")
+    outputs.check(data, output, removed, report_file)
     with reading("filtering", data) as progress:
         report = filtering.run(data, output, removed, settings, count_tokens=count_tokens, progress=progress)
     _print(report, output, removed)

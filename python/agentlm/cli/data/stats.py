@@ -31,8 +31,10 @@ def command(
 ) -> None:
     """Count the conversations of DATA (files of records): turns, tokens, trained tokens, lengths, rewards."""
     from agentlm.cli.data.output import reading, write_text
+    from agentlm.tuning.data import outputs
     from agentlm.tuning.data.statistics import collect
 
+    outputs.check(data, plot, json_file)
     render = None
     if model is not None:
         from agentlm.tuning.data.rendering import Renderer

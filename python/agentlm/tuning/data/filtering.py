@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from agentlm.tuning.data import outputs
 from agentlm.tuning.data.errors import DataError
 from agentlm.tuning.data.filters import forms, loops, poison, turns
 from agentlm.tuning.data.filters.duplicates import Seen
@@ -245,13 +246,7 @@ def run(
         RecordError: A file cannot be read.
     """
     inputs = [Path(path) for path in paths]
-    for path in (Path(output), Path(removed)):
-        if any(path.resolve() == given.resolve() for given in inputs):
-            raise DataError(f"{path} is an input too; write to another file")
-    if Path(output).resolve() == Path(removed).resolve():
-        raise DataError(
-            f"{output} cannot hold both what stays and what goes; name another file for one of them"
-        )
+    outputs.check(inputs, output, removed)
     decide = Filter(settings, count_tokens)
     report = FilterReport()
     with Writer(output) as writer, Rejects(removed) as rejects:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agentlm.tuning.data import formats, rows
+from agentlm.tuning.data import formats, outputs, rows
 from agentlm.tuning.data.errors import DataError, RowError
 from agentlm.tuning.data.formats import Format
 from agentlm.tuning.data.formats.context import Context
@@ -71,13 +71,7 @@ def run(
         MissingExtraError: A file is parquet and pyarrow is not installed.
     """
     inputs = rows.files(paths)
-    for path in (Path(output), Path(rejects)):
-        if any(path.resolve() == given.resolve() for given in inputs):
-            raise DataError(f"{path} is an input too; write to another file")
-    if Path(output).resolve() == Path(rejects).resolve():
-        raise DataError(
-            f"{output} cannot hold both the records and the rejected rows; name another file for one of them"
-        )
+    outputs.check(inputs, output, rejects)
     forced = formats.named(settings.format) if settings.format else None
     report = ImportReport()
     with Writer(output) as writer, Rejects(rejects) as rejected:

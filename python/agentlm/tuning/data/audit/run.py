@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from agentlm.tuning.data import outputs
 from agentlm.tuning.data.audit.checks import REASONS, Auditor
-from agentlm.tuning.data.errors import DataError
 from agentlm.tuning.data.rejects import Rejects
 from agentlm.tuning.data.rendering import Rendered
 from agentlm.tuning.line_reading import Progress
@@ -114,10 +114,7 @@ def run(
         RecordError: A file cannot be read.
     """
     inputs = [Path(path) for path in paths]
-    outputs = [Path(path) for path in (passed, refused) if path is not None]
-    for path in outputs:
-        if any(path.resolve() == given.resolve() for given in inputs):
-            raise DataError(f"{path} is an input too; write to another file")
+    outputs.check(inputs, passed, refused)
     report = AuditReport(auditor.reference)
     sound, faulty = _Drawn(show - show // 2), _Drawn(show // 2)
     if lines:
