@@ -24,6 +24,8 @@ from agentlm_evals.protocols.choose import choose_protocol
 from agentlm_evals.task import Missing, Setting, Task, resolve_options
 from agentlm_evals.tasks import GROUPS, Entry, entry, resolve
 
+JUDGE = "--judge-url URL [--judge-model NAME]; the tested server's own URL will do to try it, and is marked as not comparable"
+
 
 @click.command("run")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
@@ -103,7 +105,9 @@ def command(tasks: tuple[str, ...], skip: tuple[str, ...], out: Path | None, **o
     plans = _plans(entries, chosen, given, settings, judge is not None)
     for plan in plans:
         source = plan.setting.source
-        where = "our own samples" if plan.is_own else str(source.file or source.directory or "by its rules")
+        where = "our own samples" if plan.is_own else str(source.file or source.directory)
+        if plan.task.needs_no_data:
+            where = "by its rules"
         click.echo(
             f"{plan.task.name}: {len(plan.samples)} of {plan.total} samples ({where}), protocol {plan.setting.protocol.name}",
             err=True,
@@ -190,7 +194,7 @@ def _plans(
         setting = setting_of(task, given.get(row.name, {}), **source)
         lacks = task.requirements(setting)
         if task.needs_judge and not has_judge:
-            lacks = [*lacks, Missing("a judge", "--judge-url URL [--judge-model NAME]")]
+            lacks = [*lacks, Missing("a judge", JUDGE)]
         missing += [(task, one) for one in lacks]
         if not lacks:
             plans.append(plan_task(task, setting, settings))

@@ -92,8 +92,8 @@ def number(estimate: Estimate) -> str:
 
 def _cells(row: Row) -> list[str]:
     outcomes = " / ".join(str(row.outcomes[outcome]) for outcome in _SHORT)
-    unit = "%" if row.unit is Unit.PERCENT else "of 10"
-    return [row.label, row.protocol, f"{number(row.estimate)} {unit}", outcomes]
+    unit = "" if math.isnan(row.estimate.value) else " %" if row.unit is Unit.PERCENT else " of 10"
+    return [row.label, row.protocol, number(row.estimate) + unit, outcomes]
 
 
 _HEAD = ["task", "protocol", "score [95 % interval]", "right / wrong / format or limit / fault"]
