@@ -67,6 +67,7 @@ PARTS = (
     Part("engine-invariant", "serving", 50, 70, "what batch invariance costs", "llama-3-8b/invariant"),
     Part("invariant", "invariant", 15, 25, "the batch-invariant product, beside cuBLAS"),
     Part("engine-llama-2-7b", "serving", 90, 300, "the engine on Llama-2-7B's shape", "llama-2-7b"),
+    Part("attention-sweep", "attention_sweep", 80, 120, "configurations of both attention kernels"),
     Part("linear-sweep", "linear_sweep", 90, 200, "configurations of the skinny product, beside cuBLAS"),
 )
 """In the order in which they run: the most valuable first."""
