@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agentlm_evals.errors import ModelError
-from agentlm_evals.models.child import serve, weights_digest
+from agentlm_evals.models.child import bundled_directory, serve, weights_digest
+from agentlm_evals.models.choice import ModelChoice, served_urls
 
 
 def _children(pid: int) -> list[int]:
@@ -71,3 +72,12 @@ def test_the_digest_is_of_what_decides_answers(tmp_path: Path) -> None:
     changed = weights_digest(model, notes)
     (model / "pytorch_model.bin").write_bytes(b"weights of an older form")
     assert changed != weights_digest(model, notes) == weights_digest(model, None)
+
+
+def test_the_bundled_models_weights_are_known(tmp_path: Path) -> None:
+    directory = bundled_directory()
+    assert directory is not None
+    assert (directory / "config.json").is_file()
+    digest = weights_digest(directory, None)
+    with served_urls(ModelChoice(serve_arguments=("--backend", "mock"))) as (urls, weights):
+        assert (len(urls), weights) == (1, digest)

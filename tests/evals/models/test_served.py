@@ -271,6 +271,18 @@ async def test_only_greedy_calls_to_known_weights_are_kept(tmp_path: Path) -> No
     assert await ask(None, 0.0) == 2, "weights that nobody knows"
 
 
+async def test_a_cache_that_cannot_be_written_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = CallCache(tmp_path / "calls.sqlite")
+    cache._connection.execute("drop table calls")
+    cache._written -= 60
+    await cache.put({"a": 1}, {"b": 2})
+    await cache.put({"a": 2}, {"b": 3})
+    cache.close()
+    assert caplog.text.count("answers are not kept from here on") == 1
+
+
 async def test_servers_of_different_models_are_refused() -> None:
     async with (
         scripted_server(tgi(lambda _: said("x"))) as one,

@@ -5,13 +5,16 @@ Nothing sampled is ever kept, and nothing of a model whose weights have no diges
 
 import asyncio
 import json
+import logging
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+_log = logging.getLogger(__name__)
 BATCH_SECONDS = 0.5
 """Answers are written together, so that a run of many short ones does not wait for the disk."""
 
@@ -29,6 +32,8 @@ class CallCache:
             self._connection.execute(
                 "create table if not exists calls (key blob primary key, value text not null)"
             )
+        self._path = path
+        self._is_broken = False
         self._waiting: dict[bytes, str] = {}
         self._written = time.monotonic()
         self.hits = 0
@@ -53,6 +58,8 @@ class CallCache:
 
     async def put(self, key: dict[str, Any], value: dict[str, Any]) -> None:
         """Keeps a value. It may be lost if the process is killed within half a second: it is only asked for again then."""
+        if self._is_broken:
+            return
         self._waiting[self._digest(key)] = json.dumps(value, ensure_ascii=False)
         if time.monotonic() - self._written > BATCH_SECONDS:
             self._written = time.monotonic()
@@ -60,10 +67,21 @@ class CallCache:
             await asyncio.to_thread(self._write, waiting)
 
     def _write(self, rows: dict[bytes, str]) -> None:
+        if self._is_broken or not rows:
+            return
         with self._lock:
-            self._connection.execute("begin immediate")
-            self._connection.executemany("insert or replace into calls values (?, ?)", rows.items())
-            self._connection.execute("commit")
+            try:
+                self._connection.execute("begin immediate")
+                self._connection.executemany("insert or replace into calls values (?, ?)", rows.items())
+                self._connection.execute("commit")
+            except sqlite3.Error as error:
+                # No answer depends on it: the run goes on, and says what it goes without.
+                self._is_broken = True
+                with suppress(sqlite3.Error):
+                    self._connection.execute("rollback")
+                _log.warning(
+                    "%s cannot be written (%s): answers are not kept from here on", self._path, error
+                )
 
     def close(self) -> None:
         """Writes what is left."""

@@ -51,6 +51,19 @@ def _serve_command() -> list[str]:
     )
 
 
+def bundled_directory() -> Path | None:
+    """Where the model lies that `agentlm serve` serves when none is named; None where another installation knows.
+
+    Asked of a process of its own: this wheel imports nothing of that one.
+    """
+    if find_spec("agentlm") is None:
+        return None
+    code = "from agentlm.model import bundled; print(bundled.directory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    found = Path(done.stdout.strip())
+    return found if done.returncode == 0 and found.is_dir() else None
+
+
 @contextmanager
 def serve(model: str | None, arguments: Sequence[str] = (), *, seconds: float = 900.0) -> Iterator[str]:
     """Serves a checkpoint for as long as the block runs, and gives the URL.

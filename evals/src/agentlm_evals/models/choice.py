@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentlm_evals.errors import ConfigError
 from agentlm_evals.models.cache import CallCache
-from agentlm_evals.models.child import serve, weights_digest
+from agentlm_evals.models.child import bundled_directory, serve, weights_digest
 from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Patience, Pool
 from agentlm_evals.models.served import Api, ServedModel
@@ -66,9 +66,10 @@ def served_urls(choice: ModelChoice) -> Iterator[tuple[tuple[str, ...], str | No
         yield choice.urls, None
         return
     digest = None
-    if choice.model and Path(choice.model).is_dir():
+    directory = Path(choice.model) if choice.model else bundled_directory()
+    if directory is not None:
         notes = choice.cache_directory / "weights.json" if choice.cache_directory else None
-        digest = weights_digest(Path(choice.model), notes)
+        digest = weights_digest(directory, notes)
     with serve(choice.model, choice.serve_arguments) as url:
         yield (url,), digest
 
