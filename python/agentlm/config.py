@@ -119,8 +119,16 @@ class EngineConfig:
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Given: {value!r}")
         sizes = self.cuda_graphs
-        if sizes is not None and not all(type(size) is int and 1 <= size <= 4096 for size in sizes):
+        listed = isinstance(sizes, tuple | list) and all(
+            type(size) is int and 1 <= size <= 4096 for size in sizes
+        )
+        if sizes is not None and not listed:
             raise ConfigError(f"`cuda_graphs` must be integers from 1 to 4096. Given: {sizes!r}")
+        for name in ("model", "revision", "token"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ConfigError(f"`{name}` must be text. Given: {value!r}")
+        if not isinstance(self.cache_dir, str | Path | None):
+            raise ConfigError(f"`cache_dir` must be a directory's path. Given: {self.cache_dir!r}")
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         given = (self.max_input_tokens, self.max_total_tokens)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from weakref import WeakValueDictionary
 
 from agentlm._engine import EndEvent, ErrorEvent, Mailbox, TokenEvent
 from agentlm.completion import Chunk, Completion, Usage
@@ -32,23 +33,24 @@ class LoopMailbox:
 
     def __init__(self) -> None:
         self.mailbox = Mailbox()
-        self._queues: dict[int, asyncio.Queue[list[Event]]] = {}
+        # Whoever waits holds its queue: a queue knows its loop, and this mailbox must not keep a loop that is gone.
+        self._queues: WeakValueDictionary[int, asyncio.Queue[list[Event]]] = WeakValueDictionary()
         self._next = 0
 
-    def open(self) -> tuple[int, asyncio.Queue[list[Event]]]:
-        """A key for a new request, and the queue on which its events come."""
+    def open(self, loop: asyncio.AbstractEventLoop) -> tuple[int, asyncio.Queue[list[Event]]]:
+        """A key for a new request, and the queue on which its events come. `loop` is this mailbox's, and runs."""
         if not self._queues:
             # Watched only while a request waits, so that the loop does not keep the mailbox of a forgotten engine.
-            asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self._deliver)
+            loop.add_reader(self.mailbox.fileno(), self._deliver)
         self._next += 1
         queue = self._queues[self._next] = asyncio.Queue()
         return self._next, queue
 
-    def forget(self, key: int) -> None:
-        """Drops what still comes for `key`."""
-        del self._queues[key]
-        if not self._queues:
-            asyncio.get_running_loop().remove_reader(self.mailbox.fileno())
+    def forget(self, key: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Drops what still comes for `key`. The loop may be closed, where it left requests unfinished."""
+        self._queues.pop(key, None)
+        if not self._queues and not loop.is_closed():
+            loop.remove_reader(self.mailbox.fileno())
 
     def _deliver(self) -> None:
         together: dict[int, list[Event]] = {}

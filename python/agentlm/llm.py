@@ -36,6 +36,8 @@ POLL_SECONDS = 0.1
 """How often a waiting call looks for Ctrl-C, and for places that other callers' requests gave up."""
 PLACE_SECONDS = 0.005
 """How often a batch looks for its first place while other callers' requests hold every one."""
+LONG_TEXT = 4096
+"""Characters of a prompt that an event loop does not tokenise itself: about a millisecond."""
 
 
 class LLM:
@@ -417,18 +419,20 @@ class LLM:
         box = self._loops.get(loop)
         if box is None:
             box = self._loops[loop] = LoopMailbox()
-        key, queue = box.open()
+        key, queue = box.open(loop)
         request: Request | None = None
         try:
-            ids = self._ids(prompt)
+            # What takes long is left to another thread: the loop goes on meanwhile.
+            long = isinstance(prompt, str) and len(prompt) > LONG_TEXT
+            ids = await asyncio.to_thread(self._ids, prompt) if long else self._ids(prompt)
             if params.grammar is not None:
-                # Compiling may take long: the loop goes on meanwhile, and submitting then finds it compiled.
+                # Compiled here, so that submitting finds it compiled.
                 await asyncio.to_thread(self._check, ids, params)
             request = self._submit(ids, params, adapter, box.mailbox, key, stream=stream)
             while True:
                 yield await queue.get()
         finally:
-            box.forget(key)
+            box.forget(key, loop)
             if request is not None:
                 request.abort()
 

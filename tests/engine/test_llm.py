@@ -225,6 +225,11 @@ def test_a_first_mistake_is_told(mock, call, text):
         {"step_timeout": 0},
         {"step_timeout": "soon"},
         {"prefix_cache": 1},
+        {"cuda_graphs": 4},
+        {"cuda_graphs": (0,)},
+        {"cache_dir": 5},
+        {"revision": 1},
+        {"token": b"hf"},
         {"max_input_tokens": 10, "max_total_tokens": 10},
     ],
 )

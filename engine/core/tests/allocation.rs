@@ -4,11 +4,9 @@
 
 mod counting;
 
-use std::sync::atomic::Ordering;
-
 use agentlm_core::params::{Limits, SamplingParams};
 use agentlm_core::{Core, CoreConfig, Request, RequestId, StepId, Updates};
-use counting::{ALLOCATIONS, Counting};
+use counting::{Counting, allocations};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -101,18 +99,18 @@ fn steady_decode_allocates_nothing(steps_in_flight: u32) {
         pipe.core.submit(request).expect("accepted");
     }
     (0..8).for_each(|_| pipe.turn());
-    let (before, reported) = (ALLOCATIONS.load(Ordering::Relaxed), pipe.reported);
+    let (before, reported) = (allocations(), pipe.reported);
     (0..STEPS).for_each(|_| pipe.turn());
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let after = allocations();
     assert_eq!(
         pipe.reported - reported,
         (RUNNING * STEPS) as usize,
         "every request advances in every step"
     );
-    assert_eq!(allocations, 0, "{steps_in_flight} steps in flight");
+    assert_eq!(after, before, "{steps_in_flight} steps in flight");
 }
 
-/// One test, so that no other thread's allocations are counted.
+/// One test, so that no other test's allocations are counted.
 #[test]
 fn steady_decode_allocates_nothing_with_and_without_overlap() {
     steady_decode_allocates_nothing(1);

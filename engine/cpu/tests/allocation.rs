@@ -4,15 +4,13 @@ mod common;
 #[path = "../../core/tests/counting/mod.rs"]
 mod counting;
 
-use std::sync::atomic::Ordering;
-
 use agentlm_core::arena::flag;
 use agentlm_cpu::dtype::Dtype;
 use agentlm_cpu::isa::Isa;
 use agentlm_cpu::sampler::NoMasks;
 use common::llama::{ARENA, Llama, PLAIN, RESULTS, Shape};
 use common::{Init, Slot};
-use counting::{ALLOCATIONS, Counting};
+use counting::{Counting, allocations};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -49,7 +47,7 @@ fn rows(prompt: &[u32]) -> [Init; 3] {
     [greedy, sampled, filtered]
 }
 
-/// One test, so that no other thread's allocations are counted.
+/// One test, so that no other test's allocations are counted.
 #[test]
 fn a_step_allocates_nothing() {
     let prompt: Vec<u32> = (0..PROMPT).map(|i| i * 7 % 97).collect();
@@ -85,13 +83,13 @@ fn a_step_allocates_nothing() {
     for isa in Isa::available() {
         let mut executor = Llama::random(SHAPE).executor(isa, 2, Dtype::F16);
         let mut results = vec![0; RESULTS.slot_words()];
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let (_, before) = allocations();
         let failed = slots
             .iter()
             .filter(|slot| executor.step(slot, &mut results, &NoMasks).is_err())
             .count();
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        let (_, after) = allocations();
         assert_eq!(failed, 0);
-        assert_eq!(allocations, 0, "{isa}: {} steps", slots.len());
+        assert_eq!(after - before, 0, "{isa}: {} steps", slots.len());
     }
 }

@@ -1,6 +1,8 @@
 //! What is asked of a running engine besides requests: adapters, other weights, sleep. It knows no files: the runner does the work on
 //! the engine thread, between two steps.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -95,12 +97,24 @@ pub enum ControlError {
 /// Where a control's outcome goes. Called on the engine thread.
 pub type Done = Box<dyn FnOnce(Result<(), ControlError>) + Send>;
 
+/// How whoever asked for a control takes it back, as long as it was not begun.
+#[derive(Clone, Debug, Default)]
+pub struct Withdrawal(Arc<AtomicBool>);
+
+impl Withdrawal {
+    /// It is not to be carried out any more. One that has begun is not stopped.
+    pub fn withdraw(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// A control on its way.
 pub(crate) struct Pending {
     pub control: Control,
     pub quiesce: Quiesce,
     pub asked: Instant,
     pub patience: Duration,
+    withdrawal: Withdrawal,
     done: Option<Done>,
 }
 
@@ -111,8 +125,17 @@ impl Pending {
             quiesce,
             asked: Instant::now(),
             patience,
+            withdrawal: Withdrawal::default(),
             done: Some(done),
         }
+    }
+
+    pub fn withdrawal(&self) -> Withdrawal {
+        self.withdrawal.clone()
+    }
+
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawal.0.load(Ordering::Acquire)
     }
 
     pub fn finish(mut self, outcome: Result<(), ControlError>) {

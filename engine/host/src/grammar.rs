@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use agentlm_core::RequestId;
 use agentlm_text::{GrammarError, GrammarState};
-use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use crate::RequestError;
 use crate::handle::{Command, Shared};
 use crate::output::OutputMessage;
+use crate::queue::Receiver;
 
 /// What reaches the grammar thread, in order: a request's tokens come before the mask of its next one.
 pub(crate) enum GrammarMessage {
@@ -107,10 +107,10 @@ impl GrammarStage {
         }
     }
 
-    /// Serves messages until [`GrammarMessage::Stop`] or until every sender is gone.
+    /// Serves messages until [`GrammarMessage::Stop`].
     pub fn run(mut self, messages: &Receiver<GrammarMessage>) {
-        while let Ok(message) = messages.recv() {
-            match message {
+        loop {
+            match messages.recv() {
                 GrammarMessage::Open(request, state) => {
                     self.states.insert(request, state);
                 }

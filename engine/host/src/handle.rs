@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use agentlm_core::params::Limits;
 use agentlm_core::{CoreConfig, Request, RequestId};
 use agentlm_text::{GrammarCompiler, StreamOptions, TextStream, Tokenizer};
-use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 
 use crate::control::{Loaded, Pending};
 use crate::grammar::GrammarMessage;
 use crate::output::{OutputMessage, Stream};
+use crate::queue::Sender;
 use crate::{
     AdapterInfo, AdapterRef, Control, ControlError, Done, Health, Quiesce, RequestError, Snapshot, StepTimes,
-    Submission, SubmitError,
+    Submission, SubmitError, Withdrawal,
 };
 
 /// What reaches the engine thread.
@@ -260,15 +260,17 @@ impl EngineHandle {
     }
 
     /// Asks the engine thread for something besides steps; `done` hears how it went, on that thread. What has to end first
-    /// has `patience` to do so.
-    pub fn control(&self, control: Control, quiesce: Quiesce, patience: Duration, done: Done) {
+    /// has `patience` to do so. Whoever stops waiting for the outcome may take it back.
+    pub fn control(&self, control: Control, quiesce: Quiesce, patience: Duration, done: Done) -> Withdrawal {
         let pending = Pending::new(control, quiesce, patience, done);
+        let withdrawal = pending.withdrawal();
         if self.health() == Health::Ready {
             // An engine thread that has just ended drops it, and so `done` hears of it.
             let _ = self.shared.commands.send(Command::Control(Box::new(pending)));
         } else {
             pending.finish(Err(ControlError::Closed));
         }
+        withdrawal
     }
 
     /// The loaded adapters, in the order of their loading.

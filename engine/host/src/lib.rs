@@ -12,6 +12,7 @@ mod health;
 mod histogram;
 mod mock;
 mod output;
+mod queue;
 mod ring;
 mod source;
 mod step_times;
@@ -20,7 +21,7 @@ mod waiting;
 mod watchdog;
 
 pub use agentlm_core::TopToken;
-pub use control::{AdapterInfo, AdapterRef, Control, ControlError, Done, Quiesce};
+pub use control::{AdapterInfo, AdapterRef, Control, ControlError, Done, Quiesce, Withdrawal};
 pub use counters::Snapshot;
 pub use event::{Finished, PromptToken, RequestError, Sink, Timing, Token};
 pub use grammar::MaskSlot;

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use agentlm_core::{FinishReason, RequestId, Updates};
 use agentlm_text::{Piece, TextStream};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use rustc_hash::FxHashMap;
 
 use crate::event::{Finished, PromptToken, RequestError, Sink, Timing, Token};
 use crate::handle::{Command, Shared};
+use crate::queue::Receiver;
 use crate::waiting::Waiting;
 
 /// What reaches the output thread, in order.
@@ -124,10 +125,10 @@ impl OutputStage {
         }
     }
 
-    /// Serves messages until [`OutputMessage::Stop`] or until every sender is gone.
+    /// Serves messages until [`OutputMessage::Stop`].
     pub fn run(mut self, messages: &Receiver<OutputMessage>) {
-        while let Ok(message) = messages.recv() {
-            match message {
+        loop {
+            match messages.recv() {
                 OutputMessage::Open(id, stream) => match &self.failed {
                     None => {
                         self.waiting.push(id, stream.submitted);
@@ -159,7 +160,7 @@ impl OutputStage {
         let error = self.failed.take().unwrap_or(RequestError::Closed);
         self.end_all(&error);
         // Streams whose opening was still on its way end too.
-        for message in messages.try_iter() {
+        while let Some(message) = messages.try_recv() {
             if let OutputMessage::Open(_, stream) = message {
                 self.close(stream, &error);
             }

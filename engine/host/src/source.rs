@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use agentlm_core::{Core, CoreConfig, RequestId, StepId, Updates, arena, results};
 use agentlm_text::Tokenizer;
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded, unbounded};
 use thiserror::Error;
 
 use self::controls::Controls;
@@ -18,6 +17,7 @@ use self::grammars::Grammars;
 use crate::grammar::{GrammarMessage, GrammarStage, MaskSlot};
 use crate::handle::{Command, EngineHandle, Shared};
 use crate::output::{OutputMessage, OutputStage};
+use crate::queue::{Receiver, queue};
 use crate::ring::Ring;
 use crate::{Health, RequestError, StepKind, watchdog};
 
@@ -71,7 +71,7 @@ pub struct StepSource {
     core: Core,
     shared: Arc<Shared>,
     commands: Receiver<Command>,
-    recycled: Receiver<Box<Updates>>,
+    recycled: crossbeam_channel::Receiver<Box<Updates>>,
     pub(crate) arena: Arc<Ring>,
     pub(crate) results: Arc<Ring>,
     grammars: Grammars,
@@ -97,12 +97,12 @@ pub fn build(
     config: EngineConfig,
     tokenizer: Arc<Tokenizer>,
 ) -> Result<(EngineHandle, StepSource), BuildError> {
-    let (commands, engine_inbox) = unbounded();
-    let (output, output_inbox) = unbounded();
-    let (grammar, grammar_inbox) = unbounded();
+    let (commands, engine_inbox) = queue();
+    let (output, output_inbox) = queue();
+    let (grammar, grammar_inbox) = queue();
     let core = Core::new(config.core.clone())?;
     let n_slots = config.core.steps_in_flight as usize + 1;
-    let (recycle, recycled) = bounded(n_slots + 1);
+    let (recycle, recycled) = crossbeam_channel::bounded(n_slots + 1);
     for _ in 0..=n_slots {
         // There is room for each of them.
         let _ = recycle.send(Box::default());
@@ -190,7 +190,7 @@ impl StepSource {
             if self.in_flight > 0 {
                 return Next::Wait;
             }
-            if self.draining && self.core.live() == 0 {
+            if self.draining && (self.core.live() == 0 || self.never_wakes()) {
                 return self.close();
             }
             self.publish();
@@ -200,10 +200,8 @@ impl StepSource {
             } else {
                 IDLE_POLL
             };
-            match self.commands.recv_timeout(patience) {
-                Ok(command) => self.take(command),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.close(),
+            if let Some(command) = self.commands.recv_timeout(patience) {
+                self.take(command);
             }
         }
     }
@@ -323,21 +321,19 @@ impl StepSource {
         (id.0 % self.arena.n_slots() as u64) as usize
     }
 
+    /// What lives waits for weights, and nobody may ask for them any more.
+    fn never_wakes(&self) -> bool {
+        self.shared.loaded.is_asleep() && !self.controls.is_waiting()
+    }
+
     fn mark_step(&self) {
         let nanos = u64::try_from(self.shared.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
         self.shared.step_started.store(nanos + 1, Ordering::Release);
     }
 
     fn drain_commands(&mut self) {
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.take(command),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    self.closed = true;
-                    return;
-                }
-            }
+        while let Some(command) = self.commands.try_recv() {
+            self.take(command);
         }
     }
 

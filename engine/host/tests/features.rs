@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use agentlm_core::params::{Limits, SamplingParams};
 use agentlm_core::{CoreConfig, FinishReason};
 use agentlm_host::{
-    AdapterRef, Control, ControlError, EngineConfig, EngineHandle, Finished, MockConfig, PromptToken,
+    AdapterRef, Control, ControlError, EngineConfig, EngineHandle, Finished, Health, MockConfig, PromptToken,
     Quiesce, RequestError, RequestHandle, Sink, Submission, Token, spawn_mock,
 };
 use agentlm_text::{Grammar, GrammarCompiler, Tokenizer};
@@ -352,4 +352,42 @@ fn what_waits_for_requests_hears_of_the_end() {
         Err(ControlError::Closed)
     );
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn draining_while_it_sleeps_ends_what_waits() {
+    let engine = engine(&tokenizer(), Duration::ZERO);
+    assert_eq!(ask(&engine, Control::Sleep, Quiesce::Drain, PATIENCE), Ok(()));
+    let (submission, heard) = asking(2);
+    let _handle = engine.submit(submission).expect("open");
+    // Nobody may wake a server that drains, so that nothing could ever finish it.
+    engine.shutdown(true);
+    assert_eq!(end(&heard), Err(RequestError::Closed));
+    assert_eq!(engine.wait_ended(PATIENCE), Health::Closed);
+}
+
+#[test]
+fn what_was_asked_for_can_be_taken_back_until_it_begins() {
+    let engine = engine(&tokenizer(), Duration::from_millis(2));
+    let (submission, heard) = asking(150);
+    let _handle = engine.submit(submission).expect("open");
+    std::thread::sleep(Duration::from_millis(20));
+    let (tell, outcome) = channel();
+    let done = Box::new(move |result| tell.send(result).expect("the test listens"));
+    let asked = engine.control(Control::Sleep, Quiesce::Drain, PATIENCE, done);
+    // Held back by what was asked for, and let in once it was taken back.
+    let (submission, later) = asking(2);
+    let _later = engine.submit(submission).expect("open");
+    assert!(later.recv_timeout(Duration::from_millis(50)).is_err());
+    asked.withdraw();
+    let told = outcome.recv_timeout(PATIENCE).expect("an outcome");
+    assert!(
+        matches!(told, Err(ControlError::Timeout { running: 1, .. })),
+        "{told:?}"
+    );
+    assert_eq!(end(&later).expect("an answer").generated_tokens, 2);
+    assert_eq!(end(&heard).expect("an answer").generated_tokens, 150);
+    assert!(!engine.is_asleep());
+    asked.withdraw();
+    engine.shutdown(true);
 }

@@ -1,12 +1,13 @@
 //! The engine as Python sees it: the callers' side (submit, health, shutdown) and the engine thread's (next, commit).
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use agentlm_core::params::Limits;
 use agentlm_core::{BLOCK_SIZE, CoreConfig, StepId};
 use agentlm_host::{
     Control, ControlError, EngineConfig, EngineHandle, Health, MaskSlot, Next, Quiesce, RequestHandle,
-    StepSource, Submission,
+    StepSource, Submission, SubmitError,
 };
 use agentlm_text::{GrammarError, GrammarState};
 use parking_lot::Mutex;
@@ -75,6 +76,8 @@ impl Engine {
     }
 }
 
+/// How often a caller that waits for a control looks for Ctrl-C and for a failed engine.
+const ASK_POLL: Duration = Duration::from_millis(100);
 /// Prompt positions scored in one step: each takes a row of logits.
 const MAX_SCORES: u32 = 256;
 
@@ -233,7 +236,8 @@ impl Engine {
     }
 
     /// Asks for a control (`load_adapter`, `unload_adapter`, `reload_weights`, `sleep`, `wake`) and waits for its outcome, with
-    /// the GIL released. What has to end first has `patience` seconds; `abort` ends it at once.
+    /// the GIL released. What has to end first has `patience` seconds; `abort` ends it at once. Ctrl-C takes it back, if it was
+    /// not begun.
     #[pyo3(signature = (kind, *, name="", path="", abort=false, patience=60.0))]
     fn ask(
         &self,
@@ -269,11 +273,33 @@ impl Engine {
             // A caller that is gone has stopped caring.
             let _ = tell.send(result);
         });
-        self.handle.control(control, quiesce, patience, done);
-        let outcome = py
-            .detach(move || outcome.recv())
-            .unwrap_or(Err(ControlError::Closed));
-        outcome.map_err(|error| errors::control(&error))
+        let withdrawal = self.handle.control(control, quiesce, patience, done);
+        let mut waiting = outcome;
+        loop {
+            let (receiver, heard) = py.detach(move || {
+                let heard = waiting.recv_timeout(ASK_POLL);
+                (waiting, heard)
+            });
+            waiting = receiver;
+            let failure = match self.handle.health() {
+                Health::Failed(why) => Some(why),
+                _ => None,
+            };
+            match (heard, failure) {
+                (Ok(Ok(())), _) => return Ok(()),
+                // The control may be what the engine failed by, or a step that hangs may keep it from being answered.
+                (Ok(Err(ControlError::Closed)) | Err(_), Some(why)) => {
+                    return Err(errors::submit(&SubmitError::Failed(why)));
+                }
+                (Ok(Err(error)), _) => return Err(errors::control(&error)),
+                (Err(RecvTimeoutError::Disconnected), None) => {
+                    return Err(errors::control(&ControlError::Closed));
+                }
+                (Err(RecvTimeoutError::Timeout), None) => {
+                    py.check_signals().inspect_err(|_| withdrawal.withdraw())?;
+                }
+            }
+        }
     }
 
     /// The loaded adapters: names and paths.
@@ -379,6 +405,7 @@ impl Engine {
             .map_err(|error| errors::submit(&error))?;
         Ok(Request {
             handle: Mutex::new(Some(handle)),
+            owner: std::process::id(),
         })
     }
 
@@ -422,12 +449,25 @@ fn describe(health: Health) -> (&'static str, Option<String>) {
 #[pyclass(frozen, module = "agentlm._engine")]
 pub struct Request {
     handle: Mutex<Option<RequestHandle>>,
+    /// The process that submitted it.
+    owner: u32,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if std::process::id() != self.owner {
+            // A fork copied it. The request is the other process's, and so are the threads that would hear of its end.
+            std::mem::forget(self.handle.get_mut().take());
+        }
+    }
 }
 
 #[pymethods]
 impl Request {
-    /// Aborts the request if it has not ended.
+    /// Aborts the request if it has not ended. Does nothing in a process forked from the one that submitted it.
     fn abort(&self) {
-        drop(self.handle.lock().take());
+        if std::process::id() == self.owner {
+            drop(self.handle.lock().take());
+        }
     }
 }

@@ -14,6 +14,8 @@ use agentlm_host::{Finished, PromptToken, RequestError, Sink, Token, TopToken};
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 
+use crate::errors;
+
 /// One token of a streaming request.
 #[pyclass(frozen, get_all, module = "agentlm._engine")]
 pub struct TokenEvent {
@@ -116,6 +118,8 @@ impl Inner {
 #[pyclass(frozen, module = "agentlm._engine")]
 pub struct Mailbox {
     inner: Arc<Inner>,
+    /// The process whose engine fills it.
+    owner: u32,
 }
 
 #[pymethods]
@@ -134,6 +138,7 @@ impl Mailbox {
                 reader,
                 writer,
             }),
+            owner: std::process::id(),
         })
     }
 
@@ -142,8 +147,18 @@ impl Mailbox {
         self.inner.reader.as_raw_fd()
     }
 
-    /// All waiting events, in order of arrival; waits up to `timeout` seconds for the first. Empty when none came.
+    /// All waiting events, in order of arrival; waits up to `timeout` seconds for the first. Empty when none came. Raises
+    /// `ForkError` in a forked process: nothing would ever come, and the pipe's byte is the other process's to read.
     fn take(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<Py<PyAny>>> {
+        let current = std::process::id();
+        if current != self.owner {
+            let why = format!(
+                "this request was submitted in process {}; after a fork (now {current}) open a new engine, or start \
+                 processes with the 'spawn' method",
+                self.owner
+            );
+            return Err(errors::raise("ForkError", why));
+        }
         let wait = Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::MAX);
         let events = py.detach(|| {
             let deadline = Instant::now().checked_add(wait);

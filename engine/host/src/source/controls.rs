@@ -61,12 +61,12 @@ impl StepSource {
                 continue;
             }
             let running = self.in_the_way();
-            if running == 0 {
+            let front = self.controls.queue.front()?;
+            if running == 0 && !front.is_withdrawn() {
                 break;
             }
-            let front = self.controls.queue.front()?;
             let waited = front.asked.elapsed();
-            if waited < front.patience {
+            if waited < front.patience && !front.is_withdrawn() {
                 return None;
             }
             self.answer_first(Err(ControlError::Timeout { running, waited }));
