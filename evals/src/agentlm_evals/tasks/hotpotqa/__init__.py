@@ -92,8 +92,9 @@ class HotpotQA(Task):
     sources, source_files = published.SOURCES, published.FILES
     assumptions = MappingProxyType(
         {
+            AGENTLM: "hotpotqa-closed: the search is over the questions' own paragraphs, unless it is `wikipedia`",
             AGENTTUNING: "a prompt's 1,700 tokens are counted by the served model's tokenizer; unless the search is "
-            "`wikipedia`, it is over the questions' own paragraphs"
+            "`wikipedia`, it is over the questions' own paragraphs",
         }
     )
     options = (
