@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from agentlm_kernels.attention import (
+    AT_ONCE,
     BLOCK_SIZE,
+    MAX_SPLITS,
     AttentionStep,
     DecodeWorkspace,
     SplitPolicy,
@@ -137,5 +139,14 @@ def test_how_keys_are_cut_changes_only_rounding(device, guarded):
 
 
 def test_the_policy_fills_the_gpu_with_few_requests_and_hardly_splits_with_many():
-    assert SplitPolicy.for_step(1, 8) == SplitPolicy(128, 64)
+    assert SplitPolicy.for_step(1, 8) == SplitPolicy(128, 49)
     assert SplitPolicy.for_step(256, 8) == SplitPolicy(4096, 8)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4, 8, 32])
+def test_pieces_of_few_long_requests_fill_whole_turns(kv_heads):
+    for entries in range(1, AT_ONCE // kv_heads + 1):
+        splits = SplitPolicy.for_step(entries, kv_heads).max_splits
+        pieces = entries * kv_heads * splits
+        assert 6 <= splits <= MAX_SPLITS
+        assert splits == MAX_SPLITS or pieces / (-(-pieces // AT_ONCE) * AT_ONCE) > 0.85

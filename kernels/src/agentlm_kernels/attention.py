@@ -26,6 +26,8 @@ MASKED = tl.constexpr(-1.0e30)
 LOG2E = 1.4426950408889634
 MAX_SPLITS = 64
 """Most pieces of one decode's keys."""
+AT_ONCE = 396
+"""Pieces that a large GPU works on at a time: three a multiprocessor of an H200, as registers allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,16 @@ class SplitPolicy:
 
     @staticmethod
     def for_step(entries: int, kv_heads: int) -> "SplitPolicy":
-        """Enough pieces to fill a large GPU (four a multiprocessor of an H200) when requests are few.
+        """Pieces in whole turns of what a large GPU works on at a time: a few more than a turn take as long as two.
 
-        Where they fill it themselves, only long requests are cut, so that none of them is waited for.
+        A long request is cut in six at least, so that the others do not wait for it. Where heads are more than a turn
+        themselves, only long requests are cut.
         """
         heads = max(entries * kv_heads, 1)
-        splits = 1 << max((528 // heads).bit_length() - 1, 0)
-        chunk = 4 << (heads.bit_length() - 1)
-        return SplitPolicy(min(max(chunk, 128), 4096), min(max(splits, 8), MAX_SPLITS))
+        if heads > AT_ONCE:
+            return SplitPolicy(min(4 << (heads.bit_length() - 1), 4096), 8)
+        splits = next(found for turns in (1, 2, 4, 8) if (found := turns * AT_ONCE // heads) >= 6)
+        return SplitPolicy(max(2 << (heads.bit_length() - 1), 128), min(splits, MAX_SPLITS))
 
 
 def _power_of_2(n: int) -> int:
@@ -370,6 +374,8 @@ def paged_decode(
     group = _power_of_2(heads // kv_heads)
     tile, warps, stages, per_sm = _decode_config(head_dim, group, q.dtype, k_cache.dtype)
     entries = step.context_len.shape[0]
+    # Elements of parts that are added at a time, as registers allow.
+    added = 4096 if head_dim <= 128 else 2048
     programs = min(_multiprocessors(q.device) * per_sm, entries * kv_heads * policy.max_splits)
     _decode[(programs,)](
         q, out, k_cache, v_cache, k_scale, v_scale,
@@ -379,7 +385,7 @@ def paged_decode(
         policy.min_chunk, policy.max_splits,
         heads, kv_heads, head_dim, window or 0,
         GROUP=group, BLOCK_M=max(group, 16), TILE=tile, D=max(_power_of_2(head_dim), 16), BLOCK=block,
-        STAGES=stages, SPLITS=MAX_SPLITS, PARALLEL=max(2048 // (group * max(_power_of_2(head_dim), 16)), 2),
+        STAGES=stages, SPLITS=MAX_SPLITS, PARALLEL=max(added // (group * max(_power_of_2(head_dim), 16)), 2),
         SCALED=k_scale is not None, PRECISION=_precision(q.dtype),
         num_warps=warps, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
