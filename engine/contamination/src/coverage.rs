@@ -1,6 +1,7 @@
 //! What the overlaps found mean for each sample, and the text in which they stand.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -278,15 +279,19 @@ impl Reader {
                 &self.path,
                 self.line,
             )?;
-            let overlap = self.of_text(scan, overlap, text, place)?;
-            return Ok(overlap);
+            return self.of_text(scan, overlap, text, 0..text.len(), place);
         };
         let parts = texts(record, &scan.fields, &self.path, self.line)?;
         let part = parts
             .get(overlap.best.origin.part as usize)
             .ok_or_else(|| self.changed())?;
         place.part = Some(part.name.to_string());
-        self.of_text(scan, overlap, &part.text, place)
+        let window = scan
+            .cut
+            .windows(&part.text)
+            .nth(overlap.best.origin.window as usize)
+            .ok_or_else(|| self.changed())?;
+        self.of_text(scan, overlap, &part.text, window.start..window.end, place)
     }
 
     fn changed(&self) -> ScanError {
@@ -295,15 +300,22 @@ impl Reader {
         }
     }
 
+    /// `window` is what was tokenised of the text.
     fn of_text(
         &self,
         scan: &Scan,
         overlap: Chosen,
         text: &str,
+        window: Range<usize>,
         mut place: Place,
     ) -> Result<Overlap, ScanError> {
         let mut tokens = Vec::new();
-        scan.tokens.split(text, &mut Vec::new(), &mut tokens)?;
+        let shift = window.start as u32;
+        scan.tokens.split(&text[window], &mut Vec::new(), &mut tokens)?;
+        for token in &mut tokens {
+            token.start += shift;
+            token.end += shift;
+        }
         let length = (overlap.best.end - overlap.at) as usize;
         let first = overlap.best.token as usize;
         let training = tokens.get(first..first + length).ok_or_else(|| self.changed())?;

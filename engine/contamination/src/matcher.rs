@@ -10,12 +10,13 @@ use crate::Settings;
 use crate::index::{Index, Rolling};
 use crate::words::{BORDER, Token, UNKNOWN};
 
-/// Where a training text stands: file, first byte of its line or piece, part of the record.
+/// Where a training text stands: file, first byte of its line or piece, part of the record, window of the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Origin {
     pub file: u32,
     pub offset: u64,
     pub part: u32,
+    pub window: u32,
 }
 
 /// The longest overlap known that begins at a place of the evaluation set.

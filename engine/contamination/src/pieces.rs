@@ -24,25 +24,54 @@ pub(crate) struct Piece {
     pub own: usize,
 }
 
-/// How running text is cut into pieces; each is tokenised by itself.
+/// How text is cut into pieces; each is tokenised by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     /// Bytes of a piece.
     pub piece: usize,
     /// Bytes that are read behind it, so that overlaps may run on.
     pub lookahead: usize,
+    /// Whether a long text of a JSON line is cut, too, and not only running text.
+    pub texts: bool,
+}
+
+/// A piece of a text: its first byte, the byte behind what is its own, the byte behind what is read ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub start: usize,
+    pub own: usize,
+    pub end: usize,
 }
 
 impl Cut {
     /// A cut for evaluation texts of at most so many bytes: what is read ahead holds the longest of them, with more white space
-    /// in it than there ever is. Checkpoints' tokenizers get shorter pieces: many take longer than in proportion.
+    /// in it than there ever is. Checkpoints' tokenizers get shorter pieces, of JSON lines' texts as well: many take the square
+    /// of the time (Llama-2's 16 s for 2 MB).
     pub fn new(longest_text: usize, is_model: bool) -> Self {
         let lookahead = (4 * longest_text).clamp(1 << 12, 1 << 22);
         let least = if is_model { 1 << 15 } else { 1 << 20 };
         Self {
             piece: least.max(4 * lookahead),
             lookahead,
+            texts: is_model,
         }
+    }
+
+    /// The windows of a JSON line's text, in order; one that is not long is whole.
+    pub fn windows(self, text: &str) -> impl Iterator<Item = Window> + '_ {
+        let mut next = Some(0);
+        std::iter::from_fn(move || {
+            let start = next.take()?;
+            let rest = &text.as_bytes()[start..];
+            if !self.texts || rest.len() <= self.piece + self.lookahead {
+                let end = text.len();
+                return Some(Window { start, own: end, end });
+            }
+            let own = start + end_of_piece(&rest[..self.piece]);
+            let end = start + whole_characters(&rest[..self.piece + self.lookahead]);
+            next = Some(own);
+            Some(Window { start, own, end })
+        })
     }
 }
 
@@ -191,6 +220,38 @@ pub(crate) fn again(path: &Path, form: Form, offset: u64, cut: Cut) -> Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_hold_a_text_once_and_read_ahead() {
+        let cut = Cut {
+            piece: 20,
+            lookahead: 8,
+            texts: true,
+        };
+        for text in [
+            "",
+            "short",
+            &"語".repeat(40),
+            &"one two ".repeat(9),
+            &"x".repeat(100),
+            &"é\n".repeat(30),
+        ] {
+            let windows: Vec<_> = cut.windows(text).collect();
+            assert_eq!(
+                (windows[0].start, windows[windows.len() - 1].end),
+                (0, text.len())
+            );
+            for pair in windows.windows(2) {
+                assert_eq!(pair[0].own, pair[1].start);
+                assert!(pair[0].start < pair[0].own && pair[0].own <= pair[0].start + 20);
+                assert!(text.is_char_boundary(pair[0].own) && text.is_char_boundary(pair[0].end));
+                assert!((25..=28).contains(&(pair[0].end - pair[0].start)));
+            }
+            assert_eq!(windows.len() == 1, text.len() <= 28);
+            let whole = Cut { texts: false, ..cut };
+            assert_eq!(whole.windows(text).count(), 1);
+        }
+    }
 
     #[test]
     fn a_cut_leaves_characters_whole() {

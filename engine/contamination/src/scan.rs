@@ -249,13 +249,18 @@ impl Worker<'_> {
                     file: piece.file,
                     offset: piece.offset + start as u64,
                     part: 0,
+                    window: 0,
                 };
                 for (part, found) in texts(&record, &scan.fields, path, line)?.into_iter().enumerate() {
-                    let origin = Origin {
-                        part: part as u32,
-                        ..origin
-                    };
-                    self.compare(&found.text, usize::MAX, origin, line)?;
+                    for (window, range) in scan.cut.windows(&found.text).enumerate() {
+                        let origin = Origin {
+                            part: part as u32,
+                            window: window as u32,
+                            ..origin
+                        };
+                        let own = range.own - range.start;
+                        self.compare(&found.text[range.start..range.end], own, origin, line)?;
+                    }
                 }
                 self.counters.records.fetch_add(1, Ordering::Relaxed);
             }
@@ -278,6 +283,7 @@ impl Worker<'_> {
             file: piece.file,
             offset: piece.offset,
             part: 0,
+            window: 0,
         };
         self.counters.records.fetch_add(1, Ordering::Relaxed);
         self.compare(text, piece.own, origin, piece.line)

@@ -124,6 +124,42 @@ def test_a_checkpoints_tokens_are_found_across_the_borders_of_running_text(tmp_p
         assert sample.share == 1, f"after {before} bytes"
 
 
+def test_a_checkpoints_tokens_are_found_anywhere_in_a_long_message(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    write_tokenizer(model, 300, 4096)
+    text = words(0, 60)
+    for before in range(2**15 - 400, 2**15, 133):
+        content = "x" * before + f" {text}, é" + " y" * 40_000
+        rows = [
+            {
+                "id": "r",
+                "source": "s",
+                "messages": [{"role": "user", "content": "Hi"}, {"role": "user", "content": content}],
+            }
+        ]
+        data = lines(tmp_path / "data.jsonl", *rows)
+        (sample,) = scanned(data, text, settings=Settings(model=str(model))).samples
+        assert sample.share == 1, f"after {before} bytes"
+        overlap = sample.overlaps[0]
+        assert "".join(run for _, run in overlap.training).strip() == text
+        assert overlap.before.endswith("xxx") or overlap.before.endswith("xxx ")
+        assert overlap.after.startswith(", é y")
+        assert (overlap.line, overlap.part) == (1, "message 1 (user)")
+
+
+def test_a_long_message_takes_time_in_proportion(tmp_path: Path, data_dir: Path) -> None:
+    """Llama-2's tokenizer takes the square of the time: 16 s for 2 MB, were they not cut."""
+    settings = Settings(model=str(data_dir / "models" / "llama2-tokenizer"), threads=1)
+    text = "A farmer sells 12 eggs in the morning and 30 eggs in the evening of every single day."
+    data = lines(tmp_path / "data.jsonl", {"text": f"{words(0, 200_000)}, {text} {words(0, 100_000)}"})
+    assert data.stat().st_size > 2e6
+    began = time.process_time()
+    (sample,) = scanned(data, text, settings=settings).samples
+    assert sample.share == 1
+    assert time.process_time() - began < 8
+
+
 def test_the_outcome_does_not_depend_on_the_threads(tmp_path: Path) -> None:
     draw = random.Random(7)
     vocabulary = [f"w{number}" for number in range(5)]
