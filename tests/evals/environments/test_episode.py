@@ -136,7 +136,7 @@ def test_a_world_that_breaks_is_a_fault_of_its_own_episode(tmp_path, monkeypatch
     assert played[1]["meta"]["details"]["why"].startswith("the world shop broke: TypeError")
 
 
-def test_a_run_does_not_go_on_with_anothers_episodes(tmp_path):
+def test_a_run_does_not_go_on_with_episodes_of_another(tmp_path):
     file = tmp_path / "f.jsonl"
 
     def again(model, source="s", sampling=None):
