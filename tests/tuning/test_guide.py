@@ -1,11 +1,13 @@
 """docs/guide-tuning.md: its file is read and its commands run, on small data."""
 
 import re
+import tomllib
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from agentlm.cli.tune import command
+from agentlm.tuning.config import TuneConfig
 from tests.tuning.runs import sums, write_base, write_records
 
 ROOT = Path(__file__).parents[2]
@@ -33,3 +35,11 @@ def test_the_guide_takes_a_newcomer_to_a_model(tmp_path, monkeypatch):
         assert done.exit_code == 0, (line, done.output)
     assert (tmp_path / "runs" / "first" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "runs" / "merged" / "model.safetensors").is_file()
+
+
+def test_what_the_guide_says_of_evaluations_is_a_configuration():
+    (base,) = re.findall(r"```toml\n(output = .*?)```", GUIDE, re.DOTALL)
+    (evaluation,) = re.findall(r"```toml\n(\[evaluation\].*?)```", GUIDE, re.DOTALL)
+    config = TuneConfig.from_dict(tomllib.loads(base + evaluation))
+    assert (config.evaluation.tasks, config.evaluation.worlds) == (("gsm8k",), ("household",))
+    assert [step for step in range(41) if config.evaluation.runs_tasks(step, 41)] == [0, 20, 40]

@@ -33,5 +33,6 @@ mod wire;
 
 pub use config::{ConfigError, LogConfig, LogLevel, ServerConfig, TlsFiles, V1Dialect};
 pub use openapi::openapi;
+pub use routes::chat::whole::{ConversationError, TemplateInput};
 pub use serve::{RunningServer, ServeError, check_address, check_otlp_endpoint, check_tls, serve};
 pub use tls::TlsError;

@@ -132,6 +132,10 @@ class Conversation:
         """The messages as `ChatTemplate.conversation` takes them: a JSON list, `loss` flags included."""
         return _dumped([message.to_dict() for message in self.messages])
 
+    def tools_json(self) -> str | None:
+        """The tools as it takes them, too; None where none are offered."""
+        return _dumped([dict(tool) for tool in self.tools]) if self.tools else None
+
 
 def parse(line: str | bytes) -> Conversation:
     """The record that a line holds.

@@ -27,7 +27,7 @@ from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.tuning.config import SourceSection
 from agentlm.tuning.record import Conversation, Message, read
 
-LAYOUT = 2
+LAYOUT = 3
 """Changes with what is kept."""
 GROUP = 256
 """Conversations that are rendered between two looks at the files: what is in memory besides the tokens."""
@@ -45,7 +45,6 @@ TOKENIZER_FILES = (
 
 NO_TRAINED = "no trained token"
 TOO_LONG = "too long"
-TOOLS = "offers tools, which the renderer does not put into a conversation"
 REFUSED = "refused by the chat template"
 
 
@@ -235,8 +234,6 @@ class _Renderer:
         self.template = ChatTemplate(directory, Tokenizer(ensure_tokenizer(directory, None)), template)
 
     def pieces(self, conversation: Conversation) -> _Pieces:
-        if conversation.tools:
-            return [], TOOLS, f"it {TOOLS}"
         try:
             whole = self.tokens(conversation)
             if len(whole[0]) <= self.length:
@@ -256,7 +253,7 @@ class _Renderer:
         )
 
     def tokens(self, conversation: Conversation) -> _Tokens:
-        _, ids, mask = self.template.conversation(conversation.messages_json())
+        _, ids, mask = self.template.conversation(conversation.messages_json(), conversation.tools_json())
         return np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_)
 
     def split(self, conversation: Conversation) -> tuple[list[_Tokens], int]:

@@ -11,6 +11,14 @@ SOUND = (
 )
 """The small random model's own template, without its check of roles."""
 
+CALLS = (
+    "{{- bos_token -}}{%- if tools -%}{{- '<|system|>' -}}{%- for t in tools -%}{{- (t | tojson) + '\\n' -}}{%- endfor -%}"
+    "{{- '<|end|>' -}}{%- endif -%}{%- for m in messages -%}{{- '<|' + m.role + '|>' + m.content -}}"
+    "{%- for c in m.tool_calls -%}{{- '<tool_call>' + (c.function | tojson) + '</tool_call>' -}}{%- endfor -%}"
+    "{{- '<|end|>' -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+"""Tools and calls as Hermes' template shows them."""
+
 TWO_BOS = SOUND.replace("{{- bos_token -}}", "{{- bos_token -}}{{- bos_token -}}")
 NO_END = SOUND.replace("<|end|>", "\\n")
 OTHER_END = SOUND.replace("'<|end|>'", "('<|tool|>' if message.role == 'assistant' else '<|end|>')")
@@ -18,6 +26,7 @@ NO_SYSTEM = SOUND.replace(
     "{%- for message in messages -%}", "{%- for message in messages if message.role != 'system' -%}"
 )
 WITH_TOOLS = "{{- (tools | tojson) if tools else '' -}}" + SOUND
+HIDES_TOOLS = "{%- if tools -%}{%- endif -%}" + SOUND
 OTHER_PROMPT = SOUND.replace("'<|assistant|>' -", "'<|assistant|>Well, ' -")
 PROMPT_LEAD = SOUND.replace("'|>' +", "('|> ' if message.role == 'assistant' else '|>') +")
 """Each differs from the sound one in what its name says."""

@@ -82,16 +82,23 @@ CASES = {
         ({"template": checkpoints.NO_SYSTEM}, conversation([Message("system", "Be brief."), *HELLO.messages])),
         ({}, conversation([Message("system", "Be brief."), *HELLO.messages])),
     ),
-    "tools: the template shows no tools": ("tools", ({}, conversation(HELLO.messages, tools=(TOOL,))), ({}, HELLO)),
+    "tools: the template asks for tools and shows none": (
+        "tools",
+        ({"template": checkpoints.HIDES_TOOLS}, conversation(HELLO.messages, tools=(TOOL,))),
+        ({}, conversation(HELLO.messages, tools=(TOOL,))),
+    ),
     "tools: that a tool's name is in the text is not enough": (
         "tools",
+        (
+            {"template": checkpoints.HIDES_TOOLS},
+            conversation([Message("user", "add 1"), Message("assistant", "2")], tools=(TOOL,)),
+        ),
         ({}, conversation([Message("user", "add 1"), Message("assistant", "2")], tools=(TOOL,))),
-        ({}, conversation([Message("user", "add 1"), Message("assistant", "2")], tools=())),
     ),
     "tools: the template shows no calls": (
         "tools",
-        ({}, conversation(WITH_CALL)),
-        ({}, conversation([WITH_CALL[0], Message("assistant", "add(1)"), *WITH_CALL[2:]])),
+        ({"template": checkpoints.WITH_TOOLS}, conversation(WITH_CALL, tools=(TOOL,))),
+        ({}, conversation(WITH_CALL, tools=(TOOL,))),
     ),
     "drift: the server's prompt says more than the trainer's": (
         "drift",

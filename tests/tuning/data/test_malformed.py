@@ -1,6 +1,5 @@
 """Whatever stands in a row, importing it gives a record that can be written and read, or a reason; never a traceback."""
 
-import contextlib
 import json
 
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +11,6 @@ from agentlm.tuning.data.errors import RowError
 from agentlm.tuning.data.filtering import Filter, FilterSettings
 from agentlm.tuning.data.formats.context import ROLES, Context
 from agentlm.tuning.data.repair import repaired, without_html
-from agentlm.tuning.data.tool_words import in_words
 
 TEXTS = (
     "", " ", "Hi", "Ok.", "a\nObservation: b\nThought: c", "<div><p>x</p>", "1.0", "```", "{}", "[]", "null", "webshop_1",
@@ -91,8 +89,6 @@ def test_a_row_becomes_a_record_or_a_reason(row, forced):
     except RowError:
         return
     changed = [made, without_html(made), repaired(made)]
-    with contextlib.suppress(RowError):
-        changed.append(in_words(made))
     for each in changed:
         line = each.dump()
         assert record.parse(line).dump() == line

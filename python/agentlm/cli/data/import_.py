@@ -15,7 +15,6 @@ import click
 @click.option("--task", help="Task of the records whose rows do not say one.")
 @click.option("--html", is_flag=True, help="Take the remnants of web pages out of answers.")
 @click.option("--repair", is_flag=True, help="Drop empty turns and answers before the first question, join turns of one speaker, drop a last question.")  # fmt: skip
-@click.option("--tools", type=click.Choice(["keep", "words"]), default="keep", show_default=True, help="words: tell tools, calls and results in the text, as the server does for a chat template that knows no tools.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row was rejected.")
 def command(
     data: tuple[str, ...],
@@ -27,7 +26,6 @@ def command(
     task: str | None,
     html: bool,
     repair: bool,
-    tools: str,
     strict: bool,
 ) -> None:
     """Read conversations from DATA (files, or folders of .jsonl, .json and .parquet files) into one file of records.
@@ -45,7 +43,6 @@ def command(
         task=task,
         html=html,
         repair=repair,
-        tools_in_words=tools == "words",
     )
     rejected_to = rejects or rejects_path(output)
     with reading("importing", data) as progress:

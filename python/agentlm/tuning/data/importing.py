@@ -11,7 +11,6 @@ from agentlm.tuning.data.formats import Format
 from agentlm.tuning.data.formats.context import Context
 from agentlm.tuning.data.rejects import Rejects
 from agentlm.tuning.data.repair import repaired, without_html
-from agentlm.tuning.data.tool_words import in_words
 from agentlm.tuning.line_reading import Progress
 from agentlm.tuning.record import Conversation, RecordError, Writer
 
@@ -32,8 +31,6 @@ class ImportSettings:
     """Whether remnants of web pages are taken out of answers."""
     repair: bool = False
     """Whether turns are dropped and joined until they alternate."""
-    tools_in_words: bool = False
-    """Whether tools are told in the text, as the server does for templates without tools."""
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in formats.NAMES:
@@ -105,8 +102,6 @@ def _imported(
     found, record = formats.convert(row, context, forced)
     if settings.source is not None:
         record = replace(record, source=settings.source)
-    if settings.tools_in_words:
-        record = in_words(record)
     if settings.html:
         record = without_html(record)
     if settings.repair:

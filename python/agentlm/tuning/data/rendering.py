@@ -4,7 +4,6 @@ It is the renderer of the trainer and the server. Refuses to know files of recor
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from agentlm._engine import ChatTemplate, Tokenizer
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.tuning.data.errors import DataError
-from agentlm.tuning.record import Conversation, Message
+from agentlm.tuning.record import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,27 @@ class Renderer:
 
     def render(self, conversation: Conversation) -> Rendered:
         """Text, token ids and mask. Raises `ChatTemplateError` where the template refuses, or leaves the mask open."""
-        return Rendered(*self.template.conversation(conversation.messages_json()))
+        return Rendered(*self.template.conversation(conversation.messages_json(), conversation.tools_json()))
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of what the server gives the model after these messages. Raises `ChatTemplateError`."""
-        fields = [message.to_dict() for message in messages]
+    def prompt(self, conversation: Conversation, until: int) -> list[int]:
+        """Token ids of what the server gives the model before message `until`. Raises `ChatTemplateError`."""
+        return self.template.prompt(*self._template_input(conversation, until))[1]
+
+    def template_input(
+        self, conversation: Conversation
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+        """Messages and tools as the server gives them to the template: in words where it knows no tools.
+
+        Raises `ChatTemplateError` for what the server would refuse.
+        """
+        messages, tools = self._template_input(conversation)
+        return json.loads(messages), None if tools is None else json.loads(tools)
+
+    def _template_input(self, conversation: Conversation, until: int | None = None) -> tuple[str, str | None]:
+        fields = [message.to_dict() for message in conversation.messages[:until]]
         for each in fields:
             each.pop("loss", None)  # the flag is ours; no client sends it
-        return self.template.prompt(json.dumps(fields, ensure_ascii=False))[1]
+        return self.template.template_input(json.dumps(fields, ensure_ascii=False), conversation.tools_json())
 
     def count_tokens(self, conversation: Conversation) -> int:
         """Tokens of the conversation. Raises `ChatTemplateError`."""

@@ -7,3 +7,4 @@ pub(crate) mod render;
 mod tools;
 pub(crate) mod types;
 pub(crate) mod validate;
+pub(crate) mod whole;

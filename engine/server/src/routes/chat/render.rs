@@ -44,7 +44,7 @@ pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<Prompt,
 }
 
 /// Messages and tools as a template takes them.
-fn for_template<'a>(
+pub(super) fn for_template<'a>(
     template: &ChatTemplate,
     mut messages: Vec<Value>,
     tools: Option<&'a Tools>,

@@ -4,7 +4,7 @@ Everything is judged on what the renderer made: the trainer takes its tokens and
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
 
@@ -29,8 +29,6 @@ REASONS: Mapping[str, str] = MappingProxyType({
     "tools": "tools are offered, which the trainer does not render, or the template does not show calls",
 })  # fmt: skip
 """Why a conversation is refused."""
-
-_IN_WORDS = "import with --tools words, which tells tools as the server does where a template knows none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +132,23 @@ class Auditor:
             if said not in text:
                 yield "dropped", f"messages[{index}] of the {message.role} is not in the text: {said!r:.60}"
                 break
-        if conversation.tools:
-            # That a tool's name stands somewhere in the text does not make the tool offered.
-            names = ", ".join(map(_function_name, conversation.tools))
-            yield (
-                "tools",
-                f"offers {names!r:.60}, which the trainer does not put into a conversation; {_IN_WORDS}",
-            )
         calls = [_function_name(call) for message in conversation.messages for call in message.tool_calls]
-        hidden = next((name for name in calls if name not in text), None)
+        hidden = next((name for name in calls if name not in text), None) or self._hidden_tool(
+            conversation, text
+        )
         if hidden is not None:
-            yield "tools", f"{hidden!r:.60} is not in the text; {_IN_WORDS}"
+            yield "tools", f"the template does not show {hidden!r:.60}"
+
+    def _hidden_tool(self, conversation: Conversation, text: str) -> str | None:
+        """An offered tool that the text would name as often if nothing were offered."""
+        if not conversation.tools:
+            return None
+        try:
+            without = self.renderer.render(replace(conversation, tools=None)).text
+        except ChatTemplateError:
+            without = ""
+        names = map(_function_name, conversation.tools)
+        return next((name for name in names if text.count(name) <= without.count(name)), None)
 
     def _prompted(self, conversation: Conversation, rendered: Rendered) -> Iterator[tuple[str, str]]:
         """The server's prompts before the first and the last trained turn must be what was trained up to there."""
@@ -155,7 +159,7 @@ class Auditor:
         for turn in dict.fromkeys((0, len(turns) - 1)):
             start = turns[turn][0]
             try:
-                prompt = self.renderer.prompt(conversation.messages[: places[turn]])
+                prompt = self.renderer.prompt(conversation, places[turn])
             except ChatTemplateError as error:
                 yield "drift", f"the server could not ask for trained turn {turn + 1}: {error}"
                 return
@@ -204,7 +208,7 @@ class Auditor:
 
 def _refused(conversation: Conversation, error: ChatTemplateError) -> tuple[str, str]:
     if any(message.role == "tool" or message.tool_calls for message in conversation.messages):
-        return "tools", f"the template cannot take calls and results ({error}); {_IN_WORDS}"
+        return "tools", f"the template cannot take these calls and results: {error}"
     text = str(error)
     return ("turn_end" if "no end-of-turn token" in text else "template"), text
 

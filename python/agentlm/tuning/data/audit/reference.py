@@ -34,7 +34,7 @@ def find(renderer: Renderer) -> tuple[Reference | None, str]:
     model = renderer.directory / "tokenizer.model"
     if built_in and template is None:
         if model.is_file():
-            reference = SentencePieceReference(model)
+            reference = SentencePieceReference(model, renderer)
             return reference, reference.what
         return None, "the template is built in and there is no tokenizer.model to compare with"
     try:
@@ -70,6 +70,7 @@ class TransformersReference:
     def __init__(self, tokenizer: Any, template: str, renderer: Renderer) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        self._renderer = renderer
         ours = renderer.tokenizer
         self._special = [
             text
@@ -80,12 +81,7 @@ class TransformersReference:
 
     def difference(self, conversation: Conversation, rendered: Rendered) -> str | None:
         """Compares the text, then the ids."""
-        messages = []
-        for message in conversation.messages:
-            fields = message.to_dict()
-            fields.pop("loss", None)
-            messages.append(fields)
-        tools = None if conversation.tools is None else [dict(tool) for tool in conversation.tools]
+        messages, tools = self._renderer.template_input(conversation)
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, tools=tools, chat_template=self._template, tokenize=False
@@ -94,7 +90,7 @@ class TransformersReference:
             return f"jinja2 refuses what the renderer takes: {error}"
         if text != rendered.text:
             return f"jinja2 renders {_first_difference(rendered.text, text)}"
-        contents = [message.content or "" for message in conversation.messages]
+        contents = [message["content"] for message in messages]
         if any(special in content for special in self._special for content in contents):
             return None  # what the tokenizer alone would make of it is no measure
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -106,21 +102,23 @@ class SentencePieceReference:
 
     what = "SentencePiece and Llama-2's form as Meta encodes it"
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, renderer: Renderer) -> None:
         from sentencepiece import SentencePieceProcessor
+
+        self._renderer = renderer
 
         self._model = SentencePieceProcessor(model_file=str(model))
 
     def difference(self, conversation: Conversation, rendered: Rendered) -> str | None:
         """Compares the ids."""
         system = ""
-        turns = list(conversation.messages)
-        if turns[0].role == "system":
-            system = f"<<SYS>>\n{turns.pop(0).content}\n<</SYS>>\n\n"
+        turns, _ = self._renderer.template_input(conversation)
+        if turns[0]["role"] == "system":
+            system = f"<<SYS>>\n{turns.pop(0)['content']}\n<</SYS>>\n\n"
         ids: list[int] = []
         for index, (ask, answer) in enumerate(zip_longest(turns[::2], turns[1::2])):
-            question = f"{system if index == 0 else ''}{ask.content}".strip()
-            text = f"[INST] {question} [/INST]" + (f" {(answer.content or '').strip()} " if answer else "")
+            question = f"{system if index == 0 else ''}{ask['content']}".strip()
+            text = f"[INST] {question} [/INST]" + (f" {answer['content'].strip()} " if answer else "")
             ids += [self._model.bos_id(), *self._model.encode(text)]
             if answer:
                 ids.append(self._model.eos_id())
