@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use agentlm_core::CoreConfig;
 use agentlm_core::params::Limits;
-use agentlm_host::{EngineConfig, EngineHandle, MockConfig, spawn_mock};
+use agentlm_host::{Ends, EngineConfig, EngineHandle, MockConfig, spawn_mock};
 use agentlm_server::{RunningServer, ServerConfig, V1Dialect, serve};
 use agentlm_text::{ChatTemplate, Renderer, TemplateSource};
 
@@ -82,6 +82,7 @@ impl Server {
         let mock = MockConfig {
             step_time: Duration::ZERO,
             token_ids: (0..vocab_size).collect(),
+            ends: Ends::default(),
         };
         let engine = spawn_mock(engine, mock, tokenizer.clone()).expect("the mock starts");
         let source = TemplateSource::Explicit("the fuzzer".to_owned());

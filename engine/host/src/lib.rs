@@ -28,7 +28,7 @@ pub use grammar::MaskSlot;
 pub use handle::{EngineHandle, RequestHandle};
 pub use health::Health;
 pub use histogram::Histogram;
-pub use mock::{MockConfig, MockRunner, spawn_mock};
+pub use mock::{Ends, MockConfig, MockRunner, spawn_mock};
 pub use ring::Ring;
 pub use source::{BuildError, EngineConfig, Next, StepSource, build};
 pub use step_times::{KindTimes, StepKind, StepTimes};

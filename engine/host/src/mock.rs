@@ -2,7 +2,7 @@
 //!
 //! HTTP benchmarks, scheduler tests and machines without a model stand on it. A sampled id depends only on the id
 //! before it and its position, so a request's tokens are the same however it was batched, cut or preempted. A constrained row takes
-//! the next allowed id.
+//! an id that brings its text to an end, where one is allowed, else the next allowed one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,18 +21,62 @@ pub struct MockConfig {
     pub step_time: Duration,
     /// Ids that may be sampled, in a fixed order; not empty.
     pub token_ids: Vec<u32>,
+    /// What brings a constrained row's text to its end.
+    pub ends: Ends,
+}
+
+/// Ids that end a text or close a part of one. Without any, a constrained text may go on until the length ends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// End-of-sequence ids.
+    pub eos: Vec<u32>,
+    /// `}` and `]`: an object that may end does so rather than begin another key.
+    pub brackets: Vec<u32>,
+    /// `"`.
+    pub quotes: Vec<u32>,
+}
+
+impl Ends {
+    fn of(tokenizer: &Tokenizer, ordinary: &[u32]) -> Self {
+        let with = |texts: &[&str]| {
+            let is_one = |id: &&u32| texts.contains(&tokenizer.token_text(**id).as_ref());
+            ordinary.iter().filter(is_one).copied().collect()
+        };
+        Self {
+            eos: tokenizer.eos_token_ids().to_vec(),
+            brackets: with(&["}", "]"]),
+            quotes: with(&["\""]),
+        }
+    }
+
+    /// The one to take where a mask allows some.
+    fn choose(&self, mask: &[u32]) -> Option<u32> {
+        let allowed = |id: &&u32| is_allowed(**id, mask);
+        // Only in a string can both brackets stand, and there they close nothing.
+        let in_string = self.brackets.len() > 1 && self.brackets.iter().all(|id| allowed(&id));
+        let brackets = self.brackets.iter().filter(|_| !in_string);
+        let mut order = self.eos.iter().chain(brackets).chain(&self.quotes);
+        order.find(allowed).copied()
+    }
 }
 
 impl MockConfig {
-    /// Samples any ordinary token of a tokenizer.
+    /// Samples any ordinary token of a tokenizer. What is bound to a JSON schema is whole JSON, and short.
     #[must_use]
     pub fn for_tokenizer(tokenizer: &Tokenizer, step_time: Duration) -> Self {
+        let eos = tokenizer.eos_token_ids();
         let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
-        let mut token_ids: Vec<u32> = ids.filter(|&id| !tokenizer.is_special(id)).collect();
+        let ordinary = |id: &u32| !tokenizer.is_special(*id) && !eos.contains(id);
+        let mut token_ids: Vec<u32> = ids.filter(ordinary).collect();
+        let ends = Ends::of(tokenizer, &token_ids);
         if token_ids.is_empty() {
             token_ids.push(0);
         }
-        Self { step_time, token_ids }
+        Self {
+            step_time,
+            token_ids,
+            ends,
+        }
     }
 }
 
@@ -42,8 +86,8 @@ pub struct MockRunner {
     arena: arena::Layout,
     results: results::Layout,
     row_tokens: Vec<u32>,
-    /// By row.
-    constrained: Vec<bool>,
+    /// By row: from which position on a constrained text may end.
+    constrained: Vec<Option<u32>>,
     max_model_len: usize,
 }
 
@@ -58,7 +102,7 @@ impl MockRunner {
             arena,
             results,
             row_tokens,
-            constrained: vec![false; arena.max_rows as usize],
+            constrained: vec![None; arena.max_rows as usize],
             max_model_len,
         }
     }
@@ -74,7 +118,9 @@ impl MockRunner {
             let known = init.tokens;
             let start = init.row as usize * self.max_model_len;
             self.row_tokens[start..start + known.len()].copy_from_slice(known);
-            self.constrained[init.row as usize] = init.flags & flag::CONSTRAINED != 0;
+            let constrained = init.flags & flag::CONSTRAINED != 0;
+            let may_end = init.n_prompt.saturating_add(init.min_new_tokens);
+            self.constrained[init.row as usize] = constrained.then_some(may_end);
         }
         for entry in view.entries() {
             self.score(&entry, results);
@@ -82,8 +128,11 @@ impl MockRunner {
             let position = entry.sample_position as usize;
             let row = entry.row as usize * self.max_model_len;
             let mut id = self.sample(self.row_tokens[row + position - 1], position);
-            if self.constrained[entry.row as usize] {
-                id = next_allowed(id, masks.of_sample(index as usize));
+            if let Some(may_end) = self.constrained[entry.row as usize] {
+                let mask = masks.of_sample(index as usize);
+                let ends = Some(&self.config.ends).filter(|_| entry.sample_position >= may_end);
+                let end = ends.and_then(|ends| ends.choose(mask));
+                id = end.unwrap_or_else(|| next_allowed(id, mask));
             }
             self.row_tokens[row + position] = id;
             results[index as usize] = id;
@@ -125,11 +174,15 @@ impl MockRunner {
 /// The first id from `id` on, around the end, that a mask allows; a mask that allows none fails the row.
 fn next_allowed(id: u32, mask: &[u32]) -> u32 {
     let n = u32::try_from(mask.len() * 32).unwrap_or(u32::MAX);
-    let allowed = |id: &u32| mask[*id as usize / 32] >> (id % 32) & 1 == 1;
     (id..n)
         .chain(0..id.min(n))
-        .find(allowed)
+        .find(|&id| is_allowed(id, mask))
         .unwrap_or(results::FAILED)
+}
+
+fn is_allowed(id: u32, mask: &[u32]) -> bool {
+    mask.get(id as usize / 32)
+        .is_some_and(|word| word >> (id % 32) & 1 == 1)
 }
 
 /// Drives a step source with a mock runner until the engine is closed.

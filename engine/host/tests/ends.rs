@@ -67,6 +67,7 @@ fn engine(step_time: Duration) -> EngineHandle {
     let mock = MockConfig {
         step_time,
         token_ids: says,
+        ends: agentlm_host::Ends::default(),
     };
     spawn_mock(config, mock, tokenizer).expect("the settings are valid")
 }

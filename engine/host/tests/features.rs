@@ -18,6 +18,7 @@ use agentlm_host::{
     Quiesce, RequestError, RequestHandle, Sink, Submission, Token, spawn_mock,
 };
 use agentlm_text::{Grammar, GrammarCompiler, Tokenizer};
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// `<|end_of_text|>` of the fixture.
@@ -85,7 +86,9 @@ fn engine(tokenizer: &Arc<Tokenizer>, step_time: Duration) -> EngineHandle {
         max_unfinished: 8,
         step_timeout: None,
     };
-    let mock = MockConfig::for_tokenizer(tokenizer, step_time);
+    let mut mock = MockConfig::for_tokenizer(tokenizer, step_time);
+    // The fixture itself names no end.
+    mock.ends.eos.push(EOS);
     spawn_mock(config, mock, tokenizer.clone()).expect("the settings are valid")
 }
 
@@ -142,6 +145,47 @@ fn constrained_text_follows_its_grammar_beside_others() {
                 (FinishReason::Length, 30)
             );
         }
+    }
+    engine.shutdown(true);
+}
+
+#[test]
+fn a_schema_s_text_is_whole_json_and_short() {
+    let tokenizer = tokenizer();
+    let engine = engine(&tokenizer, Duration::ZERO);
+    let compiler = GrammarCompiler::new(tokenizer.clone(), vec![EOS], tokenizer.vocab_size());
+    let item = json!({"type": "object", "required": ["name", "sizes"], "properties": {
+        "name": {"type": "string", "minLength": 3},
+        "sizes": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+        "note": {"type": "string"},
+    }});
+    let cases = [
+        (Grammar::JsonObject, 0),
+        (Grammar::JsonSchema(json!({"type": "string"})), 0),
+        (Grammar::JsonSchema(json!({"type": "number"})), 0),
+        (Grammar::JsonSchema(item.clone()), 0),
+        (
+            Grammar::JsonSchema(json!({"type": "array", "items": item, "minItems": 1})),
+            0,
+        ),
+        // A string may go on for ever: it does so for as long as it has to.
+        (Grammar::JsonSchema(json!({"type": "string"})), 40),
+    ];
+    for (grammar, min_new_tokens) in cases {
+        let (mut submission, heard) = asking(120);
+        submission.params.min_new_tokens = min_new_tokens;
+        submission.grammar = Some(compiler.start(&grammar).expect("a grammar"));
+        let _handle = engine.submit(submission).expect("open");
+        let finished = end(&heard).expect("an answer");
+        assert_eq!(
+            finished.reason,
+            FinishReason::EosToken,
+            "{grammar:?}: {:?}",
+            finished.text
+        );
+        assert!(finished.generated_tokens >= min_new_tokens, "{:?}", finished.text);
+        let text = &finished.text;
+        assert!(serde_json::from_str::<Value>(text).is_ok(), "{grammar:?}: {text}");
     }
     engine.shutdown(true);
 }

@@ -250,7 +250,7 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
     total = config.max_total_tokens or MOCK_CONTEXT
     blocks = config.max_batch_size * -(-total // memory.BLOCK_SIZE)
     plan = memory.KvPlan(blocks, total, 0)
-    engine = _engine(config, tokenizer, plan, [], tokenizer.vocab_size)
+    engine = _engine(config, tokenizer, plan, tokenizer.eos_token_ids, tokenizer.vocab_size)
     runner = MockStepRunner(engine, tokenizer, config.mock_step_time)
     info = _info(config, directory, plan, "none", "none", "mock")
     return RunningEngine(engine, runner, tokenizer, info, config)

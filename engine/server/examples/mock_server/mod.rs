@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentlm_core::CoreConfig;
 use agentlm_core::params::Limits;
-use agentlm_host::{EngineConfig, EngineHandle, MockConfig, spawn_mock};
+use agentlm_host::{Ends, EngineConfig, EngineHandle, MockConfig, spawn_mock};
 use agentlm_server::{RunningServer, ServerConfig, serve};
 use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokenizer};
 
@@ -72,6 +72,7 @@ pub fn start(connections: u32) -> Result<(EngineHandle, RunningServer), Failure>
     let mock = MockConfig {
         step_time: STEP,
         token_ids: vec![0, 1, 2, 3, 4, 5],
+        ends: Ends::default(),
     };
     let engine = EngineConfig {
         core,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agentlm_core::CoreConfig;
 use agentlm_core::params::Limits;
-use agentlm_host::{EngineConfig, EngineHandle, MockConfig, Snapshot, spawn_mock};
+use agentlm_host::{Ends, EngineConfig, EngineHandle, MockConfig, Snapshot, spawn_mock};
 use agentlm_server::{RunningServer, ServerConfig, serve};
 use agentlm_text::{ChatTemplate, Renderer, SpecialTokens, TemplateSource, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -141,6 +141,7 @@ impl Setup {
         let mock = MockConfig {
             step_time: self.step_time,
             token_ids: self.says,
+            ends: Ends::default(),
         };
         let engine = match self.script {
             None => spawn_mock(config, mock, tokenizer.clone()).unwrap(),
