@@ -4,6 +4,7 @@
 //! functions by `cargo test`.
 
 pub mod conversations;
+pub mod corpus;
 pub mod draw;
 pub mod grammars;
 pub mod input;

@@ -4,6 +4,8 @@
 
 #[path = "../../fuzz/src/conversations.rs"]
 mod conversations;
+#[path = "../../fuzz/src/corpus.rs"]
+mod corpus;
 #[path = "../../fuzz/src/draw.rs"]
 mod draw;
 #[path = "../../fuzz/src/grammars.rs"]
@@ -19,30 +21,7 @@ mod tokenizers;
 #[path = "../../fuzz/src/tools.rs"]
 mod tools;
 
-use std::path::Path;
-
-/// Every input of a target's corpus. An input is named when its check panics.
-fn replay(target: &str, check: fn(&[u8])) {
-    struct Named<'a>(&'a Path);
-    impl Drop for Named<'_> {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("the input is {}", self.0.display());
-            }
-        }
-    }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(target);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(folder).expect("each target has a corpus") {
-        let path = entry.expect("a readable folder").path();
-        let _named = Named(&path);
-        check(&std::fs::read(&path).expect("a readable input"));
-        inputs += 1;
-    }
-    assert!(inputs > 0);
-}
+use corpus::replay;
 
 #[test]
 fn templates_hold() {
