@@ -352,6 +352,65 @@ fn a_call_that_is_cut_off_keeps_what_it_has() {
 }
 
 #[test]
+fn two_calls_cut_anywhere_are_those_that_were_named_and_no_text() {
+    let cases = [
+        (
+            Hermes,
+            "<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n</tool_call>\n<tool_call>\n\
+             {\"name\": \"b\", \"arguments\": {\"y\": \"é\"}}\n</tool_call>",
+        ),
+        (
+            Llama3,
+            "<|python_tag|>{\"name\": \"a\", \"parameters\": {\"x\": 1}}; {\"name\": \"b\", \"parameters\": {\"y\": \"é\"}}",
+        ),
+        (
+            Llama3,
+            "{\"name\": \"a\", \"parameters\": {\"x\": 1}}\n{\"name\": \"b\", \"parameters\": {\"y\": \"é\"}}",
+        ),
+        (
+            Mistral,
+            "[TOOL_CALLS] [{\"name\": \"a\", \"arguments\": {\"x\": 1}}, {\"name\": \"b\", \"arguments\": {\"y\": \"é\"}}]",
+        ),
+        (
+            Mistral,
+            "[TOOL_CALLS]a[CALL_ID]abcdefghi[ARGS]{\"x\": 1}[TOOL_CALLS]b[CALL_ID]abcdefghj[ARGS]{\"y\": \"é\"}",
+        ),
+        (
+            Json,
+            "```json\n[{\"name\": \"a\", \"arguments\": {\"x\": 1}}, {\"name\": \"b\", \"arguments\": {\"y\": \"é\"}}]\n```",
+        ),
+    ];
+    let full = [("a", "{\"x\": 1}"), ("b", "{\"y\": \"é\"}")];
+    for (format, whole) in cases {
+        let mut seen = [0; 3];
+        for at in (0..=whole.len()).filter(|&at| whole.is_char_boundary(at)) {
+            let cut = &whole[..at];
+            for parts in [vec![Part::Text(cut)], with_specials(format, cut)] {
+                let found = events(parser(format), &parts, true);
+                assert_eq!(
+                    events(parser(format), &in_characters(&parts), true),
+                    found,
+                    "{cut:?}"
+                );
+                let (text, calls) = answer(&found);
+                seen[calls.len()] += 1;
+                if calls.is_empty() {
+                    assert!(parts.len() > 1 || text == cut, "{cut:?}: {text:?}");
+                } else {
+                    assert_eq!(text, "", "{cut:?}");
+                }
+                for (place, (call, (name, arguments))) in calls.iter().zip(full).enumerate() {
+                    let begun = call.0 == name && arguments.starts_with(&call.1);
+                    let whole = call.1 == arguments || (place + 1 == calls.len() && !call.2);
+                    assert!(begun && whole, "{cut:?}: {calls:?}");
+                }
+            }
+        }
+        assert!(seen.iter().all(|&count| count > 2), "{format:?}: {seen:?}");
+    }
+}
+
+#[test]
 fn special_markers_are_not_shown_when_no_call_follows() {
     let cases = [
         (

@@ -143,7 +143,8 @@ impl ToolParser {
         }
     }
 
-    /// Takes the answer's end. With `cut` it was cut off, and a call that has begun stays one.
+    /// Takes the answer's end. With `cut` it was cut off: a call whose name is known stays one, with what its arguments are so far;
+    /// behind other calls, what a further one begins with is left out, as it is neither a call nor text. Alone it is text.
     pub fn finish(&mut self, cut: bool, events: &mut Vec<ToolEvent>) {
         self.give_back(cut, events);
         if !self.after_call && !self.space.is_empty() {
@@ -433,8 +434,12 @@ impl ToolParser {
             State::Name { raw, .. } | State::Arguments { raw, .. } => raw,
             State::Fresh | State::Text | State::After => String::new(),
         };
-        self.no_call(&raw, events);
         let text = std::mem::take(&mut self.pending);
+        if cut && self.after_call {
+            (self.list, self.fence) = (false, false);
+            return;
+        }
+        self.no_call(&raw, events);
         self.tell(&text, events);
     }
 
