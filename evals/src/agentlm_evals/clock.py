@@ -39,8 +39,9 @@ class Clock:
     def excuse(self, seconds: float) -> None:
         """So many seconds do not count, those just gone by or those about to."""
         self._excused += seconds
-        if self._timeout is not None and (until := self._timeout.when()) is not None:
-            self._timeout.reschedule(until + seconds)
+        timeout = self._timeout
+        if timeout is not None and not timeout.expired() and (until := timeout.when()) is not None:
+            timeout.reschedule(until + seconds)
 
 
 _RUNNING: ContextVar[Clock | None] = ContextVar("clock", default=None)
