@@ -92,9 +92,10 @@ def _numbers(schema: dict[str, Any]) -> st.SearchStrategy[float]:
     all_of_them = st.floats(
         least, most, exclude_min=open_least, exclude_max=open_most, allow_nan=False, allow_infinity=False
     )
-    middle = st.floats(max(least, -2.0), min(most, 2.0)).map(lambda value: round(value, 2))
+    low, high = (-math.inf if least is None else least), (math.inf if most is None else most)
+    middle = st.floats(max(low, -2.0), min(high, 2.0)).map(lambda value: round(value, 2))
     fits = Draft202012Validator({key: schema[key] for key in schema if "imum" in key}).is_valid
-    whole = st.integers(math.ceil(max(least, -9)), math.floor(min(most, 9)))
+    whole = st.integers(math.ceil(max(low, -9)), math.floor(min(high, 9)))
     return all_of_them | middle.filter(fits) | whole.filter(fits)
 
 

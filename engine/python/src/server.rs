@@ -27,6 +27,7 @@ impl Server {
     #[pyo3(signature = (engine, tokenizer, template, *, hostname, port, model_id, model_sha,
                         max_concurrent_requests, max_client_batch_size, payload_limit, api_keys, cors_allow_origin,
                         validation_workers, http_workers, compute_type, api_dialect="openai",
+                        strict_model=false,
                         disable_grammar_support=false, tool_call_parser="auto", read_timeout=75.0, write_timeout=120.0, ssl_certfile=None,
                         ssl_keyfile=None, prometheus_port=None, log_level="off", json_output=false, log_prompts=false,
                         otlp_endpoint=None, otlp_service_name=None))]
@@ -48,6 +49,7 @@ impl Server {
         http_workers: usize,
         compute_type: String,
         api_dialect: &str,
+        strict_model: bool,
         disable_grammar_support: bool,
         tool_call_parser: &str,
         read_timeout: f64,
@@ -85,6 +87,7 @@ impl Server {
             http_workers,
             compute_type,
             v1_dialect,
+            strict_model,
             read_timeout: seconds("read_timeout", read_timeout)?,
             write_timeout: seconds("write_timeout", write_timeout)?,
             tls: tls_files(ssl_certfile, ssl_keyfile)?,

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::middleware::{from_fn_with_state, map_request_with_state};
 use axum::routing::get;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::access;
 use crate::body_timeout;
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub(crate) renderer: Option<Arc<Renderer>>,
     /// None: grammars are switched off.
     pub(crate) grammars: Option<Arc<GrammarCompiler>>,
+    /// Turns for what is done beside prompts: see [`crate::prompt::aside`].
+    pub(crate) aside: Arc<Semaphore>,
     pub(crate) gate: Gate,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Seeds,
@@ -56,6 +59,7 @@ impl App {
         let grammars = (!config.disable_grammar_support).then(|| engine.grammars().clone());
         Self {
             gate: Gate::new(config.max_concurrent_requests),
+            aside: Arc::new(Semaphore::new(config.validation_workers)),
             metrics: Arc::new(Metrics::new(engine.limits())),
             seeds: Seeds::new(),
             log,

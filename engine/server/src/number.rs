@@ -1,4 +1,4 @@
-//! A 32-bit float of a request. It knows how it is written, not what it stands for.
+//! Numbers of a request: 32-bit floats, and OpenAI's seeds. It knows how they are written, not what they stand for.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,8 +6,8 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-/// A number, rounded to what 32 bits hold. One that is too small for them is the smallest there is rather than zero: where zero
-/// means something of its own, nobody gets it without having said so.
+/// A number, rounded to what 32 bits hold. One that is too small for them is the smallest there is rather than zero, and one that is
+/// too large the largest rather than infinity: where those mean something of their own, nobody gets them without having said so.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Single(pub(crate) f32);
 
@@ -19,7 +19,7 @@ impl From<f64> for Single {
         Self(if lost {
             f32::from_bits(1).copysign(rounded)
         } else {
-            rounded
+            rounded.clamp(f32::MIN, f32::MAX)
         })
     }
 }
@@ -74,12 +74,60 @@ impl JsonSchema for Single {
     }
 }
 
+/// A seed of any 64 bits. OpenAI's are signed, TGI's are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seed(u64);
+
+impl From<Seed> for u64 {
+    fn from(seed: Seed) -> Self {
+        seed.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Integer;
+
+        impl Visitor<'_> for Integer {
+            type Value = Seed;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an integer of 64 bits")
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Seed, E> {
+                Ok(Seed(value))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Seed, E> {
+                Ok(Seed(value.cast_unsigned()))
+            }
+        }
+
+        deserializer.deserialize_u64(Integer)
+    }
+}
+
+impl JsonSchema for Seed {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Seed".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "minimum": i64::MIN, "maximum": u64::MAX})
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_zero_does_not_become_zero() {
+    fn what_is_written_becomes_neither_zero_nor_infinite() {
         let cases = [
             ("0", 0.0),
             ("-0.0", 0.0),
@@ -88,7 +136,8 @@ mod tests {
             ("0.1", 0.1),
             ("7", 7.0),
             ("-7", -7.0),
-            ("1e39", f32::INFINITY),
+            ("1e39", f32::MAX),
+            ("-1e300", f32::MIN),
         ];
         for (text, expected) in cases {
             let Single(value) = serde_json::from_str(text).unwrap();

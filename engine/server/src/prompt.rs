@@ -1,5 +1,5 @@
 //! From a prompt's text to its token ids, on the validation pool, and the checks of its length; and from a grammar to the
-//! states that its runs begin in, on the same pool.
+//! states that its runs begin in, on the part of the pool that prompts leave.
 
 use std::sync::Arc;
 
@@ -29,6 +29,22 @@ pub(crate) async fn on_pool<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or(Err(ApiError::Internal))
+}
+
+/// As [`on_pool`], for what prompts must not wait for: a grammar may take a second to compile, and a text that is only to be
+/// tokenised has no place that a full server could refuse it. At most half the pool is at such work; a request that is given up
+/// keeps its turn until its work has ended.
+pub(crate) async fn aside<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let turn = app.aside.clone().acquire_owned().await;
+    let turn = turn.map_err(|_| ApiError::Closing)?;
+    on_pool(move || {
+        let _turn = turn;
+        work()
+    })
+    .await
 }
 
 /// Tokenises `text` with the tokenizer's own special tokens around it, keeps the last `truncate` tokens, and checks
@@ -77,7 +93,7 @@ pub(crate) async fn start_grammar(
     let Some(compiler) = app.grammars.clone() else {
         return Err(ApiError::Validation("grammar is not supported".to_owned()));
     };
-    on_pool(move || {
+    aside(app, move || {
         let start = |_| compiler.start(&grammar).map(Some);
         (0..n)
             .map(start)

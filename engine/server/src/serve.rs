@@ -91,7 +91,8 @@ pub fn serve(
     let spans = exporter(&config)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.http_workers)
-        .max_blocking_threads(config.validation_workers)
+        // As many again for what prompts must not wait for: see `prompt::aside`.
+        .max_blocking_threads(2 * config.validation_workers)
         .thread_name("agentlm-http")
         .enable_all()
         .build()

@@ -1,4 +1,4 @@
-//! A server's own caps and the ranges of machine numbers, put into a document in place of their names.
+//! A server's own caps and the ranges of machine integers, put into a document in place of their names.
 
 use agentlm_core::params::Limits;
 use serde_json::{Map, Value, json};
@@ -62,7 +62,6 @@ fn bound(schema: &mut Map<String, Value>) {
         Some("uint32") => (json!(0), json!(u32::MAX)),
         Some("uint64") => (json!(0), json!(u64::MAX)),
         Some("int32") => (json!(i32::MIN), json!(i32::MAX)),
-        Some("float") => (json!(f32::MIN), json!(f32::MAX)),
         _ => return,
     };
     for (inclusive, exclusive, limit) in [
@@ -96,7 +95,7 @@ mod tests {
         let expected = json!({
             "a": {"format": "uint32", "minimum": 1, "maximum": 3, "x-flag": "--max-best-of"},
             "b": [
-                {"format": "float", "exclusiveMinimum": 0, "maximum": f32::MAX},
+                {"format": "float", "exclusiveMinimum": 0},
                 {"format": "uint64", "minimum": 0, "maximum": u64::MAX},
             ],
         });

@@ -10,14 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::chat::render::render;
+use super::chat::render::rendering;
 use super::chat::types::ChatRequest;
 use super::chat::validate::conversation;
 use crate::app::App;
 use crate::body;
 use crate::error::ApiError;
 use crate::openapi::{Answer, Operation, Schemas, failures};
-use crate::prompt::{encode, on_pool};
+use crate::prompt::{aside, encode};
 use crate::routes::openai::describe::conversation as example;
 
 /// What is to be tokenised. `/generate`'s other fields are not looked at.
@@ -90,7 +90,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> R
     let tokens = async {
         let request: TokenizeRequest = body::json(request, app.config.payload_limit).await?;
         let tokenizer = app.tokenizer.clone();
-        on_pool(move || {
+        aside(&app, move || {
             Ok(tokens(
                 &request.inputs,
                 encode(&tokenizer, &request.inputs, true)?,
@@ -105,9 +105,10 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> R
 pub(crate) async fn chat_tokenize(State(app): State<Arc<App>>, request: Request) -> Response {
     let tokens = async {
         let mut request: ChatRequest = body::json(request, app.config.payload_limit).await?;
-        let prompt = render(&app, conversation(&mut request)?).await?;
+        let render = rendering(&app, conversation(&mut request)?)?;
         let tokenizer = app.tokenizer.clone();
-        on_pool(move || {
+        aside(&app, move || {
+            let prompt = render()?;
             let encoding = encode(&tokenizer, &prompt.text, false)?;
             let tokenize_response = if encoding.ids == prompt.ids {
                 tokens(&prompt.text, encoding)

@@ -17,7 +17,9 @@ use super::chat::types::ChatRequest;
 use super::chat::validate::validate;
 use super::generate::handler::{Ready, prepare, refuse};
 use super::generate::types::{GenerateParameters, GenerateRequest};
+use super::openai::names::worded;
 use super::openai::sampling::model;
+use super::openai::stream::Route;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::flow::{self, Collector, Run, Running};
@@ -110,7 +112,9 @@ async fn predict(app: &Arc<App>, meter: &Meter, instances: Vec<Instance>) -> Res
     for instance in instances {
         all.push(match instance {
             Instance::Generate(request) => of_prompt(app, *request).await?,
-            Instance::Chat(request) => of_chat(app, *request).await?,
+            Instance::Chat(request) => of_chat(app, *request)
+                .await
+                .map_err(|error| worded(error, Route::Chat, app.config.v1_dialect))?,
         });
     }
     meter.admitted(all.iter().flat_map(|ready| ready.runs.iter().map(Run::lengths)));

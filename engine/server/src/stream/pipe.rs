@@ -86,6 +86,8 @@ impl Pipe {
         if last {
             state.closed = true;
             state.line = None;
+            // Whoever reads the rest slowly takes nobody's place.
+            given_up = state.running.take();
         } else if state.unsent.len() > LIMIT {
             given_up = state.give_up();
         }
@@ -110,9 +112,12 @@ impl State {
 }
 
 impl Outlet {
-    /// Keeps what writes the stream for as long as somebody reads it.
+    /// Keeps what writes the stream until it ends or nobody reads it any more.
     pub(super) fn hold(&self, running: Running) {
-        self.state.lock().running = Some(running);
+        let mut state = self.state.lock();
+        if !state.closed {
+            state.running = Some(running);
+        }
     }
 
     /// The stream's way onto a connection.
@@ -257,6 +262,26 @@ mod tests {
         pipe.write(true, |out| out.extend_from_slice(b"the end"));
         assert_eq!(outlet.poll_take(&context), Poll::Ready(Some(Err(Unread))));
         assert!(!outlet.is_done(), "it does not look complete");
+    }
+
+    #[test]
+    fn a_stream_that_has_ended_takes_no_place() {
+        let gate = Gate::new(1);
+        for held_first in [true, false] {
+            let (pipe, outlet) = pipe();
+            let running = Running::holding(gate.enter(1).unwrap());
+            if held_first {
+                outlet.hold(running);
+                pipe.write(false, |out| out.extend_from_slice(b"unread"));
+                assert!(gate.enter(1).is_err(), "it runs");
+                pipe.write(true, |out| out.extend_from_slice(b"the end"));
+            } else {
+                pipe.write(true, |out| out.extend_from_slice(b"the end"));
+                outlet.hold(running);
+            }
+            assert!(gate.enter(1).is_ok(), "held first: {held_first}");
+            assert!(!outlet.is_done(), "the end is still to be read");
+        }
     }
 
     #[test]

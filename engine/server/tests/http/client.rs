@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 /// A whole answer.
 #[derive(Debug)]
@@ -60,6 +61,22 @@ pub fn send(
     head.push_str("\r\n");
     // A server that answers early may close before the body is out; its answer is what counts.
     let _ = stream.write_all(&[head.as_bytes(), body].concat());
+    stream
+}
+
+/// A connection whose kernel keeps little that was not read.
+pub fn narrow(address: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let stream = runtime.block_on(async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(address).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 

@@ -96,7 +96,7 @@ const V1: Plain = &[
     ),
     ("i32", &["top_k"]),
     ("u32", &["max_tokens", "min_tokens", "n"]),
-    ("u64", &["seed"]),
+    ("an integer of 64 bits", &["seed"]),
     ("a string or a sequence of strings", &["stop"]),
 ];
 

@@ -18,6 +18,7 @@ mod openai;
 mod openapi;
 mod operate;
 mod protection;
+mod ranges;
 mod sagemaker;
 mod script;
 mod streams;

@@ -212,9 +212,13 @@ impl Described {
     fn borders(&self, name: &str, schema: &Value) -> Vec<(&'static str, Value, Verdict)> {
         let mut borders = Vec::new();
         if permits(schema, "integer") {
-            let least = schema["minimum"].as_i64().unwrap_or(i64::MIN);
-            borders.push(("minimum", json!(least), Taken));
-            borders.push(("minimum", json!(least.saturating_sub(1)), Refused));
+            let least = schema["minimum"].as_i64().map_or(json!(-1e30), Value::from);
+            borders.push(("minimum", least.clone(), Taken));
+            let below = match least.as_i64().and_then(|least| least.checked_sub(1)) {
+                Some(below) => json!(below),
+                None => json!(-(2f64.powi(64))),
+            };
+            borders.push(("minimum", below, Refused));
             let most = schema["maximum"].as_u64().map_or(json!(1e30), Value::from);
             // How many tokens have to come depends on the prompt, too.
             if !name.starts_with("min_") || schema["maximum"].is_null() {
@@ -226,19 +230,19 @@ impl Described {
             };
             borders.push(("maximum", above, Refused));
         } else if permits(schema, "number") {
-            let step = |value: f64| if value.abs() > 1e30 { value.abs() } else { 1e-3 };
+            let step = 1e-3;
             for (inclusive, exclusive, sign, beyond) in [
                 ("minimum", "exclusiveMinimum", -1.0, -1e39),
                 ("maximum", "exclusiveMaximum", 1.0, 1e39),
             ] {
-                let border = schema[inclusive].as_f64();
-                let value = border.or(schema[exclusive].as_f64()).unwrap_or(beyond);
-                if schema[exclusive].is_null() {
+                if let Some(value) = schema[inclusive].as_f64() {
                     borders.push((inclusive, json!(value), Taken));
-                    borders.push((inclusive, json!(value + sign * step(value)), Refused));
-                } else {
-                    borders.push((exclusive, json!(value - sign * step(value)), Taken));
+                    borders.push((inclusive, json!(value + sign * step), Refused));
+                } else if let Some(value) = schema[exclusive].as_f64() {
+                    borders.push((exclusive, json!(value - sign * step), Taken));
                     borders.push((exclusive, json!(value), Refused));
+                } else {
+                    borders.push((inclusive, json!(beyond), Taken));
                 }
             }
         }

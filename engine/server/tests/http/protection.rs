@@ -2,13 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agentlm_server::{TlsFiles, check_tls};
-use tokio::net::TcpSocket;
 
-use crate::client::{get, post, receive, send};
+use crate::client::{get, narrow, post, receive, send};
 use crate::fixture::{Fixture, Setup, start};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -33,21 +33,6 @@ fn request(path: &str, body: &str) -> String {
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream
-}
-
-/// A connection whose kernel keeps little that was not read.
-fn narrow(address: SocketAddr) -> TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let stream = runtime.block_on(async {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(address).await.unwrap().into_std().unwrap()
-    });
-    stream.set_nonblocking(false).unwrap();
     stream
 }
 
@@ -114,6 +99,80 @@ fn a_head_that_stalls_is_given_up() {
     // With or without an answer, it ends.
     let _ = client.read_to_end(&mut Vec::new());
     assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn who_reads_the_end_of_a_stream_slowly_takes_nobodys_place() {
+    let mut setup = Setup::default();
+    setup.config.max_concurrent_requests = 1;
+    let server = setup.start();
+    let mut client = narrow(server.address);
+    // The last event has the whole prompt before its text: far more than the kernel takes.
+    let prompt = "x".repeat(700_000);
+    let body = format!(
+        "{{\"inputs\":\"{prompt}\",\"stream\":true,\"parameters\":{{\"max_new_tokens\":1,\"truncate\":2,\"return_full_text\":true}}}}"
+    );
+    client.write_all(request("/", &body).as_bytes()).unwrap();
+    while server.engine.snapshot().core.finished_length == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let short = r#"{"inputs":"hi","parameters":{"max_new_tokens":1}}"#;
+    // The place is free once the end is written, which is soon; the client would have it for two minutes.
+    let patience = Instant::now() + Duration::from_secs(30);
+    let mut status = 429;
+    while status == 429 && Instant::now() < patience {
+        status = post(server.address, "/generate", short).status;
+    }
+    assert_eq!(status, 200);
+    let told = receive(client).body;
+    assert!(
+        told.ends_with("}\n\n") && told.len() > prompt.len(),
+        "it has its end"
+    );
+}
+
+#[test]
+fn prompts_wait_neither_for_grammars_nor_for_texts_to_be_tokenised() {
+    let properties: Vec<String> = (0..4000)
+        .map(|name| format!("\"p{name}\":{{\"type\":\"string\"}}"))
+        .collect();
+    let grammar = format!(
+        "{{\"prompt\":\"hi\",\"max_tokens\":1,\"guided_json\":{{\"properties\":{{{}}}}}}}",
+        properties.join(",")
+    );
+    let text = "x".repeat(1_000_000);
+    let chat = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"{text}\"}}]}}");
+    for (path, slow) in [
+        ("/v1/completions", grammar),
+        ("/tokenize", format!("{{\"inputs\":\"{text}\"}}")),
+        ("/chat_tokenize", chat),
+    ] {
+        let mut setup = Setup::default();
+        setup.config.validation_workers = 1;
+        let server = setup.start();
+        let address = server.address;
+        let (done, ended) = channel();
+        let clients: Vec<_> = (0..3)
+            .map(|_| {
+                let (slow, done) = (slow.clone(), done.clone());
+                thread::spawn(move || {
+                    let reply = post(address, path, &slow);
+                    done.send(reply.status).unwrap();
+                })
+            })
+            .collect();
+        // Each takes long, so they are at it.
+        thread::sleep(Duration::from_millis(200));
+        let short = r#"{"inputs":"hi","parameters":{"max_new_tokens":1}}"#;
+        assert_eq!(post(address, "/generate", short).status, 200);
+        assert!(
+            ended.try_iter().count() < 3,
+            "{path}: what was to take long did not"
+        );
+        for client in clients {
+            client.join().unwrap();
+        }
+    }
 }
 
 #[test]

@@ -1,14 +1,13 @@
 //! What a stream is on the wire: frames that pass hyper by and frames that do not are one stream of chunks.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::TcpSocket;
 
-use crate::client::{Reply, receive};
+use crate::client::{Reply, narrow, receive};
 use crate::fixture::{Fixture, Setup};
 
 const TOKENS: usize = 3000;
@@ -29,22 +28,6 @@ fn request(version: &str, tokens: usize) -> String {
         "POST /generate_stream {version}\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
-}
-
-/// A connection whose kernel keeps little that was not read.
-fn narrow(address: SocketAddr) -> TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let stream = runtime.block_on(async {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(address).await.unwrap().into_std().unwrap()
-    });
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream
 }
 
 /// Every token once and in order, and an end whose text is theirs.

@@ -19,47 +19,17 @@ use crate::prompt;
 use crate::routes::adapter;
 use crate::routes::openai::answer::Identity;
 use crate::routes::openai::logprobs::Form;
-use crate::routes::openai::names;
+use crate::routes::openai::respond::respond;
 use crate::routes::openai::sampling::{keeps_stop, model};
 use crate::routes::openai::stream::{Group, Route};
 use crate::stream::{self, EventStream};
-use crate::{V1Dialect, body};
 
-/// The handler. Errors found before the engine has the request are real statuses; [`V1Dialect::Tgi`] puts those of a
-/// stream inside it, save the template's and the tools'.
+/// The handler.
 pub(crate) async fn chat_completions(State(app): State<Arc<App>>, request: Request) -> Response {
-    let meter = flow::meter(&app, &request);
-    let dialect = app.config.v1_dialect;
-    let request: ChatRequest = match body::json(request, app.config.payload_limit).await {
-        Ok(request) => request,
-        Err(error) => {
-            meter.failed(&error);
-            return error.v1(dialect);
-        }
-    };
-    let stream = request.stream == Some(true);
-    match answer(&app, &meter, request).await {
-        Ok(response) => response,
-        Err(error) => {
-            meter.failed(&error);
-            let inside = matches!(error, ApiError::Validation(_) | ApiError::Overloaded);
-            if stream && inside && dialect == V1Dialect::Tgi {
-                return failed_stream(&app, &error);
-            }
-            names::renamed(error, Route::Chat, dialect).v1(dialect)
-        }
-    }
-}
-
-/// A stream that says nothing but `error`.
-pub(crate) fn failed_stream(app: &App, error: &ApiError) -> Response {
-    let (pipe, outlet) = stream::pipe();
-    pipe.write(true, |out| error.write_v1_event(out, app.config.v1_dialect));
-    stream::response(
-        EventStream::new(outlet, Running::default()),
-        &app.config.compute_type,
-        0,
-    )
+    respond(app, request, Route::Chat, |app, meter, request| async move {
+        answer(&app, &meter, request).await
+    })
+    .await
 }
 
 async fn answer(app: &Arc<App>, meter: &Arc<Meter>, request: ChatRequest) -> Result<Response, ApiError> {

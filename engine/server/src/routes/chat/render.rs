@@ -23,10 +23,18 @@ pub(crate) struct Conversation {
 
 /// Renders and tokenises a conversation on the validation pool.
 pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<Prompt, ApiError> {
+    prompt::on_pool(rendering(app, chat)?).await
+}
+
+/// The same as work that is still to be done.
+pub(crate) fn rendering(
+    app: &App,
+    chat: Conversation,
+) -> Result<impl FnOnce() -> Result<Prompt, ApiError> + Send + 'static, ApiError> {
     let Some(renderer) = app.renderer.clone() else {
         return Err(ApiError::Template("template not found".to_owned()));
     };
-    prompt::on_pool(move || {
+    Ok(move || {
         let (messages, tools) = for_template(renderer.template(), chat.messages, chat.tools.as_deref());
         let input = ChatInput {
             messages: &messages,
@@ -40,7 +48,6 @@ pub(crate) async fn render(app: &Arc<App>, chat: Conversation) -> Result<Prompt,
             .prompt(&input)
             .map_err(|error| ApiError::Template(error.to_string()))
     })
-    .await
 }
 
 /// Messages and tools as a template takes them.

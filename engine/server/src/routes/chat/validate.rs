@@ -83,14 +83,7 @@ pub(crate) fn validate(mut request: ChatRequest, limits: &Limits) -> Result<Vali
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LIMITS: Limits = Limits {
-        max_input_tokens: 100,
-        max_total_tokens: 200,
-        max_stop_sequences: 4,
-        max_top_n_tokens: 5,
-        max_best_of: 2,
-    };
+    use crate::routes::LIMITS;
 
     const TOOLS: &str = r#","tools":[{"type":"function","function":{"name":"a"}}]"#;
 

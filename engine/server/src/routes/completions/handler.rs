@@ -12,45 +12,29 @@ use super::echo::Echo;
 use super::prompt_only::PromptOnly;
 use super::types::{CompletionRequest, OnePrompt};
 use super::validate::{Valid, validate};
+use crate::V1Dialect;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::flow::{self, Collector, Run, Running};
 use crate::metrics::Meter;
 use crate::prompt::{self, Prompt};
 use crate::routes::adapter;
-use crate::routes::chat::handler::failed_stream;
 use crate::routes::openai::answer::Identity;
 use crate::routes::openai::logprobs::{Form, Lists};
-use crate::routes::openai::names;
+use crate::routes::openai::respond::respond;
 use crate::routes::openai::sampling::{keeps_stop, model};
 use crate::routes::openai::stream::{Group, Route};
 use crate::stream::{self, EventStream};
-use crate::{V1Dialect, body};
 
-/// The handler. Errors found before the engine has the request are real statuses; [`V1Dialect::Tgi`] puts those of a
-/// stream inside it.
+/// The handler.
 pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -> Response {
-    let meter = flow::meter(&app, &request);
-    let dialect = app.config.v1_dialect;
-    let request: CompletionRequest = match body::json(request, app.config.payload_limit).await {
-        Ok(request) => request,
-        Err(error) => {
-            meter.failed(&error);
-            return error.v1(dialect);
-        }
-    };
-    let stream = request.stream == Some(true);
-    match answer(&app, &meter, request).await {
-        Ok(response) => response,
-        Err(error) => {
-            meter.failed(&error);
-            let inside = matches!(error, ApiError::Validation(_) | ApiError::Overloaded);
-            if stream && inside && dialect == V1Dialect::Tgi {
-                return failed_stream(&app, &error);
-            }
-            names::renamed(error, Route::Completions, dialect).v1(dialect)
-        }
-    }
+    respond(
+        app,
+        request,
+        Route::Completions,
+        |app, meter, request| async move { answer(&app, &meter, request).await },
+    )
+    .await
 }
 
 /// What is needed to begin, all of one prompt's runs in a row.

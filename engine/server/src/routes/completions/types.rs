@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::body::Stop;
-use crate::number::Single;
+use crate::number::{Seed, Single};
 use crate::object::Object;
 use crate::openapi::shapes;
 use crate::routes::chat::types::StreamOptions;

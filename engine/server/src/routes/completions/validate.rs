@@ -108,14 +108,7 @@ fn best_of(asked: Option<u32>, n: u32, limits: &Limits) -> Result<u32, ApiError>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LIMITS: Limits = Limits {
-        max_input_tokens: 100,
-        max_total_tokens: 200,
-        max_stop_sequences: 4,
-        max_top_n_tokens: 5,
-        max_best_of: 2,
-    };
+    use crate::routes::LIMITS;
 
     #[test]
     fn what_cannot_be_done_is_refused() {

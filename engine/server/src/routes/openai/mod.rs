@@ -6,5 +6,6 @@ pub(crate) mod format;
 pub(crate) mod logprobs;
 pub(crate) mod names;
 pub(crate) mod request;
+pub(crate) mod respond;
 pub(crate) mod sampling;
 pub(crate) mod stream;

@@ -1,4 +1,5 @@
-//! What clients of `/v1` call the fields that checks shared with the native routes name as TGI does.
+//! How clients of `/v1` are told what is wrong with a field, where the checks speak as TGI does: by the names that they sent, and
+//! with the ranges that their routes take.
 
 use super::stream::Route;
 use crate::config::V1Dialect;
@@ -19,8 +20,24 @@ const COMPLETIONS: [(&str, &str); 4] = [
     ("`inputs`", "`prompt`"),
 ];
 
-/// The error in the names of the fields that `route` takes. [`V1Dialect::Tgi`] keeps TGI's.
-pub(crate) fn renamed(error: ApiError, route: Route, dialect: V1Dialect) -> ApiError {
+/// TGI's texts that tell a narrower range than the routes take, and what they do take.
+const RANGES: [(&str, &str); 3] = [
+    (
+        "`temperature` must be strictly positive",
+        "`temperature` must be >= 0.0",
+    ),
+    (
+        "`top_p` must be > 0.0 and < 1.0",
+        "`top_p` must be >= 0.0 and <= 1.0",
+    ),
+    (
+        "`typical_p` must be > 0.0 and < 1.0",
+        "`typical_p` must be > 0.0 and <= 1.0",
+    ),
+];
+
+/// The error in the names of the fields that `route` takes, and with their ranges. [`V1Dialect::Tgi`] keeps TGI's texts.
+pub(crate) fn worded(error: ApiError, route: Route, dialect: V1Dialect) -> ApiError {
     let names = match (dialect, route) {
         (V1Dialect::Tgi, _) => return error,
         (V1Dialect::OpenAi, Route::Chat) => &CHAT,
@@ -28,7 +45,7 @@ pub(crate) fn renamed(error: ApiError, route: Route, dialect: V1Dialect) -> ApiE
     };
     match error {
         ApiError::Validation(mut text) => {
-            for &(tgi, own) in names {
+            for &(tgi, own) in names.iter().chain(&RANGES) {
                 text = text.replace(tgi, own);
             }
             ApiError::Validation(text)
@@ -60,6 +77,11 @@ mod tests {
                 "`logprobs` must be >= 0",
             ),
             ("inputs", "inputs", "inputs"),
+            (
+                "`top_p` must be > 0.0 and < 1.0",
+                "`top_p` must be >= 0.0 and <= 1.0",
+                "`top_p` must be >= 0.0 and <= 1.0",
+            ),
         ];
         for (tgi, chat, completions) in texts {
             let cases = [
@@ -69,7 +91,7 @@ mod tests {
                 (Route::Completions, V1Dialect::Tgi, tgi),
             ];
             for (route, dialect, text) in cases {
-                let told = renamed(ApiError::Validation(tgi.to_owned()), route, dialect);
+                let told = worded(ApiError::Validation(tgi.to_owned()), route, dialect);
                 assert_eq!(told, ApiError::Validation(text.to_owned()));
             }
         }

@@ -45,7 +45,7 @@ macro_rules! v1_request {
             #[schemars(with = "Option<shapes::StopSequences>")]
             pub(crate) stop: Option<Stop>,
             /// The same seed draws the same tokens; drawn itself if absent.
-            pub(crate) seed: Option<u64>,
+            pub(crate) seed: Option<Seed>,
             /// Choices a prompt.
             #[schemars(extend("minimum" = 1, "default" = 1, "x-cap" = {"maximum": "max-best-of"}))]
             pub(crate) n: Option<u32>,
@@ -69,6 +69,12 @@ macro_rules! v1_request {
             pub(crate) guided_grammar: Option<Value>,
             #[schemars(with = "Option<shapes::StructuredOutputs>")]
             pub(crate) structured_outputs: Option<Value>,
+        }
+
+        impl $crate::routes::openai::respond::Streams for $name {
+            fn streams(&self) -> bool {
+                self.stream.unwrap_or(false)
+            }
         }
 
         impl $name {

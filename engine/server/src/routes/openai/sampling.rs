@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentlm_core::params::{Limits, SamplingParams};
+use agentlm_core::params::{Limits, MAX_LOGIT_BIAS, ParamError, SamplingParams};
 use agentlm_text::Grammar;
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::body::Stop;
 use crate::config::V1Dialect;
 use crate::error::ApiError;
+use crate::number::Seed;
 
 /// The fields as they came.
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ pub(crate) struct Fields {
     pub(crate) min_tokens: Option<u32>,
     pub(crate) ignore_eos: Option<bool>,
     pub(crate) stop: Option<Stop>,
-    pub(crate) seed: Option<u64>,
+    pub(crate) seed: Option<Seed>,
     pub(crate) n: Option<u32>,
     pub(crate) logit_bias: Option<Value>,
     /// How many likely tokens are wanted at each position, if log-probabilities are wanted at all.
@@ -50,7 +51,7 @@ pub(crate) struct Sampling {
 
 impl Fields {
     /// Checks the fields. Unlike the native routes an absent temperature samples, 0 is greedy, and penalties follow
-    /// OpenAI's formulas. Errors name fields as TGI does: [`super::names`] knows what the route calls them.
+    /// OpenAI's formulas. Errors are TGI's: [`super::names`] knows what the route says instead.
     pub(crate) fn validate(self, limits: &Limits) -> Result<Sampling, ApiError> {
         let refuse = |text: String| Err(ApiError::Validation(text));
         let n = self.n.unwrap_or(1);
@@ -81,8 +82,8 @@ impl Fields {
             logit_bias: logit_bias(self.logit_bias.as_ref())?,
             ..SamplingParams::default()
         };
-        if !(temperature >= 0.0 && temperature.is_finite()) {
-            return refuse(format!("`temperature` must be >= 0.0. Given: {temperature}"));
+        if temperature < 0.0 {
+            return refuse(ParamError::Temperature.to_string());
         }
         // -1 is "off" to the clients of other servers.
         if let Some(k) = self.top_k.filter(|k| *k < -1) {
@@ -93,7 +94,7 @@ impl Fields {
             .map_err(|error| ApiError::Validation(error.to_string()))?;
         Ok(Sampling {
             params,
-            seed: self.seed,
+            seed: self.seed.map(u64::from),
             n,
             grammar: self.formats.grammar()?,
         })
@@ -103,6 +104,15 @@ impl Fields {
 /// OpenAI's map of token ids to biases, or a list of pairs of these. Of an id that comes twice the later bias counts.
 pub(crate) fn logit_bias(given: Option<&Value>) -> Result<Vec<(u32, f32)>, ApiError> {
     let mut biases = BTreeMap::new();
+    let entries = match given {
+        Some(Value::Object(map)) => map.len(),
+        Some(Value::Array(pairs)) => pairs.len(),
+        _ => 0,
+    };
+    if entries > MAX_LOGIT_BIAS {
+        let error = ParamError::LogitBiasCount { given: entries };
+        return Err(ApiError::Validation(error.to_string()));
+    }
     match given {
         None | Some(Value::Null) => {}
         Some(Value::Object(map)) => {
@@ -148,14 +158,15 @@ fn bias_value(id: u32, given: &Value) -> Result<f32, ApiError> {
 
 /// The name that an answer gives the model: the one that was asked for, or the served one.
 pub(crate) fn model(app: &App, asked: Option<String>) -> Result<String, ApiError> {
+    let served = || app.config.model_id.clone();
     match asked {
+        None => Ok(served()),
         // TGI's own client says "tgi" to any model.
-        None => Ok(app.config.model_id.clone()),
-        Some(name) if name == "tgi" || name == app.config.model_id => Ok(app.config.model_id.clone()),
-        Some(name) if app.config.strict_model && app.engine.adapter(&name).is_none() => {
-            Err(ApiError::UnknownModel(name))
-        }
-        Some(name) => Ok(name),
+        Some(name) if name == "tgi" || name == app.config.model_id => Ok(served()),
+        Some(name) if !app.config.strict_model || app.engine.adapter(&name).is_some() => Ok(name),
+        // So does huggingface_hub's where it was given no name. TGI tells it its own word back.
+        Some(name) if name == "dummy" => Ok(served()),
+        Some(name) => Err(ApiError::UnknownModel(name)),
     }
 }
 
@@ -169,14 +180,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    const LIMITS: Limits = Limits {
-        max_input_tokens: 100,
-        max_total_tokens: 200,
-        max_stop_sequences: 4,
-        max_top_n_tokens: 5,
-        max_best_of: 2,
-    };
+    use crate::routes::LIMITS;
 
     #[test]
     fn what_openai_clients_send_is_accepted() {
@@ -277,7 +281,7 @@ mod tests {
                     temperature: Some(-0.1),
                     ..Fields::default()
                 },
-                "`temperature` must be >= 0.0. Given: -0.1",
+                "`temperature` must be strictly positive",
             ),
             (
                 Fields {

@@ -1,5 +1,7 @@
 //! The tools of a request: `tools`, `tool_choice`, `parallel_tool_calls`, `tool_prompt`.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{Choice, Tools};
@@ -83,7 +85,7 @@ fn definitions(tools: Option<Value>) -> Result<Vec<Value>, ApiError> {
         Some(Value::Array(tools)) => tools,
         Some(other) => return refuse(format!("`tools` must be a list. Given: {other}")),
     };
-    let mut names = Vec::with_capacity(tools.len());
+    let mut names = HashSet::with_capacity(tools.len());
     let mut definitions = Vec::with_capacity(tools.len());
     for (at, tool) in tools.into_iter().enumerate() {
         let (name, definition) = definition(at, tool)?;
@@ -92,7 +94,7 @@ fn definitions(tools: Option<Value>) -> Result<Vec<Value>, ApiError> {
                 "`tools[{at}].function.name` must differ from those before it. Given: {name:?}"
             ));
         }
-        names.push(name);
+        names.insert(name);
         definitions.push(definition);
     }
     Ok(definitions)
