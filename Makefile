@@ -77,6 +77,10 @@ test-rust: ## the tests of the engine (cargo-nextest where it is installed)
 test-python: $(ENGINE) ## the tests under tests/
 	$(BIN)/python -m pytest tests $(ARGS)
 
+.PHONY: test-arm64
+test-arm64: ## the tests of core and kernels for arm64, under qemu (x86-64 Linux; ARGS go to cargo test)
+	engine/arm64.sh $(ARGS)
+
 # The oldest Triton that is supported, beside the newest, which is in .venv.
 OLD_TRITON := 3.6.0
 
@@ -120,6 +124,7 @@ bench-tune: $(ENGINE) ## training beside Hugging Face's Trainer and peft, on thi
 nano: $(ENGINE) ## train agentlm-nano from nothing on this machine's processor; goes on where it was stopped
 	test -f build/nano/corpus/practice.jsonl || $(BIN)/python -m agentlm_evals.nano.corpus build/nano/corpus
 	test -f build/nano/base/config.json || $(BIN)/python recipes/nano/base.py build/nano/corpus build/nano/base
+	$(BIN)/agentlm tune recipes/nano/practice.toml --resume
 	$(BIN)/agentlm tune recipes/nano/nano.toml --resume
 	$(BIN)/python recipes/nano/look.py build/nano/run/model
 
@@ -155,6 +160,10 @@ wheel: $(DEPENDENCIES) ## the three wheels, portable, in dist/
 
 # Linux wheels are linked by zig against the oldest C library that torch's own wheels support.
 WHEEL_ARGS ?= $(if $(filter Linux,$(shell uname -s)),--zig --compatibility manylinux_2_28)
+
+.PHONY: test-wheel
+test-wheel: ## the wheels in dist/ under other interpreters (ARGS="3.12 3.13 --tests")
+	$(BIN)/python -m tests.repository.wheels $(or $(ARGS),$(BIN)/python)
 
 # --- before a commit -------------------------------------------------------------------------------------------------
 

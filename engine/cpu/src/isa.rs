@@ -12,6 +12,8 @@ use thiserror::Error;
 pub enum Isa {
     /// Plain Rust; runs everywhere.
     Portable,
+    /// arm64, all of which has it.
+    Neon,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
@@ -20,7 +22,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, whether or not this machine has it.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
 
     /// The best instruction set of this machine.
     #[must_use]
@@ -38,11 +40,12 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// Whether this machine can run it. Always false for the x86-64 sets elsewhere.
+    /// Whether this machine can run it. Always false for another architecture's.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
+            Self::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
@@ -63,6 +66,7 @@ impl Isa {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
@@ -135,7 +139,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_allowed_ones() {
         let message = "sse9".parse::<Isa>().unwrap_err().to_string();
-        for expected in ["sse9", "portable", "avx2", "avx512"] {
+        for expected in ["sse9", "portable", "neon", "avx2", "avx512"] {
             assert!(message.contains(expected), "{message}");
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod attention;
 pub(crate) mod embed;
 pub(crate) mod exp;
 pub(crate) mod low_rank;
+pub(crate) mod neon;
 pub(crate) mod norm;
 pub(crate) mod rope;
 pub(crate) mod simd;

@@ -465,6 +465,9 @@ macro_rules! isa_entry {
                     $crate::isa::Isa::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::isa::Isa::Avx2 => avx2($($arg),*),
+                    // Part of the architecture: no feature to enable.
+                    #[cfg(target_arch = "aarch64")]
+                    $crate::isa::Isa::Neon => $kernel::<$crate::kernels::neon::Neon>($($arg),*),
                     _ => $kernel::<$crate::kernels::simd::Portable>($($arg),*),
                 }
             }

@@ -11,6 +11,7 @@ mod avx512;
 mod driver;
 mod few;
 mod many;
+mod neon;
 mod portable;
 mod scratch;
 mod tile;
@@ -110,8 +111,10 @@ pub unsafe fn linear(
             Isa::Avx2 => driver::run::<avx2::Avx2>(worker, &job, &part),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => driver::run::<avx512::Avx512>(worker, &job, &part),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => return Err(LinearError::Isa { isa }),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => driver::run::<neon::Neon>(worker, &job, &part),
+            // Those of other architectures, whose availability was checked.
+            _ => return Err(LinearError::Isa { isa }),
         }
     }
     Ok(())

@@ -31,6 +31,10 @@ pub(super) struct Tile {
     /// First value of the tile's columns.
     pub b: *const u8,
     /// Bytes from there to the same columns of the next group; only a tile that spans two reads them.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AVX-512 has such tiles")
+    )]
     pub b_next: usize,
     pub layout: Layout,
     /// Steps, `1..=K_BLOCK`.

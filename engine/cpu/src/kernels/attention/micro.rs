@@ -7,6 +7,8 @@
 )]
 
 use super::TILE;
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::simd::{Avx2, Avx512};
 use crate::kernels::simd::{Portable, Simd};
@@ -289,6 +291,9 @@ macro_rules! products {
 }
 
 products!(Portable, [0, 1], [1 x 1], 2 x 1);
+// A vector is two registers of 32: six rows of two take 24.
+#[cfg(target_arch = "aarch64")]
+products!(Neon, [0, 1, 2, 3, 4, 3], [1 x 2, 2 x 2, 3 x 2, 4 x 2], 6 x 2);
 #[cfg(target_arch = "x86_64")]
 products!(Avx2, [0, 1, 2, 3, 4, 3], [1 x 2, 2 x 2, 3 x 2, 4 x 2], 6 x 2);
 // Few rows need many vectors to hide the latency of the multiply-add; many rows with few vectors read a tile less often.
