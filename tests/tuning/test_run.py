@@ -264,6 +264,7 @@ def by_two(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(again(finished, directory / "resumed"), quiet=True)
     lora = {"lora": {"rank": 4, "alpha": 8.0}}
     run(again(finished, directory / "lora-one", **lora), quiet=True)
+    tasks = {"worlds": ["shop"], "samples": 1, "serve_arguments": ["--threads", "1"]}
     launch(
         2,
         again(finished, directory / "fsdp"),
@@ -271,6 +272,7 @@ def by_two(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         again(finished, directory / "resumed"),
         again(finished, directory / "lora-fsdp", **lora),
         again(finished, directory / "lora-tensor", parallel__tensor=2, **lora),
+        again(finished, directory / "tasks", training__steps=1, evaluation=tasks),
     )
     return directory
 
@@ -280,6 +282,14 @@ def by_two(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_give_the_loss_curve_of_one(finished: Path, by_two: Path, way: str) -> None:
     assert losses(by_two / way) == pytest.approx(losses(finished / "out"), rel=1e-5)
     assert norms(by_two / way) == pytest.approx(norms(finished / "out"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_other_ranks_wait_while_the_first_runs_tasks(by_two: Path) -> None:
+    told = [line for line in events(by_two / "tasks" / "log.jsonl") if line["event"] == "tasks"]
+    assert [(line["step"], line["samples"]) for line in told] == [(0, {"shop": 1}), (1, {"shop": 1})]
+    assert not any("error" in line for line in told)
+    assert (by_two / "tasks" / "model" / "model.safetensors").is_file()
 
 
 @pytest.fixture(scope="module")
