@@ -157,8 +157,8 @@ def test_a_stream_may_be_left_early(told, content, live):
 @pytest.mark.parametrize(
     ("case", "kind", "status", "param", "told_text"),
     [
-        ("refused", "UnprocessableEntityError", 422, "top_p", "`top_p` must be > 0.0 and < 1.0"),
-        ("refused_later", "UnprocessableEntityError", 422, "top_p", "`top_p` must be > 0.0 and < 1.0"),
+        ("refused", "UnprocessableEntityError", 422, "top_p", "`top_p` must be >= 0.0 and <= 1.0"),
+        ("refused_later", "UnprocessableEntityError", 422, "top_p", "`top_p` must be >= 0.0 and <= 1.0"),
         (
             "refused_stream",
             "UnprocessableEntityError",
