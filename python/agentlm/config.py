@@ -9,7 +9,7 @@ from agentlm.errors import ConfigError
 BACKENDS = ("auto", "cpu", "cuda", "mock")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 KV_CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "fp8")
-QUANTIZE = ("int8", "int4", "fp8")
+QUANTIZE = ("int8", "int4", "fp8", "gptq", "awq")
 CPU_ISAS = ("auto", "portable", "neon", "avx2", "avx512")
 
 
@@ -37,7 +37,8 @@ class EngineConfig:
     """Storage of keys and values; "auto" is on a GPU that of the weights, on a CPU float32 beside float32 weights and
     float16 otherwise. "bfloat16" and "fp8" are for GPUs."""
     quantize: str | None = None
-    """Narrows the matrices while they are loaded: "int8", "int4" or "fp8"; for GPUs."""
+    """Narrows the matrices while they are loaded: "int8", "int4" or "fp8"; for GPUs. "gptq" and "awq" say that the
+    checkpoint is so already: another is refused. Without them it is read just the same."""
     cuda_graphs: tuple[int, ...] | None = None
     """Batch sizes whose decodes are captured as CUDA graphs on a GPU; () captures none, None takes about a dozen."""
     batch_invariant: bool = False

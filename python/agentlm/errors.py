@@ -23,7 +23,7 @@ class UnsupportedModelError(ConfigError):
 
 
 class QuantizedModelError(UnsupportedModelError):
-    """A checkpoint holds weights in a narrow format that agentlm does not read (AWQ, GPTQ, ...)."""
+    """A checkpoint holds weights in a narrow format that agentlm does not read, or not here."""
 
 
 class CheckpointError(AgentLMError):

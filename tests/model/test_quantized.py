@@ -21,10 +21,14 @@ from agentlm.model.quantization import Quantization
 from agentlm.model.quantized import QuantizedCheckpoint, WidenedCheckpoint, open_checkpoint
 from agentlm.model.weights import Checkpoint
 from agentlm.ops.reference import Chunk, ReferenceOps
+from agentlm.tuning.config import TuneConfig
+from agentlm.tuning.run import run
+from tests.cli.commands import agentlm
 from tests.engine.cpu_models import checkpoint
 from tests.kernels.interpreter import interpret_without_gpu
 from tests.model import families, narrow
 from tests.model.narrow import Format
+from tests.tuning.runs import settings
 
 FORMATS = {
     "gptq": Format("gptq"),
@@ -204,3 +208,29 @@ def test_older_spellings_are_read():
     given = {"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "version": "GEMM"}
     assert Quantization.read({"quantization_config": given}) == Quantization("awq", 64)
     assert Quantization.read({}) is None
+
+
+def test_a_method_that_is_asked_for_must_be_the_checkpoints(tmp_path):
+    directory = narrow.write(checkpoint("llama2"), tmp_path / "model", Format("gptq"))
+    assert tokens(directory, "cpu", quantize="gptq") == tokens(directory, "cpu")
+    with pytest.raises(ConfigError, match="says that the checkpoint is awq's"):
+        tokens(directory, "cpu", quantize="awq")
+
+
+def test_doctor_knows_what_they_become(tmp_path):
+    directory = narrow.write(checkpoint("llama2"), tmp_path / "model", Format("gptq"))
+    ran = agentlm("doctor", "--json", "--model", directory)
+    assert ran.returncode == 0, ran.stderr
+    assert "float16" in ran.stdout
+
+
+def test_they_are_served_and_not_trained(tmp_path):
+    directory = narrow.write(checkpoint("llama2"), tmp_path / "model", Format("gptq"))
+    with pytest.raises(QuantizedModelError, match="gptq's narrow weights, which cannot be trained"):
+        run(TuneConfig.from_dict(settings(tmp_path, model__path=str(directory))), quiet=True)
+
+
+def test_a_manifest_of_kernels_is_of_a_gpus():
+    ran = agentlm("serve", "--backend", "mock", "--port", "0", "--kernel-manifest", "kernels")
+    assert ran.returncode == 1
+    assert "this engine's backend is 'mock'" in ran.stderr

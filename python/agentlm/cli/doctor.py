@@ -131,7 +131,8 @@ def _look(
     from agentlm.model.config import ModelConfig
     from agentlm.model.decoder import checked
     from agentlm.model.layout import EMBEDDING
-    from agentlm.model.weights import ELEMENT_BYTES, WEIGHT_DTYPES, Checkpoint
+    from agentlm.model.quantized import open_checkpoint
+    from agentlm.model.weights import ELEMENT_BYTES, WEIGHT_DTYPES
     from agentlm.runtime.cpu import possible_storage, storage_dtype
 
     cache = cache_dir or None
@@ -141,10 +142,12 @@ def _look(
     else:
         directory = hub.cached(model_id, revision, token, cache)
     if directory is not None:
-        checkpoint = Checkpoint.open(directory)
+        checkpoint = open_checkpoint(directory)
         facts["weights on disk"] = _size(checkpoint.nbytes)
         config = checked(ModelConfig.load(directory), checkpoint)
-        storage = storage_dtype(checkpoint) if dtype == "auto" else dtype
+        # Narrow matrices are widened to float16 on the way.
+        own = "float16" if config.quantization else storage_dtype(checkpoint)
+        storage = own if dtype == "auto" else dtype
         return _Model(config, checkpoint.tensor(EMBEDDING).dtype, (storage,))
     with TemporaryDirectory() as temporary:
         tensors = hub.describe(model_id, Path(temporary), revision, token)

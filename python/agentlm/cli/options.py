@@ -62,7 +62,7 @@ _MODEL_OPTIONS: tuple[Decorator, ...] = (
     _DTYPE_OPTION,
     click.option("--kv-cache-dtype", envvar="KV_CACHE_DTYPE", type=click.Choice(KV_CACHE_DTYPES), default="auto", show_default=True, help="Storage of keys and values."),
     click.option("--kv-cache-memory", envvar="KV_CACHE_MEMORY", type=ByteSize(), help="Memory for keys and values, such as 2G [default: a share of what is free]"),
-    click.option("--quantize", envvar="QUANTIZE", type=click.Choice(QUANTIZE), help="Narrow the weights while they are loaded (GPU)."),
+    click.option("--quantize", envvar="QUANTIZE", type=click.Choice(QUANTIZE), help="Narrow the weights while they are loaded: int8, int4, fp8 (GPU). gptq and awq: the checkpoint is so already."),
     click.option("--cuda-graphs", envvar="CUDA_GRAPHS", type=BatchSizes(), help="Batch sizes whose decodes are captured as CUDA graphs, such as 1,2,4,8; 0 captures none (GPU) [default: 1 to max-batch-size in steps]"),
     click.option("--batch-invariant", is_flag=True, help="Bitwise equal logits whatever shares the batch (GPU; a CPU always does)."),
     click.option("--threads", envvar="THREADS", type=click.IntRange(min=1), help="Compute threads [default: one a core]"),

@@ -83,6 +83,7 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--strict-model", envvar="STRICT_MODEL", is_flag=True, help="Answer 404 on the /v1 routes to a `model` that is neither the served one nor an adapter; else it is served as the model itself."),
     click.option("--disable-grammar-support", envvar="DISABLE_GRAMMAR_SUPPORT", is_flag=True, help="Refuse requests that ask for a grammar (a JSON schema, a regular expression and so on)."),
     click.option("--tool-call-parser", envvar="TOOL_CALL_PARSER", type=click.Choice(("auto", "hermes", "llama3", "mistral", "json")), default="auto", show_default=True, help="How the model writes tool calls; auto reads it from the chat template."),
+    click.option("--kernel-manifest", envvar="KERNEL_MANIFEST", type=click.Path(file_okay=False), help="Folder to write the compiled kernels to, with manifest.json, which says how they are launched (GPU)."),
     click.option("--lora-adapters", envvar="LORA_ADAPTERS", type=_Adapters(), default=(), help="Adapters to load at start: hub names or directories, or name=directory, separated by commas."),
     click.option("--watermark-gamma", envvar="WATERMARK_GAMMA", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True, help="Share of the vocabulary that a watermark favours."),
     click.option("--watermark-delta", envvar="WATERMARK_DELTA", type=click.FloatRange(-100, 100), default=2.0, show_default=True, help="What a watermark adds to the logits of those."),
@@ -125,6 +126,7 @@ def command(
     api_dialect: str,
     strict_model: bool,
     disable_grammar_support: bool,
+    kernel_manifest: str | None,
     tool_call_parser: str,
     lora_adapters: tuple[tuple[str, str], ...],
     read_timeout: float,
@@ -175,6 +177,8 @@ def command(
     for name, path in lora_adapters:
         running.load_adapter(name, path)
         say(f"adapter {name}: {path}")
+    if kernel_manifest is not None:
+        say(f"kernels: {running.write_kernel_manifest(kernel_manifest)}")
     # Requests come as soon as the port is open, before the server is here to be named.
     signals.drain = True
     server = Server(

@@ -157,13 +157,21 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
         return _open_mock(config, directory, _tokenizer(config, directory))
     # Only a model that is computed needs numpy; the mock backend starts without it.
     from agentlm.model.config import ModelConfig
+    from agentlm.model.quantization import METHODS
     from agentlm.model.quantized import open_checkpoint
 
     # Weights first: a directory of another format is told as such, not by the tokenizer that it lacks as well.
     checkpoint = open_checkpoint(directory)
-    opened = _Opened(
-        config, directory, checkpoint, ModelConfig.load(directory), _tokenizer(config, directory)
-    )
+    model = ModelConfig.load(directory)
+    if config.quantize in METHODS:
+        if model.quantization is None or model.quantization.method != config.quantize:
+            raise ConfigError(
+                f"`quantize` says that the checkpoint is {config.quantize}'s; the config.json of {directory} does not. "
+                "Leave it out, or give such a checkpoint"
+            )
+        # It says nothing that the checkpoint does not.
+        config = replace(config, quantize=None)
+    opened = _Opened(config, directory, checkpoint, model, _tokenizer(config, directory))
     return _open_cuda(opened, progress) if config.backend == "cuda" else _open_cpu(opened, progress)
 
 

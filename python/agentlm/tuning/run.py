@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentlm.errors import ConfigError
+from agentlm.errors import ConfigError, QuantizedModelError
 from agentlm.model import hub
 from agentlm.model.adapter import LoraModule
 from agentlm.model.config import ModelConfig
@@ -99,6 +99,11 @@ class _Run:
         self.config, self.directory, self.base, self.ranks = config, directory, base, ranks
         self.quiet = quiet
         self.model_config = ModelConfig.load(base)
+        if self.model_config.quantization is not None:
+            raise QuantizedModelError(
+                f"{base} holds {self.model_config.quantization.method}'s narrow weights, which cannot be trained. Give the "
+                "checkpoint that they were made of"
+            )
         self.checkpoints = Checkpoints(directory / "checkpoints", ranks, config.checkpoints.keep)
         is_gpu = ranks.device.type == "cuda"
         one = peak(torch.cuda.get_device_name(ranks.device)) if is_gpu else None
