@@ -39,8 +39,8 @@ def start(code: str, *arguments: object) -> subprocess.Popen:
 def test_a_stream_that_was_forked_away_says_so_and_goes_on_where_it_began(model):
     code = (
         "import os, sys; from agentlm import LLM, SamplingParams; from agentlm.errors import ForkError\n"
-        "llm = LLM(sys.argv[1], backend='mock', mock_step_time=0.002, progress=False)\n"
-        "chunks = llm.stream('x', SamplingParams(max_new_tokens=200, ignore_eos=True))\n"
+        "llm = LLM(sys.argv[1], backend='mock', mock_step_time=0.05, progress=False)\n"
+        "chunks = llm.stream('x', SamplingParams(max_new_tokens=60, ignore_eos=True))\n"
         "next(chunks); print('go', flush=True)\n"
         "child = os.fork()\n"
         "if child == 0:\n"
@@ -53,7 +53,7 @@ def test_a_stream_that_was_forked_away_says_so_and_goes_on_where_it_began(model)
     )
     out, err = start(code, model).communicate(timeout=30)
     # Newer Pythons warn of every fork beside threads.
-    assert out == "True\n7 200\n"
+    assert out == "True\n7 60\n"
     assert "Traceback" not in err
 
 
