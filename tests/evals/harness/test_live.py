@@ -37,7 +37,7 @@ def mock() -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Live]:
-    """A random model that really samples: its text depends on the seed."""
+    """A model that really samples: its text depends on the seed."""
     with served("--backend", "cpu") as live:
         yield live
 
@@ -100,7 +100,8 @@ async def test_scored_letters_survive_failures_too(tmp_path: Path, small: Live) 
 
 
 async def test_seeds_differ_by_sample_epoch_and_run_and_by_nothing_else(tmp_path: Path, small: Live) -> None:
-    asked = {"temperature": 1.0, "max_new_tokens": 8, "samples_per_item": 2, "limit": 3}
+    # So hot that no two seeds give the same text.
+    asked = {"temperature": 3.0, "max_new_tokens": 16, "samples_per_item": 2, "limit": 3}
     await run(tmp_path / "one", [url(small)], **asked)
     await run(tmp_path / "same", [url(small)], concurrency=1, **asked)
     await run(tmp_path / "other", [url(small)], seed=1, **asked)
