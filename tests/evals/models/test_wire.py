@@ -122,6 +122,21 @@ async def test_a_request_that_is_given_up_leaves_nothing_behind() -> None:
         assert server.connections == 2
 
 
+async def test_a_cancellation_while_it_closes_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(self: asyncio.StreamWriter) -> None:
+        del self
+        await asyncio.Event().wait()
+
+    async with raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n") as (_, wire):
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.StreamWriter, "wait_closed", never)
+            asking = asyncio.create_task(wire.ask("GET", "/", None, 5))
+            await asyncio.sleep(0.2)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+
 def test_addresses() -> None:
     assert Address("http://h", TLS).named == "h"
     assert Address("http://h:8080/x/", TLS).prefix == "/x"

@@ -149,7 +149,7 @@ class Wire:
         writer, self._reader, self._writer = self._writer, None, None
         if writer is not None:
             writer.close()
-            with suppress(OSError, ssl.SSLError, asyncio.CancelledError):
+            with suppress(OSError, ssl.SSLError):
                 async with asyncio.timeout(1.0):
                     await writer.wait_closed()
 
