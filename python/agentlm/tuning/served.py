@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 from agentlm.tuning.checkpoint import TuneError
 
@@ -25,6 +25,8 @@ CONTROL_SECONDS = 600.0
 """How long the server may take to exchange weights."""
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30.0
+_DIRECT = build_opener(ProxyHandler({}))
+"""This machine's own servers are not asked through a proxy, whatever the environment says."""
 
 # PR_SET_PDEATHSIG is 1, SIGKILL 9. The end of the thread that started the child sends it too: start it from the main one.
 _ENDS_WITH_PARENT = """
@@ -132,7 +134,7 @@ class Served:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         asked = Request(f"{self.url}{path}", json.dumps(body).encode(), headers, method="POST")
         try:
-            with urlopen(asked, timeout=CONTROL_SECONDS) as answer:
+            with _DIRECT.open(asked, timeout=CONTROL_SECONDS) as answer:
                 answer.read()
         except HTTPError as error:
             raise TuneError(
@@ -150,7 +152,7 @@ class Served:
                     continue
                 url = line.partition("ready: ")[2].split()[0]
                 try:
-                    with urlopen(f"{url}/health", timeout=5):
+                    with _DIRECT.open(f"{url}/health", timeout=5):
                         return url
                 except (OSError, HTTPException):
                     break
