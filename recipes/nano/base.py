@@ -19,6 +19,9 @@ from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
+from agentlm.model.config import ModelConfig
+from agentlm.model.layout import tensor_shapes
+
 SPECIALS = ("<unk>", "<s>", "</s>")
 """Llama-2's, with its ids 0, 1 and 2."""
 VOCAB = 1_776
@@ -119,22 +122,7 @@ def parameters() -> int:
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """Each tensor of the checkpoint; the embedding table serves as the head too."""
-    wide, narrow = HEADS * HEAD, KV_HEADS * HEAD
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (HIDDEN,),
-        "self_attn.q_proj": (wide, HIDDEN),
-        "self_attn.k_proj": (narrow, HIDDEN),
-        "self_attn.v_proj": (narrow, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, wide),
-        "post_attention_layernorm": (HIDDEN,),
-        "mlp.gate_proj": (INTER, HIDDEN),
-        "mlp.up_proj": (INTER, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTER),
-    }
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, HIDDEN)}
-    for number in range(LAYERS):
-        tensors |= {f"model.layers.{number}.{name}.weight": shape for name, shape in layer.items()}
-    return tensors | {"model.norm.weight": (HIDDEN,)}
+    return tensor_shapes(ModelConfig.from_json(model_config()))
 
 
 def first_weights(seed: int) -> dict[str, NDArray[np.float32]]:
