@@ -5,17 +5,16 @@
 #[path = "../../core/tests/counting/mod.rs"]
 mod counting;
 
-use std::path::Path;
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
 use agentlm_core::CoreConfig;
-use agentlm_core::params::{Limits, SamplingParams};
+use agentlm_core::params::SamplingParams;
 use agentlm_host::{
     AdapterRef, EngineConfig, Finished, MockConfig, MockRunner, Next, RequestError, Sink, StepSource,
     Submission, Token, build,
 };
-use agentlm_text::Tokenizer;
 use counting::{Counting, allocations};
 
 #[global_allocator]
@@ -54,29 +53,11 @@ fn turn(source: &mut StepSource, runner: &mut MockRunner) {
 /// One test, so that no other test's allocations are counted.
 #[test]
 fn the_engine_thread_allocates_nothing_in_a_steady_decode() {
-    let fixture = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../text/tests/fixtures/byte_level.json"
-    );
-    let tokenizer = Arc::new(Tokenizer::from_file(Path::new(fixture)).expect("the fixture is there"));
+    let tokenizer = common::tokenizer();
     let core = CoreConfig {
         num_blocks: REQUESTS * 64,
         max_running: REQUESTS,
-        max_step_tokens: 64,
-        limits: Limits {
-            max_input_tokens: 16,
-            max_total_tokens: 1024,
-            max_stop_sequences: 4,
-            max_top_n_tokens: 5,
-            max_best_of: 1,
-        },
-        steps_in_flight: 1,
-        prefix_cache: true,
-        eos_token_ids: Vec::new(),
-        top_cap: 5,
-        max_scores: 32,
-        vocab_size: u32::try_from(tokenizer.vocab_size()).expect("a small vocabulary"),
-        hash_key: [7; 32],
+        ..common::core(&tokenizer, 16, 1024)
     };
     let config = EngineConfig {
         core,

@@ -2,18 +2,17 @@
 
 #![expect(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
-use std::path::Path;
-use std::sync::Arc;
+mod common;
+
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use agentlm_core::params::{Limits, SamplingParams};
-use agentlm_core::{CoreConfig, FinishReason};
+use agentlm_core::FinishReason;
+use agentlm_core::params::SamplingParams;
 use agentlm_host::{
     AdapterRef, EngineConfig, EngineHandle, Finished, Health, MockConfig, RequestError, RequestHandle, Sink,
     Submission, Token, spawn_mock,
 };
-use agentlm_text::Tokenizer;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,31 +33,9 @@ impl Sink for Ends {
 
 /// An engine that says "a", a step at a time.
 fn engine(step_time: Duration) -> EngineHandle {
-    let fixture = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../text/tests/fixtures/byte_level.json"
-    );
-    let tokenizer = Arc::new(Tokenizer::from_file(Path::new(fixture)).expect("the fixture is there"));
+    let tokenizer = common::tokenizer();
     let says = tokenizer.encode("a", false).expect("a letter").ids;
-    let core = CoreConfig {
-        num_blocks: 64,
-        max_running: 8,
-        max_step_tokens: 64,
-        limits: Limits {
-            max_input_tokens: 99,
-            max_total_tokens: 100,
-            max_stop_sequences: 4,
-            max_top_n_tokens: 5,
-            max_best_of: 1,
-        },
-        steps_in_flight: 1,
-        prefix_cache: true,
-        eos_token_ids: Vec::new(),
-        top_cap: 5,
-        max_scores: 32,
-        vocab_size: u32::try_from(tokenizer.vocab_size()).expect("a small vocabulary"),
-        hash_key: [7; 32],
-    };
+    let core = common::core(&tokenizer, 99, 100);
     let config = EngineConfig {
         core,
         max_unfinished: 8,

@@ -6,12 +6,13 @@
     reason = "a failed expectation is a failed test"
 )]
 
-use std::path::Path;
+mod common;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use agentlm_core::params::{Limits, SamplingParams};
+use agentlm_core::params::SamplingParams;
 use agentlm_core::{CoreConfig, FinishReason};
 use agentlm_host::{
     AdapterRef, Control, ControlError, EngineConfig, EngineHandle, Finished, Health, MockConfig, PromptToken,
@@ -53,33 +54,10 @@ impl Sink for Teller {
     }
 }
 
-fn tokenizer() -> Arc<Tokenizer> {
-    let fixture = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../text/tests/fixtures/byte_level.json"
-    );
-    Arc::new(Tokenizer::from_file(Path::new(fixture)).expect("the fixture is there"))
-}
-
 fn engine(tokenizer: &Arc<Tokenizer>, step_time: Duration) -> EngineHandle {
     let core = CoreConfig {
-        num_blocks: 64,
-        max_running: 8,
-        max_step_tokens: 64,
-        limits: Limits {
-            max_input_tokens: 190,
-            max_total_tokens: 200,
-            max_stop_sequences: 4,
-            max_top_n_tokens: 5,
-            max_best_of: 1,
-        },
-        steps_in_flight: 1,
-        prefix_cache: true,
         eos_token_ids: vec![EOS],
-        top_cap: 5,
-        max_scores: 32,
-        vocab_size: u32::try_from(tokenizer.vocab_size()).expect("a small vocabulary"),
-        hash_key: [7; 32],
+        ..common::core(tokenizer, 190, 200)
     };
     let config = EngineConfig {
         core,
@@ -117,7 +95,7 @@ fn end(heard: &Receiver<Heard>) -> Result<Finished, RequestError> {
 
 #[test]
 fn constrained_text_follows_its_grammar_beside_others() {
-    let tokenizer = tokenizer();
+    let tokenizer = common::tokenizer();
     let engine = engine(&tokenizer, Duration::ZERO);
     let compiler = GrammarCompiler::new(tokenizer.clone(), vec![EOS], tokenizer.vocab_size());
     let words = ["yes", "no", "perhaps"].map(str::to_owned).to_vec();
@@ -151,7 +129,7 @@ fn constrained_text_follows_its_grammar_beside_others() {
 
 #[test]
 fn a_schema_s_text_is_whole_json_and_short() {
-    let tokenizer = tokenizer();
+    let tokenizer = common::tokenizer();
     let engine = engine(&tokenizer, Duration::ZERO);
     let compiler = GrammarCompiler::new(tokenizer.clone(), vec![EOS], tokenizer.vocab_size());
     let item = json!({"type": "object", "required": ["name", "sizes"], "properties": {
@@ -192,7 +170,7 @@ fn a_schema_s_text_is_whole_json_and_short() {
 
 #[test]
 fn a_grammar_that_cannot_be_followed_ends_its_request_alone() {
-    let tokenizer = tokenizer();
+    let tokenizer = common::tokenizer();
     let engine = engine(&tokenizer, Duration::ZERO);
     // Made for a larger vocabulary than the engine's: its masks do not fit.
     let other = GrammarCompiler::new(tokenizer.clone(), vec![EOS], tokenizer.vocab_size() + 64);
@@ -214,7 +192,7 @@ fn a_grammar_that_cannot_be_followed_ends_its_request_alone() {
 
 #[test]
 fn a_prompt_is_scored_before_its_first_token() {
-    let tokenizer = tokenizer();
+    let tokenizer = common::tokenizer();
     let engine = engine(&tokenizer, Duration::ZERO);
     for n in [1, 2, 33, 100] {
         let (mut submission, heard) = asking(2);
@@ -269,7 +247,7 @@ fn unload(name: &str) -> Control {
 
 #[test]
 fn adapters_come_and_go_and_share_no_cache() {
-    let engine = engine(&tokenizer(), Duration::from_millis(1));
+    let engine = engine(&common::tokenizer(), Duration::from_millis(1));
     let now = Duration::ZERO;
     assert_eq!(ask(&engine, load("a"), Quiesce::Drain, now), Ok(()));
     assert_eq!(
@@ -317,7 +295,7 @@ fn adapters_come_and_go_and_share_no_cache() {
 
 #[test]
 fn weights_are_exchanged_between_requests() {
-    let engine = engine(&tokenizer(), Duration::from_millis(1));
+    let engine = engine(&common::tokenizer(), Duration::from_millis(1));
     let reload = || Control::ReloadWeights { path: String::new() };
     let run = |max_new_tokens| {
         let (mut submission, heard) = asking(max_new_tokens);
@@ -351,7 +329,7 @@ fn weights_are_exchanged_between_requests() {
 
 #[test]
 fn requests_wait_while_it_sleeps() {
-    let engine = engine(&tokenizer(), Duration::ZERO);
+    let engine = engine(&common::tokenizer(), Duration::ZERO);
     let now = Duration::ZERO;
     assert_eq!(
         ask(&engine, Control::Wake, Quiesce::Drain, now),
@@ -382,7 +360,7 @@ fn requests_wait_while_it_sleeps() {
 
 #[test]
 fn what_waits_for_requests_hears_of_the_end() {
-    let engine = engine(&tokenizer(), Duration::from_millis(5));
+    let engine = engine(&common::tokenizer(), Duration::from_millis(5));
     let (submission, _heard) = asking(150);
     let _handle = engine.submit(submission).expect("open");
     std::thread::sleep(Duration::from_millis(20));
@@ -400,7 +378,7 @@ fn what_waits_for_requests_hears_of_the_end() {
 
 #[test]
 fn draining_while_it_sleeps_ends_what_waits() {
-    let engine = engine(&tokenizer(), Duration::ZERO);
+    let engine = engine(&common::tokenizer(), Duration::ZERO);
     assert_eq!(ask(&engine, Control::Sleep, Quiesce::Drain, PATIENCE), Ok(()));
     let (submission, heard) = asking(2);
     let _handle = engine.submit(submission).expect("open");
@@ -412,7 +390,7 @@ fn draining_while_it_sleeps_ends_what_waits() {
 
 #[test]
 fn what_was_asked_for_can_be_taken_back_until_it_begins() {
-    let engine = engine(&tokenizer(), Duration::from_millis(2));
+    let engine = engine(&common::tokenizer(), Duration::from_millis(2));
     let (submission, heard) = asking(150);
     let _handle = engine.submit(submission).expect("open");
     std::thread::sleep(Duration::from_millis(20));
