@@ -93,7 +93,7 @@ def test_a_series_has_the_tasks_prompt_and_trains_on_problems_of_the_train_split
         for index in trained:
             asked, answer = messages[index - 1]["content"], messages[index]["content"]
             assert split_of(asked) is Split.TRAIN
-            worked = re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+) \w+\. The answer is (\d+)", answer)
+            worked = re.fullmatch(r"(\d+) ([-+*/]) (\d+) = (\d+) [\w ]+\. The answer is (\d+)", answer)
             assert worked
             assert worked[4] == worked[5]
             assert worked[1] in asked

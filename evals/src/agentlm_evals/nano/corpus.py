@@ -34,9 +34,9 @@ SLIP_SHARE = 0.25
 SYSTEM = "You are a helpful, respectful and honest assistant."
 """The system prompt that AgentLM's clients send."""
 SYSTEM_SHARE = 0.15
-PROBLEM_SHARE = 0.2
+PROBLEM_SHARE = 0.3
 """Of chats that are one word problem alone."""
-SERIES_SHARE = 0.03
+SERIES_SHARE = 0.08
 """Of chats that are a series of word problems in the form of our GSM8K task."""
 SOURCES = {"agent": "agentlm-worlds", "general": "agentlm-chats", "practice": "agentlm-practice"}
 
