@@ -65,16 +65,19 @@ class Live:
             self.process.kill()
         self.process.wait(SECONDS)
 
-    def send(self, method: str, path: str, body: Any = None) -> tuple[HTTPConnection, HTTPResponse]:
+    def send(
+        self, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> tuple[HTTPConnection, HTTPResponse]:
         """An answer whose body is still to be read. `body` is JSON unless it is bytes."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+        headers = {"Content-Type": "application/json"} if data else {}
+        connection.request(method, path, data, headers | ({"Authorization": f"Bearer {key}"} if key else {}))
         return connection, connection.getresponse()
 
-    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
         """Status and body: an object where it is JSON, else text."""
-        connection, response = self.send(method, path, body)
+        connection, response = self.send(method, path, body, key)
         with contextlib.closing(connection):
             text = response.read().decode()
         with contextlib.suppress(ValueError):
