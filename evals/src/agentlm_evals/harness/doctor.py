@@ -1,14 +1,18 @@
 """Plays a task's gold answers, and one that does nothing, through its environment and scorer. Refuses to ask any model."""
 
+import asyncio
 from dataclasses import dataclass, field
 
-from agentlm_evals.errors import RequirementError
+from agentlm_evals.errors import EvalError, RequirementError
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
-from agentlm_evals.harness.run import run_episode
+from agentlm_evals.harness.run import first_error, run_episode
 from agentlm_evals.models.scripted import ScriptedModel
 from agentlm_evals.outcome import Outcome, Score
 from agentlm_evals.task import Agent, Sample, Setting, Task
+
+AT_ONCE = 4
+"""Samples side by side: a scripted agent answers at once, so that more would only wait for a processor."""
 
 
 @dataclass(slots=True)
@@ -68,22 +72,39 @@ async def play(plan: TaskPlan, sample: Sample, agent: Agent, environment: object
 async def examine(task: Task, setting: Setting, limit: int | None = None) -> Finding:
     """The first `limit` samples, each with its gold path and with one that does nothing.
 
+    Samples are played side by side, as many as the task's environments carry, in the one environment that a run has, too.
+
     Raises:
         EvalError: The environment does not open, or the items cannot be read.
     """
     plan = plan_task(task, setting, RunSettings(limit=limit))
     finding = Finding()
-    async with task.environment(setting) as environment:
-        for sample in plan.samples:
-            try:
-                await _examine(finding, plan, sample, environment)
-            except RequirementError as error:
-                finding.not_played = str(error)
-                break
+    slots = asyncio.Semaphore(min(AT_ONCE, task.capacity(setting) or AT_ONCE))
+    wrong: dict[str, str] = {}
+
+    async def one(sample: Sample, environment: object) -> None:
+        try:
+            if finding.not_played is None:
+                await _examine(finding, wrong, plan, sample, environment)
+        except RequirementError as error:
+            finding.not_played = str(error)
+        finally:
+            slots.release()
+
+    try:
+        async with task.environment(setting) as environment, asyncio.TaskGroup() as group:
+            for sample in plan.samples:
+                await slots.acquire()
+                group.create_task(one(sample, environment))
+    except* EvalError as errors:
+        raise first_error(errors) from None
+    finding.wrong = [wrong[sample.id] for sample in plan.samples if sample.id in wrong]
     return finding
 
 
-async def _examine(finding: Finding, plan: TaskPlan, sample: Sample, environment: object) -> None:
+async def _examine(
+    finding: Finding, wrong: dict[str, str], plan: TaskPlan, sample: Sample, environment: object
+) -> None:
     agent = plan.task.gold(sample, plan.setting.protocol.name)
     if agent is None:
         finding.without += 1
@@ -93,6 +114,6 @@ async def _examine(finding: Finding, plan: TaskPlan, sample: Sample, environment
         if score.outcome is Outcome.RIGHT:
             finding.solved += 1
         else:
-            finding.wrong.append(f"{sample.id}: {score.outcome.value} {dict(score.details)}")
+            wrong[sample.id] = f"{sample.id}: {score.outcome.value} {dict(score.details)}"
     score = await play(plan, sample, plan.task.nothing(), environment)
     finding.nothing_solved += score.outcome is Outcome.RIGHT

@@ -164,7 +164,7 @@ def _call(call: Call) -> dict[str, Any]:
     }
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first error itself, of groups within groups."""
     found: BaseException = group
     while isinstance(found, BaseExceptionGroup):
@@ -242,7 +242,7 @@ class Runner:
                     for plan in self.plans:
                         group.create_task(self._run_task(plan, done[plan.task.name]))
             except* EvalError as errors:
-                raise _first(errors) from None
+                raise first_error(errors) from None
             except* asyncio.CancelledError:
                 if not self._given_up:
                     raise
