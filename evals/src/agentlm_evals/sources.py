@@ -185,7 +185,8 @@ DATA_SETS: Mapping[str, DataSet] = {
             *_HOTPOTQA,
         ),
         "MIT (billxbf/ReWOO, openai/grade-school-math), Apache-2.0 (BIG-bench), CC BY-SA 4.0 (HotpotQA)",
-        "six of the seven sets that fifty questions each are drawn from; TriviaQA is not there",
+        "six of the seven sets that fifty questions each are drawn from; TriviaQA's is only published within archives of "
+        "gigabytes: the guide says how to add it",
         _questions,
     ),
     "agenttuning": DataSet(

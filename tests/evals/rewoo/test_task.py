@@ -1,6 +1,7 @@
 """ReWOO: plans carried out with the real tools, both gradings, and what is drawn from the sets."""
 
 import asyncio
+import json
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -204,6 +205,46 @@ def test_real_questions_have_a_gold_path(data_dir):
     scores = [score for score, _ in gold_of(setting(data_dir))]
     assert [score.details for score in scores if score.outcome is not Outcome.RIGHT] == []
     assert len(scores) == 300
+
+
+def test_trivia_qa_completes_the_set_where_its_file_is(data_dir, tmp_path):
+    for name in ("rewoo", "gsm8k", "hotpotqa"):
+        (tmp_path / name).mkdir()
+        for path in (data_dir / name).iterdir():
+            (tmp_path / name / path.name).symlink_to(path)
+    # As `datasets` writes the split: an answer has a value and other names for it.
+    rows = [{"question": f"Who is {at}?", "answer": {"value": f"N{at}", "aliases": []}} for at in range(60)]
+    file = tmp_path / "rewoo" / "trivia_qa.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    where = setting(tmp_path)
+    samples = TASK.samples(where)
+    assert len(samples) == TASK.max_samples == 350
+    first = next(sample for sample in samples if sample.category == "trivia_qa")
+    assert (first.id, first.target) == (f"trivia_qa/{items.drawn(60)[0]}", f"N{items.drawn(60)[0]}")
+    assert "without" not in TASK.versions(where)
+    file.write_text(json.dumps({"question": "Who?", "answer": "N"}))
+    with pytest.raises(DataError, match=r"trivia_qa\.jsonl:1 has no question, or no answer with a value"):
+        TASK.samples(where)
+
+
+def test_a_file_of_questions_says_whose_tools_they_have(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    row = {"question": "Who rules Vesk?", "answer": "Ada", "kind": "hotpot_qa"}
+    context = [["Vesk", ["Vesk is a town. ", "Ada rules it."]]]
+    file.write_text(json.dumps(row | {"context": context}) + "\n" + json.dumps(row | {"kind": "gsm8k"}))
+    where = Setting(Source(file=file), OURS, resolve_options(TASK, {}))
+    assert [sample.id for sample in TASK.samples(where)] == ["hotpot_qa/0", "gsm8k/1"]
+    plan = "Plan: Look it up.\n#E1 = Wikipedia[Vesk]"
+    ((score, episode),) = run_all(where, [("hotpot_qa/0", scripted(plan, "Ada"))])
+    assert score.outcome is Outcome.RIGHT
+    assert episode.notes["evidence"] == {"#E1": "Vesk is a town. Ada rules it."}
+    for other in ({}, row | {"kind": "poetry"}, row | {"answer": 1}):
+        file.write_text(json.dumps(other))
+        with pytest.raises(DataError, match=r"mine\.jsonl:1 must have `question`, `answer` and `kind`"):
+            TASK.samples(where)
+    file.write_text(json.dumps(row | {"context": [1]}))
+    with pytest.raises(DataError, match=r"mine\.jsonl:1: `context` is not a list"):
+        run_all(where, [("hotpot_qa/0", scripted(plan, "Ada"))])
 
 
 def test_a_folder_without_any_set_is_refused(tmp_path):

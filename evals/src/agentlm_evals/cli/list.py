@@ -50,6 +50,10 @@ def _describe(entry: Entry, options: dict[str, Any]) -> Iterator[str]:
     if setting.source.is_own and not task.needs_no_data:
         how = f"agentlm data fetch {entry.name}" if entry.name in DATA_SETS else "--data DIR"
         data = f"{count} own samples; official: {how}"
+    elif entry.size not in (None, count):
+        data = f"{count} samples, {entry.size} published"
+        if lacking := task.versions(setting).get("without"):
+            data += f" (without {lacking})"
     yield f"{entry.title}; needs {entry.needs}; {data}; protocols: {', '.join(task.protocols)}"
     for one in missing:
         yield f"lacks {one.what}: {one.how}"

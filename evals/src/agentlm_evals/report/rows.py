@@ -117,6 +117,8 @@ class Row:
                 notes.append(
                     f"{self.total} items, where the published set has {self.published_size}: not that set"
                 )
+            if lacking := self.versions.get("without"):
+                notes.append(f"without {lacking}")
         if self.finished < self.planned:
             notes.append(f"unfinished: {self.finished} of {self.planned} episodes")
         if self.faults:

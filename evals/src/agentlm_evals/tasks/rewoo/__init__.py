@@ -1,6 +1,6 @@
 """ReWOO: the model plans which tools to use, workers carry the plan out, the model solves with what they found.
 
-Accuracy over seven sets of fifty questions, of which six are at hand. The tools are local: documents, a calculator,
+Accuracy over seven sets of fifty questions, of which six can be fetched. The tools are local: documents, a calculator,
 algebra, the tested model itself (the original's is GPT-3.5). A judge grades the answers if one is named, otherwise a rule
 of ours, which is stricter; F1 and exact match are in every score. Refuses to know servers.
 """
@@ -56,8 +56,8 @@ class ReWOO(Task):
     source_files = FILES
     assumptions = MappingProxyType(
         {
-            AGENTTUNING: "without TriviaQA, HotpotQA's fifty from the BOLAA set; local tools unless keys are given; "
-            "the tool LLM is the tested model; graded by the judge that was named, or by our rule"
+            AGENTTUNING: "HotpotQA's fifty from the BOLAA set; local tools unless keys are given; the tool LLM is the "
+            "tested model; graded by the judge that was named, or by our rule",
         }
     )
     max_samples = 350
@@ -84,9 +84,10 @@ class ReWOO(Task):
     def versions(self, setting: Setting) -> Mapping[str, str]:
         """The tools, and which of the seven sets are not there."""
         tools = "live" if setting.options.get("tools") == "live" else f"local, sympy {version('sympy')}"
-        if setting.source.is_own:
+        if setting.source.is_own or setting.source.file is not None:
             return {"tools": tools}
-        return {"tools": tools, "without": ", ".join(items.missing(setting.source))}
+        lacking = items.missing(setting.source)
+        return {"tools": tools, "without": ", ".join(lacking)} if lacking else {"tools": tools}
 
     def samples(self, setting: Setting) -> list[Sample]:
         """Fifty of each set that is there, or our own."""

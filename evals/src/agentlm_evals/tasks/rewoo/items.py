@@ -1,7 +1,8 @@
 """ReWOO's seven sets of fifty questions, drawn as the original draws them, where their files are. Knows no models.
 
 The original loads train splits and draws with pandas, which draws with NumPy's `RandomState(seed).choice`: the same here.
-HotpotQA's train split is not at hand, so that its fifty are drawn from the 300 whose paragraphs are; TriviaQA is left out.
+HotpotQA's train split is not at hand, so that its fifty are drawn from the 300 whose paragraphs are. TriviaQA is published
+as archives of gigabytes, which nothing here fetches: its fifty are there where somebody put its train split in one file.
 """
 
 import csv
@@ -62,8 +63,21 @@ def _hotpotqa(path: Path) -> list[Row]:
     return [(str(row["question"]), str(row["answer"])) for row in read_lines(path)]
 
 
+def _trivia_qa(path: Path) -> list[Row]:
+    """Lines as the library `datasets` writes them: an answer is an object, whose `value` the original grades by."""
+    rows = []
+    for number, row in enumerate(read_lines(path), 1):
+        answer = row.get("answer")
+        value = answer.get("value") if isinstance(answer, dict) else None
+        if not isinstance(row.get("question"), str) or not isinstance(value, str):
+            raise DataError(f"{path}:{number} has no question, or no answer with a value")
+        rows.append((row["question"], value))
+    return rows
+
+
 _SETS = (
     _Set("hotpot_qa", HOTPOTQA, _hotpotqa),
+    _Set("trivia_qa", ("rewoo/trivia_qa.jsonl.gz", "rewoo/trivia_qa.jsonl"), _trivia_qa),
     _Set("gsm8k", ("gsm8k/train.jsonl.gz", "gsm8k/train.jsonl"), _gsm8k),
     _Set("strategy_qa", ("rewoo/strategy_qa.csv",), _csv("input", "target")),
     _Set("physics_question", ("rewoo/physics_question.csv",), _csv("input", "target")),
@@ -78,12 +92,24 @@ def drawn(count: int, most: int = EACH) -> list[int]:
 
 
 def published(source: Source) -> list[Sample]:
-    """Fifty of each set whose file is there.
+    """Fifty of each set whose file is there; of a file that was named every question.
 
     Raises:
         DataError: None is there, or one cannot be read.
     """
-    return list(_published(source))
+    return list(_published(source) if source.file is None else _named(source.file))
+
+
+def _named(path: Path) -> Iterator[Sample]:
+    """Lines with `question`, `answer` and `kind` (the set whose tools and examples are used); `context` may be there."""
+    for number, row in enumerate(read_lines(path), 1):
+        texts = [row.get(key) for key in ("question", "answer", "kind")]
+        if not all(isinstance(text, str) for text in texts) or row["kind"] not in TOOLSETS:
+            raise DataError(
+                f"{path}:{number} must have `question`, `answer` and `kind` as texts, the kind one of {', '.join(TOOLSETS)}"
+            )
+        question, answer, kind = map(str, texts)
+        yield Sample(f"{kind}/{number - 1}", {"question": question, "kind": kind}, answer, kind)
 
 
 def _published(source: Source) -> Iterator[Sample]:
@@ -103,8 +129,8 @@ def _published(source: Source) -> Iterator[Sample]:
 
 
 def missing(source: Source) -> list[str]:
-    """Sets whose files are not there; TriviaQA always."""
-    lacking = ["trivia_qa"]
+    """Sets whose files are not there."""
+    lacking = []
     for one in _SETS:
         try:
             source.path(*one.files)
@@ -140,18 +166,29 @@ def own_address(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def articles(source: Source) -> Iterator[Article]:
-    """HotpotQA's paragraphs, where they are."""
+    """HotpotQA's paragraphs, where they are; of a file that was named the `context` of its lines, in HotpotQA's form.
+
+    Raises:
+        DataError: A context has another form.
+    """
     try:
         path = source.path(*HOTPOTQA)
     except DataError:
         return
-    for row in read_lines(path):
-        for title, sentences in row["context"]:
-            yield Article(title, "".join(sentences).strip(), tuple(sentences))
+    for number, row in enumerate(read_lines(path), 1):
+        try:
+            for title, sentences in row.get("context", []):
+                yield Article(title, "".join(sentences).strip(), tuple(sentences))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}:{number}: `context` is not a list of [title, [sentence, ...]]"
+            ) from error
 
 
 def address(source: Source) -> str:
     """The State of the Union address; empty where it is not there."""
+    if source.file is not None:
+        return ""
     try:
         return source.path(*ADDRESS).read_text()
     except (DataError, OSError):
