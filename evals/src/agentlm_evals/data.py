@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agentlm_evals.errors import DataError
+from agentlm_evals.errors import ConfigError, DataError
 from agentlm_evals.protocols import Protocol
 from agentlm_evals.task import Setting, Source, Task
 
@@ -20,9 +20,12 @@ def choose_source(
         file: A file of items that was named.
 
     Raises:
+        ConfigError: A file was named, and the task's items follow from its rules.
         DataError: The directory that was named has not this task's items.
     """
     if file is not None:
+        if task.needs_no_data:
+            raise ConfigError(f"--sample-input-file: the items of task {task.name} follow from its rules")
         return Source(file=file)
     if own:
         return Source()

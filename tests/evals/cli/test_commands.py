@@ -149,6 +149,8 @@ def test_good_trajectories_become_records_that_agentlm_reads(mock: Live, tmp_pat
             "humaneval.seconds is '0'; it must be a number, at least 0.1",
         ),
         (("gsm8k", "mmlu", "-f", "x"), "--sample-input-file is for one task"),
+        (("gsm8k", "-f", os.devnull), "task gsm8k has no samples in /dev/null"),
+        (("card-game", "-f", os.devnull), "the items of task card-game follow from its rules"),
         (("gsm8k", "--judge-model", "x"), "--judge-model is given without --judge-url"),
         (
             ("gsm8k", "--url", "http://h:1", "--serve-arg", "x"),

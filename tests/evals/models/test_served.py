@@ -322,8 +322,10 @@ def test_urls_are_checked() -> None:
     for wrong in ("localhost:80", "ftp://x", "http://"):
         with pytest.raises(ConfigError, match="must be http://HOST:PORT"):
             Pool([wrong])
-    with pytest.raises(ConfigError, match="named twice"):
-        Pool(["http://a", "http://a"])
+    for twice in ("http://a", "http://a/", "http://A:80", "http://a/v1"):
+        with pytest.raises(ConfigError, match="named twice"):
+            Pool(["http://a", twice])
+    assert len(Pool(["http://a", "https://a", "http://a:81", "http://a/b"]).endpoints) == 4
     with pytest.raises(ConfigError, match="no server was given"):
         Pool([])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlm_evals import __version__
-from agentlm_evals.errors import ConfigError, RunError
+from agentlm_evals.errors import ConfigError, DataError, RunError
 from agentlm_evals.harness.episode import Budget, derive_seed
 from agentlm_evals.harness.journal import Key, write_whole
 from agentlm_evals.model import Decoding
@@ -126,6 +126,10 @@ def plan_task(task: Task, setting: Setting, settings: RunSettings) -> TaskPlan:
             f"task {task.name} knows the protocols {', '.join(task.protocols)}, not {setting.protocol.name!r}"
         )
     samples = task.samples(setting)
+    if not samples:
+        raise DataError(
+            f"task {task.name} has no samples in {setting.source.file or setting.source.directory}"
+        )
     by_id = {sample.id: sample for sample in samples}
     if len(by_id) != len(samples):
         raise ConfigError(f"task {task.name} has two samples of one id")

@@ -52,6 +52,8 @@ class Endpoint:
         # Proxies and credentials of the environment are not asked: only the URL that was given is spoken to.
         self._address = Address(self.url, tls)
         self.host = self._address.host
+        self.place = (self._address.named.lower(), self._address.is_secure, self._address.prefix)
+        """However the URL is written."""
         self.in_flight = 0
         self.requests = 0
         self._failed_at: float | None = None

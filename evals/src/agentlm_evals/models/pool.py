@@ -59,8 +59,6 @@ class Pool:
     ) -> None:
         if not urls:
             raise ConfigError("no server was given: --url, --host with --port, or --model")
-        if len(set(urls)) != len(urls):
-            raise ConfigError(f"a server is named twice: {', '.join(urls)}")
         self.patience = patience or Patience()
         self.traffic = Traffic()
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -68,6 +66,9 @@ class Pool:
         self.endpoints = [
             Endpoint(url, timeout=self.patience.timeout, headers=headers, tls=tls) for url in urls
         ]
+        # Twice is twice the load on it, and half of what it says that it takes.
+        if len({endpoint.place for endpoint in self.endpoints}) != len(urls):
+            raise ConfigError(f"a server is named twice: {', '.join(urls)}")
         self._jitter = random.Random(0)
 
     def _choose(self, avoid: Endpoint | None) -> Endpoint:
