@@ -4,35 +4,15 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{Kernel, Layout, PANEL, Tile, UNROLL};
-use crate::dtype::Dtype;
+use super::choice::{F16, F32, WIDENED, choose_microkernels, size, step_bytes};
+use super::tile::{Kernel, PANEL, Tile, UNROLL};
 use crate::weight::GROUP;
 
 /// The AVX2 microkernels.
 pub(super) struct Avx2;
 
-const F32: u8 = 0;
-const F16: u8 = 1;
-const BF16: u8 = 2;
-/// f32 panels that were widened: in cache already.
-const WIDENED: u8 = 3;
-
 /// How far ahead B is fetched from the second cache into the first.
 const NEAR_BYTES: usize = 512;
-
-/// Bytes of a value.
-const fn size(format: u8) -> usize {
-    if format == F32 || format == WIDENED { 4 } else { 2 }
-}
-
-/// Bytes from one step of B to the next.
-const fn step_bytes(format: u8) -> usize {
-    if format == WIDENED {
-        PANEL * 4
-    } else {
-        GROUP * size(format)
-    }
-}
 
 /// Eight values as f32.
 ///
@@ -178,26 +158,6 @@ unsafe fn finish<const VECTORS: usize>(sums: &[[[f32; 8]; VECTORS]], tile: &Tile
 }
 
 /// # Safety
-/// As [`Kernel::tile`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dispatch<const FORMAT: u8>(rows: usize, panels: usize, args: &Tile) {
-    macro_rules! by_rows {
-        ($vectors:literal: $($rows:literal)*) => {
-            match rows {
-                // SAFETY: the caller's promise, with this many rows and vectors.
-                $($rows => unsafe { tile::<$rows, $vectors, FORMAT>(args) },)*
-                _ => debug_assert!(false, "no tile of {rows} rows"),
-            }
-        };
-    }
-    if panels == 2 {
-        by_rows!(4: 1 2 3);
-    } else {
-        by_rows!(2: 1 2 3 4 5 6);
-    }
-}
-
-/// # Safety
 /// As [`Kernel::widen`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn widen<const FORMAT: u8>(from: *const u8, steps: usize, to: *mut f32) {
@@ -225,26 +185,10 @@ impl Kernel for Avx2 {
     const BLOCK_TILES: usize = 32;
     const TASK_GROUPS: usize = 16;
 
-    unsafe fn tile(rows: usize, panels: usize, tile: &Tile) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match tile.layout {
-                Layout::Widened => dispatch::<WIDENED>(rows, panels, tile),
-                Layout::Packed(Dtype::F32) => dispatch::<F32>(rows, panels, tile),
-                Layout::Packed(Dtype::F16) => dispatch::<F16>(rows, panels, tile),
-                Layout::Packed(Dtype::BF16) => dispatch::<BF16>(rows, panels, tile),
-            }
-        }
-    }
-
-    unsafe fn widen(dtype: Dtype, from: *const u8, steps: usize, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match dtype {
-                Dtype::F32 => widen::<F32>(from, steps, to),
-                Dtype::F16 => widen::<F16>(from, steps, to),
-                Dtype::BF16 => widen::<BF16>(from, steps, to),
-            }
-        }
+    choose_microkernels! {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        widened as WIDENED;
+        2 panels => 4 vectors: 1 2 3;
+        1 panels => 2 vectors: 1 2 3 4 5 6;
     }
 }

@@ -5,23 +5,15 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::tile::{A_STRIDE, Kernel, Layout, Tile, UNROLL};
-use crate::dtype::Dtype;
+use super::choice::{F16, F32, choose_microkernels, size, step_bytes};
+use super::tile::{A_STRIDE, Kernel, Tile, UNROLL};
 use crate::weight::GROUP;
 
 /// The AVX-512 microkernels.
 pub(super) struct Avx512;
 
-const F32: u8 = 0;
-const F16: u8 = 1;
-const BF16: u8 = 2;
 /// How far ahead B is fetched from the second cache into the first; 0.5 to 2 KiB measured alike, the most a little best.
 const NEAR_BYTES: usize = 2048;
-
-/// Bytes of a value.
-const fn size(format: u8) -> usize {
-    if format == F32 { 4 } else { 2 }
-}
 
 /// Sixteen values as f32.
 ///
@@ -62,7 +54,7 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
     reason = "rows and vectors index several things alike"
 )]
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
-    let step_bytes = GROUP * size(FORMAT);
+    let step_bytes = step_bytes(FORMAT);
     let mut acc = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     // As many as fourteen rows are addressed by constants; so few as six have registers for it.
     let a_stride = if VECTORS > 2 { tile.a_stride } else { A_STRIDE };
@@ -179,31 +171,6 @@ unsafe fn finish<const VECTORS: usize>(sums: &[[[f32; 16]; VECTORS]], tile: &Til
     }
 }
 
-/// The tile of so many rows and vectors.
-macro_rules! by_rows {
-    ($given:expr, $args:expr, $vectors:literal, $format:expr => $($rows:literal)*) => {
-        match $given {
-            // SAFETY: the caller's promise, with this many rows and vectors.
-            $($rows => unsafe { tile::<$rows, $vectors, { $format }>($args) },)*
-            other => debug_assert!(false, "no tile of {other} rows"),
-        }
-    };
-}
-
-/// # Safety
-/// As [`Kernel::tile`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn one_group<const FORMAT: u8>(rows: usize, args: &Tile) {
-    by_rows!(rows, args, 2, FORMAT => 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-}
-
-/// # Safety
-/// As [`Kernel::tile`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn two_groups(rows: usize, args: &Tile) {
-    by_rows!(rows, args, 4, F32 => 1 2 3 4 5 6);
-}
-
 /// # Safety
 /// As [`Kernel::widen`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -224,26 +191,10 @@ impl Kernel for Avx512 {
     const BLOCK_TILES: usize = 1;
     const TASK_GROUPS: usize = 16;
 
-    unsafe fn tile(rows: usize, panels: usize, tile: &Tile) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match tile.layout {
-                Layout::Widened if panels == 4 => two_groups(rows, tile),
-                Layout::Packed(Dtype::F32) | Layout::Widened => one_group::<F32>(rows, tile),
-                Layout::Packed(Dtype::F16) => one_group::<F16>(rows, tile),
-                Layout::Packed(Dtype::BF16) => one_group::<BF16>(rows, tile),
-            }
-        }
-    }
-
-    unsafe fn widen(dtype: Dtype, from: *const u8, steps: usize, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match dtype {
-                Dtype::F32 => widen::<F32>(from, steps, to),
-                Dtype::F16 => widen::<F16>(from, steps, to),
-                Dtype::BF16 => widen::<BF16>(from, steps, to),
-            }
-        }
+    choose_microkernels! {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        widened as F32;
+        2 panels => 2 vectors: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+        4 panels of F32 => 4 vectors: 1 2 3 4 5 6;
     }
 }

@@ -8,6 +8,7 @@
 
 mod avx2;
 mod avx512;
+mod choice;
 mod driver;
 mod few;
 mod many;
