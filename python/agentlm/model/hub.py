@@ -63,6 +63,11 @@ def resolve(
     return directory
 
 
+def is_bundled(directory: Path) -> bool:
+    """Whether what `resolve` found is the bundled model, by whatever name and link; its files need not be there."""
+    return directory.resolve() == (Path(bundled.__file__).parent / bundled.NAME).resolve()
+
+
 def cached(
     model: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
 ) -> Path | None:

@@ -47,7 +47,9 @@ class EngineInfo:
     num_blocks: int
     kv_cache_bytes: int
     is_bundled: bool
-    """It is the small demonstration model that comes with the package."""
+    """It is the small demonstration model that comes with the package, found by its place."""
+    is_chosen: bool
+    """Somebody named it; the bundled model answers where nobody does."""
 
 
 class RunningEngine:
@@ -265,8 +267,11 @@ def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> R
 
 
 def _resolve(config: EngineConfig, progress: bool) -> Path:
+    if not config.model:
+        # A directory of its name is what that name means, not what no name does.
+        return bundled.directory()
     return hub.resolve(
-        config.model or bundled.NAME,
+        config.model,
         revision=config.revision,
         token=config.token,
         cache_dir=config.cache_dir,
@@ -325,5 +330,6 @@ def _info(
         max_total_tokens=plan.max_total_tokens,
         num_blocks=plan.num_blocks,
         kv_cache_bytes=plan.bytes,
-        is_bundled=config.model in (None, bundled.NAME),
+        is_bundled=hub.is_bundled(directory),
+        is_chosen=bool(config.model),
     )
