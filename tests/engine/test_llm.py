@@ -19,7 +19,7 @@ from agentlm.errors import (
     EngineFailedError,
     InvalidRequestError,
 )
-from tests.engine.idle import SECONDS, wait_idle
+from tests.engine.idle import SECONDS, wait_for, wait_idle
 from tests.model.small import make_small
 
 
@@ -274,9 +274,7 @@ def test_closing_ends_what_is_unfinished(model):
 
     thread = threading.Thread(target=call)
     thread.start()
-    deadline = time.monotonic() + SECONDS
-    while llm.stats()["running"] == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(llm, "running")
     llm.close()
     thread.join(SECONDS)
     assert [type(error) for error in caught] == [EngineClosedError]

@@ -12,7 +12,7 @@ import pytest
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import AgentLMError, EngineFailedError
-from tests.engine.idle import SECONDS, wait_idle
+from tests.engine.idle import SECONDS, wait_for, wait_idle
 from tests.model.small import make_small
 
 LONG = SamplingParams(max_new_tokens=3000, ignore_eos=True)
@@ -90,9 +90,7 @@ def test_who_waits_for_a_control_hears_of_a_step_that_hangs(model):
 
     thread = threading.Thread(target=call)
     thread.start()
-    deadline = time.monotonic() + SECONDS
-    while llm.stats()["unfinished"] == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(llm, "unfinished")
     # It has been counted; now its step begins.
     time.sleep(0.15)
     began = time.monotonic()
