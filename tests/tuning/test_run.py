@@ -231,6 +231,15 @@ def test_an_evaluation_at_the_end_rounds_no_weight(finished: Path, tmp_path: Pat
     assert tensors(tmp_path / "evaluated") == tensors(tmp_path / "plain")
 
 
+def test_what_is_left_out_of_what_is_held_out_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_records(tmp_path / "held.jsonl", [*sums(3, "held"), *sums(1, "long", turns=400)])
+    held = {"sources": [{"name": "held", "path": str(file)}]}
+    run(again(finished, tmp_path / "out", evaluation=held, training__steps=1))
+    assert "held: 1 conversations left out: too long\n  for example held: " in capsys.readouterr().err
+
+
 def test_old_checkpoints_are_removed(finished: Path, tmp_path: Path) -> None:
     run(again(finished, tmp_path / "out", checkpoints={"every": 1, "keep": 2}), quiet=True)
     kept = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
@@ -432,6 +441,20 @@ def test_over_long_conversations_are_dropped_split_or_refused(finished: Path, tm
         told[way] = json.loads(about.read_text(encoding="utf-8"))["left_out"][0]
     assert told["drop"]["too long"] > 0
     assert told["split"] == {}
+    # What is too long and has nothing to train in any piece is counted, too.
+    silent = {
+        "id": "silent",
+        "source": "long",
+        "messages": [m | {"loss": False} if m["role"] == "assistant" else m for m in long[0]["messages"] * 3],
+    }
+    write_records(file, [silent, *sums(20, "short")])
+    run(
+        again(finished, tmp_path / "silent", data=data | {"over_length": "split"}, training__steps=1),
+        quiet=True,
+    )
+    (about,) = (tmp_path / "silent" / "rendered").glob("*/about.json")
+    assert json.loads(about.read_text(encoding="utf-8"))["left_out"] == [{"no trained token": 1}]
+    write_records(file, long)
     with pytest.raises(RenderingError, match="drop or split such conversations"):
         run(again(finished, tmp_path / "refuse", data=data | {"over_length": "refuse"}), quiet=True)
 

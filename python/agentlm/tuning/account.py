@@ -4,11 +4,12 @@ Refuses to know models and steps.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from agentlm.tuning.config import TuneConfig
+from agentlm.tuning.config import SourceSection, TuneConfig
 from agentlm.tuning.mixture import streams
 from agentlm.tuning.plan import Plan, make_plan
 from agentlm.tuning.preference import Pairs, plan_pairs
@@ -58,6 +59,16 @@ def tags_told(rendered: Rendered, counts: npt.NDArray[np.int64]) -> frozenset[st
     return frozenset(ordered[:TAGS_TOLD])
 
 
+def left_out_told(sources: Sequence[SourceSection], rendered: Rendered) -> list[str]:
+    """What was not taken of each source and why, a line a source and reason, and an example of each."""
+    lines = [
+        f"{source.name}: {number} conversations left out: {reason}"
+        for source, left_out in zip(sources, rendered.left_out, strict=True)
+        for reason, number in left_out.items()
+    ]
+    return lines + [f"  for example {example}" for example in rendered.examples]
+
+
 def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str]:
     """What the plan makes of the mixture, a line a source: shares as they come out, epochs, what was left out."""
     counts = plan.counts(len(rendered))
@@ -72,11 +83,7 @@ def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str
             f"{source.name}: {int(own.sum())} conversations, drawn {times} times ({times / drawn:.1%} of all, "
             f"{own_trained / trained:.1%} of trained tokens), {times / max(1, int(own.sum())):.2f} epochs"
         )
-        lines += [
-            f"{source.name}: {number} conversations left out: {reason}"
-            for reason, number in rendered.left_out[index].items()
-        ]
-    lines += [f"  for example {example}" for example in rendered.examples]
+    lines += left_out_told(config.data.sources, rendered)
     packs = sum(len(step) for step in plan.steps)
     unit = "packs" if config.dpo is None else "pairs"
     lines.append(

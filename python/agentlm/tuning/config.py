@@ -153,6 +153,9 @@ class TrainingSection:
     """What forward and backward compute in. The weights that the optimizer keeps are float32."""
     optimizer_state: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: Literal["none", "layers"] = "none"
+    compile: bool = False
+    """Whether torch compiles what layers compute outside of attention: a minute or two at the start, a gain in steps where
+    many small operations wait for one another. Off unless asked for, on a GPU too: measure it on what is to be trained."""
     deterministic: bool = False
     """Only operations whose results repeat bit for bit; a CPU's always do."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -180,13 +183,21 @@ class TrainingSection:
         _one_of("training.optimizer_state", self.optimizer_state, DTYPES)
         _one_of("training.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _one_of("training.device", self.device, DEVICES)
+        if self.compile and self.deterministic:
+            raise ConfigError(
+                "`training.compile` does not go with `training.deterministic`: programs are made for the sizes that come "
+                "first, and a run that goes on meets others first. Leave one of the two out."
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"`training.betas` must be two numbers from 0 to below 1. Given: {self.betas}")
-        if self.optimizer_state == "bfloat16" and self.betas[1] > 0.996:
-            raise ConfigError(
-                f'`training.optimizer_state` = "bfloat16" does not go with betas[1] = {self.betas[1]}: a step would change '
-                "the second moment by less than bfloat16 can tell (2^-8). Lower it to 0.996, or keep float32 states."
-            )
+        for index, beta in enumerate(self.betas):
+            if self.optimizer_state == "bfloat16" and beta > 0.996:
+                moment = ("first", "second")[index]
+                raise ConfigError(
+                    f'`training.optimizer_state` = "bfloat16" does not go with betas[{index}] = {beta}: a step would '
+                    f"change the {moment} moment by less than bfloat16 can tell (2^-8). Lower it to 0.996, or keep float32 "
+                    "states."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +336,11 @@ class TuneConfig:
             raise ConfigError(
                 '`model.init` = "random" does not go with [lora]: low-rank additions to weights that know nothing. '
                 "Train the whole model, or start from weights."
+            )
+        if self.training.compile and self.parallel.tensor > 1:
+            raise ConfigError(
+                f"`training.compile` does not go with `parallel.tensor` = {self.parallel.tensor}: ranks add up between the "
+                "operations that would be compiled together. Leave one of the two out."
             )
         if self.dpo is not None:
             self._check_dpo()

@@ -9,7 +9,7 @@ from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.plan import Plan
 from agentlm.tuning.rendering import Rendered, digest_of_tokenizer
 
-FREE = ("micro_batch", "activation_checkpointing", "device", "threads")
+FREE = ("micro_batch", "activation_checkpointing", "compile", "device", "threads")
 """Keys of [training] that say how a step is computed and not what: they may change when a run goes on."""
 _REASONS = {
     "model": "`model.init` differs",

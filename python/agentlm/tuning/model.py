@@ -7,7 +7,7 @@ is served as it lies.
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from agentlm.model.weights import Checkpoint, TensorRef
 from agentlm.ops.differentiable import copied_to, linear_loss
 from agentlm.ops.dtypes import TORCH_DTYPES
 from agentlm.ops.packed import Activation, PackedContext, PackedOps, Weight, local
+from agentlm.tuning.compiled import BACKEND, CompiledLayers
 
 INITIAL_SPREAD = 0.02
 """Standard deviation of a new model's matrices: Llama's `initializer_range`."""
@@ -54,9 +55,9 @@ class TrainableLayer(nn.Module):
         self.mlp = nn.Module()
         self.checkpointed = False
 
-    def bind(self, decoder: Decoder, ops: PackedOps) -> None:
+    def bind(self, decoder: Decoder, ops: PackedOps, compiled: CompiledLayers | None = None) -> None:
         """Says what the layer computes with."""
-        self._decoder, self._ops = decoder, ops
+        self._decoder, self._ops, self._compiled = decoder, ops, compiled
 
     def forward(self, residual: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
         """The residual stream after `x` and attention were added, and what the layer is still to add to it."""
@@ -69,6 +70,8 @@ class TrainableLayer(nn.Module):
         return self._compute(residual, x)
 
     def _compute(self, residual: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self._compiled is not None:
+            return self._compiled.layer(self._ops, self.index, residual, x)
         stream = Activation((residual,))
         out = self._decoder.layer(self._ops, self.index, stream, None if x is None else Activation((x,)))
         return stream.value, out.value
@@ -116,6 +119,17 @@ class TrainableDecoder(nn.Module):
         self.decoder = Decoder.bind(self.config, declared(self.config), self.ops)
         for layer in self.layers:
             layer.bind(self.decoder, self.ops)
+
+    def compile_layers(self, backend: str = BACKEND) -> None:
+        """Lets torch compile what layers compute outside of attention, when it is first computed.
+
+        The weights are laid out by then, and each rank holds whole matrices.
+        """
+        assert self.ops.group is None, "collectives are not compiled"
+        one = declared(replace(self.config, layers=1))
+        compiled = CompiledLayers(self.config, self.ops.weights, one, backend)
+        for layer in self.layers:
+            layer.bind(self.decoder, self.ops, compiled)
 
     def forward(self, batch: Batch, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """`scale` (one, or one a trained token) times their cross-entropies, added up, and each one's log-probability.

@@ -246,11 +246,11 @@ class _Renderer:
             pieces, lost = self.split(conversation)
         except ChatTemplateError as error:
             return [], REFUSED, str(error)
-        return (
-            pieces,
-            TOO_LONG if lost else None,
-            f"{why}; {lost} turns did not fit even alone" if lost else "",
-        )
+        if lost:
+            return pieces, TOO_LONG, f"{why}; {lost} turns did not fit even alone"
+        if not pieces:
+            return [], NO_TRAINED, f"{why}, and none of them is trained"
+        return pieces, None, ""
 
     def tokens(self, conversation: Conversation) -> _Tokens:
         _, ids, mask = self.template.conversation(conversation.messages_json(), conversation.tools_json())

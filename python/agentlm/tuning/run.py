@@ -27,8 +27,9 @@ from agentlm.model.decoder import checked
 from agentlm.model.layout import tensor_shapes
 from agentlm.model.weights import Checkpoint
 from agentlm.progress import wanted
-from agentlm.tuning.account import mixture_told, plan_of, tags_told
+from agentlm.tuning.account import left_out_told, mixture_told, plan_of, tags_told
 from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training_tensors
+from agentlm.tuning.compiled import check_compiler
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.evaluation import TASKS_NAME, Evaluations
 from agentlm.tuning.identity import difference, identity
@@ -80,6 +81,8 @@ def run(
         RenderingError: conversations cannot be turned into tokens.
     """
     device = _device(config, local_rank)
+    if config.training.compile:
+        check_compiler(device)
     _set_up(config)
     directory = Path(config.output)
     if rank == 0:
@@ -154,6 +157,9 @@ class _Run:
             if log is not None and not begun:
                 for line in mixture_told(config, rendered, plan):
                     log.say(line)
+                if held_out is not None:
+                    for line in left_out_told(config.evaluation.sources, held_out):
+                        log.say(line)
                 if pairs is not None:
                     log.say(f"{len(pairs)} pairs; {pairs.other_prompts} left out whose prompts differ")
             if log is not None and begun:
@@ -343,6 +349,8 @@ class _Run:
         assert not parameters, f"nothing was said of {sorted(parameters)}"
         for layer in model.layers:
             layer.checkpointed = training.activation_checkpointing == "layers"
+        if training.compile:
+            model.compile_layers()
         return model
 
     def _preferring(self, trainer: Trainer, pairs: Pairs) -> PreferenceTrainer:
