@@ -116,7 +116,10 @@ impl ApiError {
 
     /// Whether the client is told when to try again.
     pub(crate) fn retries(&self) -> bool {
-        matches!(self, Self::Overloaded | Self::Closing)
+        matches!(
+            self,
+            Self::Overloaded | Self::Closing | Self::Control(ControlError::Closed)
+        )
     }
 
     /// The label of `tgi_request_failure`.

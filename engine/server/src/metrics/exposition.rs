@@ -318,16 +318,17 @@ mod tests {
     use super::*;
     use crate::error::ApiError;
 
+    const LIMITS: Limits = Limits {
+        max_input_tokens: 100,
+        max_total_tokens: 200,
+        max_stop_sequences: 4,
+        max_top_n_tokens: 5,
+        max_best_of: 2,
+    };
+
     #[test]
     fn every_request_has_one_outcome() {
-        let limits = Limits {
-            max_input_tokens: 100,
-            max_total_tokens: 200,
-            max_stop_sequences: 4,
-            max_top_n_tokens: 5,
-            max_best_of: 2,
-        };
-        let metrics = Arc::new(Metrics::new(&limits));
+        let metrics = Arc::new(Metrics::new(&LIMITS));
         let done = Meter::new(metrics.clone(), None);
         done.admitted([(3, 20)].into_iter());
         done.succeeded(&Account {
@@ -370,6 +371,70 @@ mod tests {
             "agentlm_spans_dropped 3\n",
         ] {
             assert!(text.contains(line), "{line}\nis not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn each_of_the_engines_numbers_has_its_line() {
+        let mut snapshot = Snapshot {
+            unfinished: 1,
+            oldest_waiting_seconds: 2.5,
+            last_step_seconds: 3.5,
+            total_step_seconds: 4.5,
+            late_compilations: 5,
+            ..Snapshot::default()
+        };
+        let core = &mut snapshot.core;
+        (core.queued, core.running) = (6, 7);
+        (
+            core.blocks.free,
+            core.blocks.cached,
+            core.blocks.held,
+            core.blocks.limbo,
+        ) = (8, 9, 10, 11);
+        (
+            core.preemptions,
+            core.prefix_lookup_tokens,
+            core.prefix_hit_tokens,
+        ) = (12, 13, 14);
+        (core.steps, core.tokens_computed, core.tokens_generated) = (15, 16, 17);
+        (core.aborted, core.failed) = (18, 19);
+        (core.finished_length, core.finished_eos, core.finished_stop) = (20, 21, 22);
+        let text = Moment {
+            metrics: &Metrics::new(&LIMITS),
+            snapshot: &snapshot,
+            steps: &StepTimes::default(),
+            failed: false,
+            dropped_lines: 0,
+            dropped_spans: 0,
+        }
+        .text();
+        for line in [
+            "tgi_queue_size 6",
+            "tgi_batch_current_size 7",
+            "tgi_batch_current_max_tokens 160",
+            "agentlm_unfinished 1",
+            "agentlm_queue_age_seconds 2.5",
+            "agentlm_last_step_seconds 3.5",
+            "agentlm_step_seconds 4.5",
+            "agentlm_late_compilations 5",
+            "agentlm_blocks{state=\"free\"} 8",
+            "agentlm_blocks{state=\"cached\"} 9",
+            "agentlm_blocks{state=\"held\"} 10",
+            "agentlm_blocks{state=\"limbo\"} 11",
+            "agentlm_preemptions 12",
+            "agentlm_prefix_lookup_tokens 13",
+            "agentlm_prefix_hit_tokens 14",
+            "agentlm_steps 15",
+            "agentlm_tokens_computed 16",
+            "agentlm_tokens_generated 17",
+            "agentlm_aborted 18",
+            "agentlm_failed 19",
+            "agentlm_finished{reason=\"length\"} 20",
+            "agentlm_finished{reason=\"eos_token\"} 21",
+            "agentlm_finished{reason=\"stop_sequence\"} 22",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}\nis not in\n{text}");
         }
     }
 }

@@ -102,21 +102,19 @@ pub(crate) fn prompts() -> Vec<ApiError> {
     vec![ApiError::Suffix, ApiError::BatchSize(0)]
 }
 
-/// Of what an operator asks for.
-pub(crate) fn control() -> Vec<ApiError> {
-    vec![
-        ApiError::Validation(String::new()),
-        ApiError::Control(ControlError::UnknownAdapter(String::new())),
-        ApiError::Control(ControlError::AdapterExists(String::new())),
-        ApiError::Control(ControlError::Asleep),
-        ApiError::Control(ControlError::Failed(String::new())),
-        ApiError::Control(ControlError::Timeout {
-            running: 0,
-            waited: Duration::ZERO,
-        }),
-        ApiError::Control(ControlError::Closed),
-        ApiError::Internal,
-    ]
+/// Of what an operator asks for: these, and what any of it may end with.
+pub(crate) fn control(own: impl IntoIterator<Item = ControlError>) -> Vec<ApiError> {
+    let common = [ControlError::Failed(String::new()), ControlError::Closed];
+    let all = own.into_iter().chain(common).map(ApiError::Control);
+    all.chain([ApiError::Internal]).collect()
+}
+
+/// Requests in the way that did not end in time.
+pub(crate) const fn in_the_way() -> ControlError {
+    ControlError::Timeout {
+        running: 0,
+        waited: Duration::ZERO,
+    }
 }
 
 /// The response to errors of one status.

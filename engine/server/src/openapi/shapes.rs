@@ -199,7 +199,7 @@ shape!(
             {
                 "type": "object",
                 "properties": {
-                    "type": {"const": "function"},
+                    "type": {"enum": ["function", null]},
                     "function": {"type": "object", "properties": {"name": text()}, "required": ["name"]},
                 },
                 "required": ["function"],
@@ -230,7 +230,7 @@ shape!(
             "type": "object",
             "properties": {
                 "id": {"type": ["string", "null"]},
-                "type": {"type": "string"},
+                "type": {"enum": ["function", null]},
                 "function": {
                     "type": "object",
                     "properties": {

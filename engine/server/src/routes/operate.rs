@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agentlm_host::{Control, ControlError, Quiesce};
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
@@ -87,7 +88,10 @@ pub(crate) fn describe_load(schemas: &mut Schemas) -> Operation {
     Operation::new("operator", "load_adapter", "Loads an adapter")
         .takes(&schemas.asked::<Adapter>(), &example)
         .answering(Answer::Json(schemas.answered::<Adapter>()))
-        .failing(failures::control())
+        .failing(failures::control([
+            ControlError::AdapterExists(String::new()),
+            ControlError::Asleep,
+        ]))
 }
 
 /// `DELETE /adapters/{name}`.
@@ -98,7 +102,10 @@ pub(crate) fn describe_unload(_: &mut Schemas) -> Operation {
         "Unloads an adapter, once the requests that use it have ended",
     )
     .named("name", "The adapter's name.")
-    .failing(failures::control())
+    .failing(failures::control([
+        ControlError::UnknownAdapter(String::new()),
+        failures::in_the_way(),
+    ]))
 }
 
 /// `POST /weights/reload`.
@@ -108,6 +115,7 @@ pub(crate) fn describe_reload(schemas: &mut Schemas) -> Operation {
         "reload_weights",
         "Exchanges the weights for those of another checkpoint of the same shape",
     )
+    .failing(failures::control([ControlError::Asleep, failures::in_the_way()]))
 }
 
 /// `POST /sleep`.
@@ -117,11 +125,12 @@ pub(crate) fn describe_sleep(schemas: &mut Schemas) -> Operation {
         "sleep",
         "Gives back the memory of weights and cache, until the engine is woken",
     )
+    .failing(failures::control([failures::in_the_way()]))
 }
 
 /// `POST /wake`.
 pub(crate) fn describe_wake(schemas: &mut Schemas) -> Operation {
-    described(schemas, "wake", "Wakes the engine")
+    described(schemas, "wake", "Wakes the engine").failing(failures::control([]))
 }
 
 fn described(schemas: &mut Schemas, id: &'static str, summary: &'static str) -> Operation {
@@ -131,7 +140,6 @@ fn described(schemas: &mut Schemas, id: &'static str, summary: &'static str) -> 
             &json!({"mode": "drain", "timeout": 60}),
         )
         .answering(Answer::Json(schemas.answered::<Weights>()))
-        .failing(failures::control())
 }
 
 /// Refuses these routes on a server without a key.
@@ -184,7 +192,14 @@ pub(crate) async fn load_adapter(State(app): State<Arc<App>>, request: Request) 
 }
 
 /// `DELETE /adapters/{name}`: requests that use it finish first.
-pub(crate) async fn unload_adapter(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
+pub(crate) async fn unload_adapter(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Response {
+    // A name that is no UTF-8 is nobody's.
+    let Ok(Path(name)) = name else {
+        return ApiError::Control(ControlError::UnknownAdapter("\u{fffd}".to_owned())).native();
+    };
     match ask(
         &app,
         Control::UnloadAdapter { name, number: 0 },

@@ -372,4 +372,30 @@ fn adapters_are_chosen_by_name() {
     assert_eq!(reply.status, 200, "{}", reply.body);
     let reply = complete(&server, r#","max_tokens":1,"model":"mine""#).json();
     assert_eq!(reply["model"], "mine");
+    // Blocks of a prompt are shared only by requests of one adapter: so one sees who was computed by which.
+    let hits = || server.engine.snapshot().core.prefix_hit_tokens;
+    for path in ["/generate", "/vertex", "/v1/completions", "/v1/chat/completions"] {
+        let text = format!("{path}: as long as several blocks of the prefix cache, so as to be found there");
+        let ask = |adapter: &str| {
+            let native = json!({"inputs": text, "parameters": {"max_new_tokens": 1, "adapter_id": adapter}});
+            let body = match path {
+                "/generate" => native,
+                "/vertex" => json!({"instances": [native]}),
+                "/v1/completions" => json!({"prompt": text, "model": adapter, "max_tokens": 1}),
+                _ => {
+                    json!({"messages": [{"role": "user", "content": text}], "model": adapter, "max_tokens": 1})
+                }
+            };
+            let before = hits();
+            let reply = post(server.address, path, &body.to_string());
+            assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+            hits() - before
+        };
+        assert_eq!(
+            [ask("test/model"), ask("mine")],
+            [0, 0],
+            "{path}: it is not shared"
+        );
+        assert!(ask("test/model") > 0 && ask("mine") > 0, "{path}: it is kept");
+    }
 }

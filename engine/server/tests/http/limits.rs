@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{get, post, receive, send};
 use crate::fixture::{Setup, start};
@@ -60,6 +60,73 @@ fn a_full_server_says_so_even_to_what_is_wrong() {
         }
     };
     assert_eq!(reply.status, 200, "the place is free again");
+}
+
+#[test]
+fn each_run_takes_a_place() {
+    let mut setup = Setup {
+        step_time: Duration::from_millis(1),
+        max_total_tokens: 4000,
+        ..Setup::default()
+    };
+    setup.config.max_concurrent_requests = 3;
+    let server = setup.start();
+    let body = br#"{"inputs":"hi","parameters":{"max_new_tokens":3900}}"#;
+    let running: Vec<_> = (0..2)
+        .map(|_| send(server.address, "POST", "/generate", &[JSON], body))
+        .collect();
+    while server.engine.snapshot().core.running < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let one = r#"{"inputs":"hi","parameters":{"max_new_tokens":1}}"#;
+    for (path, fits, fields, doubled) in [
+        (
+            "/generate",
+            one.to_owned(),
+            r#""max_new_tokens":1"#,
+            r#""max_new_tokens":1,"do_sample":true,"best_of":2"#,
+        ),
+        (
+            "/vertex",
+            format!("{{\"instances\":[{one}]}}"),
+            "[{",
+            &format!("[{one},{{"),
+        ),
+        (
+            "/v1/completions",
+            r#"{"prompt":["hi"],"max_tokens":1}"#.to_owned(),
+            r#"["hi"]"#,
+            r#"["hi","you"]"#,
+        ),
+        (
+            "/v1/completions",
+            r#"{"prompt":"hi","max_tokens":1}"#.to_owned(),
+            r#""hi""#,
+            r#""hi","n":2"#,
+        ),
+        (
+            "/v1/completions",
+            r#"{"prompt":"hi","max_tokens":1}"#.to_owned(),
+            r#""hi""#,
+            r#""hi","best_of":2"#,
+        ),
+        (
+            "/v1/chat/completions",
+            r#"{"messages":[{"role":"u","content":"hi"}],"max_tokens":1}"#.to_owned(),
+            "}]",
+            r#"}],"n":2"#,
+        ),
+    ] {
+        // The place may still be that of the one before.
+        let patience = Instant::now() + Duration::from_secs(30);
+        while post(server.address, path, &fits).status == 429 {
+            assert!(Instant::now() < patience, "{path}: there is room for one");
+        }
+        let asked = fits.replacen(fields, doubled, 1);
+        assert_eq!(post(server.address, path, &asked).status, 429, "{path}: {asked}");
+    }
+    drop(running);
+    server.wait_idle();
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod protection;
 mod ranges;
 mod sagemaker;
 mod script;
+mod statuses;
 mod streams;
 mod tools;
 mod traces;

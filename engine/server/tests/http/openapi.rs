@@ -211,6 +211,12 @@ impl Described {
     /// Values on both sides of each border of a plain schema.
     fn borders(&self, name: &str, schema: &Value) -> Vec<(&'static str, Value, Verdict)> {
         let mut borders = Vec::new();
+        if ["type", "enum", "const"]
+            .iter()
+            .all(|keyword| schema[keyword].is_null())
+        {
+            return borders;
+        }
         if permits(schema, "integer") {
             let least = schema["minimum"].as_i64().map_or(json!(-1e30), Value::from);
             borders.push(("minimum", least.clone(), Taken));
@@ -246,7 +252,12 @@ impl Described {
                 }
             }
         }
-        if permits(schema, "string") && schema["enum"].is_null() && schema["const"].is_null() {
+        if !schema["pattern"].is_null() {
+            assert_eq!(schema["pattern"], "^[a-zA-Z0-9_-]{1,64}$");
+            borders.extend(["", "a b", "\u{e9}"].map(|text| ("pattern", json!(text), Refused)));
+            borders.push(("pattern", json!("x".repeat(65)), Refused));
+            borders.push(("pattern", json!("A-z_9".repeat(12)), Taken));
+        } else if permits(schema, "string") && schema["enum"].is_null() && schema["const"].is_null() {
             let least = schema["minLength"].as_u64().unwrap_or(0);
             borders.extend((least == 1).then(|| ("minLength", json!(""), Refused)));
             let shortest = match name {
@@ -276,7 +287,7 @@ impl Described {
                 borders.push(("maxItems", many(most + 1), Refused));
             } else {
                 // More than any cap, but where each item makes the prompt longer.
-                let count = if ["messages", "tools"].contains(&name) {
+                let count = if ["messages", "tools", "tool_calls"].contains(&name) {
                     9
                 } else {
                     150
@@ -304,6 +315,7 @@ impl Described {
                 None => json!([self.item(&schema["items"], at)]),
             },
             _ if schema["properties"].get("inputs").is_some() => json!({"inputs": "hi"}),
+            _ if schema["properties"].get("text").is_some() => json!({"type": "text", "text": "x"}),
             _ if schema["properties"].get("role").is_some() => json!({"role": "user", "content": "hi"}),
             _ if schema["properties"].get("function").is_some() => {
                 json!({"function": {"name": format!("f{at}")}})
@@ -401,6 +413,77 @@ fn fields(described: &Described, visit: &mut impl FnMut(&Place<'_>, &Value, bool
     }
 }
 
+/// The same of the objects within: turns, their parts and calls, tools, the instances of a cloud.
+fn fields_within(described: &Described, visit: &mut impl FnMut(&Place<'_>, &Value, bool)) {
+    let schemas = &described.document["components"]["schemas"];
+    let call = json!({"function": {"name": "get_time"}});
+    let turns = json!([
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": "ho", "tool_calls": [call]},
+        {"role": "user", "content": "so?"},
+    ]);
+    let tools = json!([{"type": "function", "function": {"name": "get_time"}}]);
+    let choice = json!({"type": "function", "function": {"name": "get_time"}});
+    let chat = json!({"messages": turns, "tools": tools, "tool_choice": choice, "max_tokens": 1});
+    let past = &schemas["PastCalls"]["items"];
+    let forced = &schemas["ToolChoice"]["anyOf"][1];
+    let function = |schema: &Value| schema["properties"]["function"].clone();
+    let places = [
+        ("/messages/1", schemas["Message"].clone()),
+        ("/messages/0/content/0", schemas["Part"].clone()),
+        ("/messages/1/tool_calls/0", past.clone()),
+        ("/messages/1/tool_calls/0/function", function(past)),
+        ("/tools/0", schemas["Tool"].clone()),
+        ("/tools/0/function", function(&schemas["Tool"])),
+        ("/tool_choice", forced.clone()),
+        ("/tool_choice/function", function(forced)),
+    ];
+    for path in ["/v1/chat/completions", "/chat_tokenize"] {
+        for (within, schema) in &places {
+            assert_eq!(described.said(path, &chat), Taken, "{path}");
+            walk(path, within, &chat, schema, &mut |place, field, required| {
+                // Which tool it is, is no question of its type.
+                let named = place.name == "name" && place.within.starts_with("/tool");
+                if !named || field["pattern"].is_string() && place.within == "/tools/0/function" {
+                    let mut alone = place.body.clone();
+                    if place.within == "/tools/0/function" {
+                        alone.as_object_mut().unwrap().shift_remove("tool_choice");
+                    }
+                    visit(
+                        &Place {
+                            body: alone,
+                            within: place.within.clone(),
+                            ..*place
+                        },
+                        field,
+                        required,
+                    );
+                }
+            });
+        }
+    }
+    let native = json!({"instances": [{"inputs": "hi", "parameters": {}}]});
+    let conversation = json!({"instances": [{"messages": [{"role": "user", "content": "hi"}]}]});
+    for (within, body, schema) in [
+        ("/instances/0", &native, "GenerateRequest"),
+        ("/instances/0/parameters", &native, "GenerateParameters"),
+        ("/instances/0", &conversation, "ChatRequest"),
+    ] {
+        walk(
+            "/vertex",
+            within,
+            body,
+            &schemas[schema],
+            &mut |place, field, required| {
+                // One run is made, however many were asked for.
+                if place.name != "best_of" {
+                    visit(place, field, required);
+                }
+            },
+        );
+    }
+}
+
 fn walk(
     path: &str,
     within: &str,
@@ -427,7 +510,7 @@ fn walk(
 fn every_field_is_taken_and_refused_as_the_document_says() {
     let described = Described::start();
     let (mut all, mut count) = (Vec::new(), 0);
-    fields(&described, &mut |place, schema, required| {
+    let mut look = |place: &Place<'_>, schema: &Value, required: bool| {
         count += 1;
         let mistakes = described.mistakes(place, schema, required);
         all.extend(
@@ -435,9 +518,11 @@ fn every_field_is_taken_and_refused_as_the_document_says() {
                 .into_iter()
                 .map(|mistake| format!("{} {}/{}: {mistake}", place.path, place.within, place.name)),
         );
-    });
+    };
+    fields(&described, &mut look);
+    fields_within(&described, &mut look);
     assert!(all.is_empty(), "{all:#?}");
-    assert!(count > 150, "{count} fields");
+    assert!(count > 230, "{count} fields");
 }
 
 #[test]
@@ -454,7 +539,7 @@ fn a_word_less_would_be_noticed() {
     ];
     let described = Described::start();
     let mut count = 0;
-    fields(&described, &mut |place, schema, required| {
+    let mut look = |place: &Place<'_>, schema: &Value, required: bool| {
         let mut changed = vec![(schema.clone(), !required, "required".to_owned())];
         for branch in described.branches(schema) {
             for word in WORDS.iter().filter(|word| !branch[**word].is_null()) {
@@ -468,6 +553,8 @@ fn a_word_less_would_be_noticed() {
             let mistakes = described.mistakes(place, &schema, required);
             assert!(!mistakes.is_empty(), "{} {}: {what}", place.path, place.name);
         }
-    });
-    assert!(count > 300, "{count} changes");
+    };
+    fields(&described, &mut look);
+    fields_within(&described, &mut look);
+    assert!(count > 400, "{count} changes");
 }

@@ -15,6 +15,16 @@ fn guarded() -> Fixture {
     setup.start()
 }
 
+/// The same at a millisecond a token.
+fn slow() -> Fixture {
+    let mut setup = Setup {
+        step_time: Duration::from_millis(1),
+        ..Setup::default()
+    };
+    setup.config.api_keys = vec!["secret".to_owned()];
+    setup.start()
+}
+
 fn call(server: &Fixture, method: &str, path: &str, body: &str) -> Reply {
     let headers: &[_] = if body.is_empty() { &[KEY] } else { &[KEY, JSON] };
     receive(send(server.address, method, path, headers, body.as_bytes()))
@@ -84,6 +94,15 @@ fn weights_are_reloaded_and_sleep_holds_requests() {
         (reload.status, reload.body.as_str()),
         (200, r#"{"weight_version":1,"asleep":false}"#)
     );
+    let late = slow();
+    let body = br#"{"inputs":"hi","parameters":{"max_new_tokens":150}}"#;
+    let running = send(late.address, "POST", "/generate", &[KEY, JSON], body);
+    while late.engine.snapshot().core.running == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let reload = call(&late, "POST", "/weights/reload", "{}");
+    assert_eq!(reload.status, 200, "by itself it waits: {}", reload.body);
+    assert_eq!(receive(running).header("x-generated-tokens"), Some("150"));
     let wrong = call(&server, "POST", "/weights/reload", r#"{"timeout":-1}"#);
     assert!(
         wrong.status == 422

@@ -342,6 +342,13 @@ fn every_metric_of_tgis_dashboards_is_there_after_one_request() {
         ("tgi_batch_inference_duration_count{method=\"prefill\"}", 1.0),
         ("tgi_batch_forward_duration_count{method=\"decode\"}", 3.0),
         ("tgi_batch_next_size_sum", 4.0),
+        ("tgi_request_duration_count", 1.0),
+        ("tgi_request_validation_duration_count", 1.0),
+        ("tgi_request_queue_duration_count", 1.0),
+        ("tgi_request_inference_duration_count", 1.0),
+        ("tgi_request_mean_time_per_token_duration_count", 1.0),
+        ("tgi_request_max_new_tokens_sum", 4.0),
+        ("tgi_batch_decode_duration_count{method=\"decode\"}", 3.0),
         ("tgi_queue_size", 0.0),
         ("agentlm_queue_age_seconds", 0.0),
         ("agentlm_steps", 4.0),
@@ -352,6 +359,11 @@ fn every_metric_of_tgis_dashboards_is_there_after_one_request() {
         sample(&metrics, "agentlm_open_connections") >= 1.0,
         "this one is open"
     );
+    let bad = r#"{"messages":[{"role":"bad","content":""}]}"#;
+    assert_eq!(post(server.address, "/v1/chat/completions", bad).status, 422);
+    let metrics = get(server.address, "/metrics").body;
+    assert_eq!(sample(&metrics, "tgi_request_failure{err=\"template\"}"), 1.0);
+    assert_eq!(sample(&metrics, "tgi_request_failure{err=\"validation\"}"), 0.0);
 }
 
 #[test]

@@ -90,8 +90,19 @@ fn tool_calls(calls: Value, at: usize) -> Result<Value, ApiError> {
         let arguments = ["/function/arguments", "/function/parameters"]
             .into_iter()
             .find_map(|place| call.pointer(place).filter(|value| !value.is_null()));
+        let kind = call.get("type").filter(|kind| !kind.is_null());
+        if let Some(kind) = kind.filter(|kind| *kind != "function") {
+            return refuse(format!(
+                "`messages[{at}].tool_calls[{which}].type` must be \"function\". Given: {kind}"
+            ));
+        }
         let mut whole = Map::new();
         if let Some(id) = call.get("id").filter(|id| !id.is_null()) {
+            if !id.is_string() {
+                return refuse(format!(
+                    "`messages[{at}].tool_calls[{which}].id` must be a string. Given: {id}"
+                ));
+            }
             whole.insert("id".to_owned(), id.clone());
         }
         whole.insert("type".to_owned(), Value::from("function"));
@@ -174,6 +185,14 @@ mod tests {
             (
                 r#"[{"function":{"name":"a"}},{"function":{"name":7}}]"#,
                 "`messages[0].tool_calls[1]` must be an object with `function`: its `name` and `arguments`",
+            ),
+            (
+                r#"[{"id":7,"function":{"name":"a"}}]"#,
+                "`messages[0].tool_calls[0].id` must be a string. Given: 7",
+            ),
+            (
+                r#"[{"type":"custom","function":{"name":"a"}}]"#,
+                "`messages[0].tool_calls[0].type` must be \"function\". Given: \"custom\"",
             ),
         ];
         for (calls, text) in cases {

@@ -66,6 +66,10 @@ pub(crate) struct StreamOptions {
 
 /// One turn of the conversation.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("anyOf" = [
+    {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}},
+    {"required": ["tool_calls"], "properties": {"tool_calls": {"not": {"type": "null"}}}},
+]))]
 pub(crate) struct Message {
     /// `system`, `user`, `assistant`, `tool`, or what else the chat template knows.
     pub(crate) role: String,

@@ -53,6 +53,10 @@ impl Tools {
                 ));
             }
         };
+        let kind = choice.get("type").filter(|kind| !kind.is_null());
+        if let Some(kind) = kind.filter(|kind| *kind != "function") {
+            return refuse(format!("`tool_choice.type` must be \"function\". Given: {kind}"));
+        }
         if !has_tools {
             return refuse("`tool_choice` needs `tools`");
         }
