@@ -149,8 +149,8 @@ def test_good_trajectories_become_records_that_agentlm_reads(mock: Live, tmp_pat
             "humaneval.seconds is '0'; it must be a number, at least 0.1",
         ),
         (("gsm8k", "mmlu", "-f", "x"), "--sample-input-file is for one task"),
-        (("gsm8k", "-f", os.devnull), "task gsm8k has no samples in /dev/null"),
-        (("card-game", "-f", os.devnull), "the items of task card-game follow from its rules"),
+        (("gsm8k", "-f", "empty.jsonl"), "task gsm8k has no samples in empty.jsonl"),
+        (("card-game", "-f", "empty.jsonl"), "the items of task card-game follow from its rules"),
         (("gsm8k", "--judge-model", "x"), "--judge-model is given without --judge-url"),
         (
             ("gsm8k", "--url", "http://h:1", "--serve-arg", "x"),
@@ -159,6 +159,7 @@ def test_good_trajectories_become_records_that_agentlm_reads(mock: Live, tmp_pat
     ],
 )
 def test_what_cannot_be_is_said_at_once(arguments: tuple[str, ...], message: str) -> None:
+    Path("empty.jsonl").touch()
     assert message in call("eval", *arguments, code=1)
 
 
