@@ -2,13 +2,16 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from agentlm.cli.tune import command
 from agentlm.tuning.config import TuneConfig
-from tests.tuning.runs import sums, write_base, write_records
+from agentlm.tuning.log import events
+from tests.tuning.runs import SHAPE, sums, write_base, write_records
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "guide-tuning.md").read_text(encoding="utf-8")
@@ -37,9 +40,37 @@ def test_the_guide_takes_a_newcomer_to_a_model(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "merged" / "model.safetensors").is_file()
 
 
-def test_what_the_guide_says_of_evaluations_is_a_configuration():
+def evaluated() -> str:
     (base,) = re.findall(r"```toml\n(output = .*?)```", GUIDE, re.DOTALL)
     (evaluation,) = re.findall(r"```toml\n(\[evaluation\].*?)```", GUIDE, re.DOTALL)
-    config = TuneConfig.from_dict(tomllib.loads(base + evaluation))
+    return base + evaluation
+
+
+def test_what_the_guide_says_of_evaluations_is_a_configuration():
+    config = TuneConfig.from_dict(tomllib.loads(evaluated()))
     assert (config.evaluation.tasks, config.evaluation.worlds) == (("gsm8k",), ("household",))
     assert [step for step in range(41) if config.evaluation.runs_tasks(step, 41)] == [0, 20, 40]
+
+
+@pytest.mark.slow
+def test_what_the_guide_says_of_evaluations_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "MODEL", shape=replace(SHAPE, context=4096))
+    for name, turns in (("agent-kept", 4), ("general-kept", 6), ("held-out", 4)):
+        write_records(tmp_path / f"{name}.jsonl", sums(20, name, turns=turns))
+    # Four steps show as much as twenty: the loss in the middle, tasks before the first step and after the last.
+    small = (
+        evaluated().replace("length = 1024", "length = 256").replace("steps = 20", "steps = 4\nthreads = 1")
+    )
+    small = small.replace("every = 10   ", "every = 2    ")
+    (tmp_path / "run.toml").write_text(small, encoding="utf-8")
+    done = CliRunner().invoke(command, ["run.toml", "--quiet"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    logged = events(tmp_path / "runs" / "first" / "log.jsonl")
+    losses = [(line["step"], line["loss"].keys()) for line in logged if line["event"] == "evaluation"]
+    assert losses == [(2, {"held-out"}), (4, {"held-out"})]
+    tasks = [line for line in logged if line["event"] == "tasks"]
+    assert [line["step"] for line in tasks] == [0, 4]
+    for line in tasks:
+        assert "error" not in line, line
+        assert (line["samples"], line["faults"]) == ({"gsm8k": 2, "household": 2}, {})
