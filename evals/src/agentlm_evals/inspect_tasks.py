@@ -30,6 +30,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from agentlm_evals.cli.options import environment_proxies
 from agentlm_evals.errors import ConfigError, UnsupportedError
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
@@ -73,7 +74,8 @@ class AgentLMProvider(ModelAPI):
         if self._served is None or self._loop is not loop:
             # Connections belong to an event loop, and each of Inspect's evaluations has its own.
             self._loop = loop
-            pool = Pool(self._urls, api_key=self.api_key)
+            # Inspect's command line is ours here: its own providers read the proxies where they connect, too.
+            pool = Pool(self._urls, api_key=self.api_key, proxies=environment_proxies())
             self._served = asyncio.ensure_future(connect(pool, template=self._template))
         return await self._served
 

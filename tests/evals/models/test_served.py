@@ -300,7 +300,9 @@ async def test_a_server_that_is_not_there_is_named() -> None:
     await pool.close()
 
 
-async def test_the_environments_proxies_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_below_the_command_line_the_environments_proxies_are_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     async with (

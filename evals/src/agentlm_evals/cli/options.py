@@ -11,6 +11,7 @@ import click
 from agentlm_evals.errors import ConfigError
 from agentlm_evals.models.choice import ModelChoice, port_urls
 from agentlm_evals.models.pool import Patience
+from agentlm_evals.models.proxy import DIRECT, Proxies
 from agentlm_evals.models.template import SERVER, TEMPLATES
 
 
@@ -18,6 +19,15 @@ def cache_home() -> Path:
     """Where this program keeps what can be had again: `$XDG_CACHE_HOME/agentlm`, or `~/.cache/agentlm`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "agentlm"
+
+
+def environment_proxies() -> Proxies:
+    """`HTTPS_PROXY` and its kin.
+
+    Raises:
+        ConfigError: One is none that can be spoken to.
+    """
+    return Proxies.from_environment(os.environ)
 
 
 _MODEL = (
@@ -76,6 +86,8 @@ def model_choice(options: dict[str, Any]) -> ModelChoice:
         template=options.pop("template"),
         api_key=options.pop("api_key"),
         patience=Patience(attempts=options.pop("attempts"), seconds=max(900.0, 2 * timeout), timeout=timeout),
+        # A server that we start is on this machine.
+        proxies=environment_proxies() if urls else DIRECT,
         cache_directory=cache,
     )
 

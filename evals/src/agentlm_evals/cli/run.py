@@ -12,7 +12,14 @@ from typing import Any
 import click
 
 from agentlm_evals.cli.errors import shown
-from agentlm_evals.cli.options import cache_home, data_options, model_choice, model_options, task_options
+from agentlm_evals.cli.options import (
+    cache_home,
+    data_options,
+    environment_proxies,
+    model_choice,
+    model_options,
+    task_options,
+)
 from agentlm_evals.data import choose_source
 from agentlm_evals.errors import ConfigError, RequirementError, RunError
 from agentlm_evals.harness.episode import Budget
@@ -112,6 +119,8 @@ def command(tasks: tuple[str, ...], skip: tuple[str, ...], out: Path | None, **o
             f"{plan.task.name}: {len(plan.samples)} of {plan.total} samples ({where}), protocol {plan.setting.protocol.name}",
             err=True,
         )
+    for each in (choice, *([judge] if judge else [])):
+        _say_proxies(each)
     with served_urls(choice) as (urls, weights):
         directory, result = asyncio.run(_run(choice, urls, weights, judge, plans, settings, out))
     from agentlm_evals.report.table import load_runs, terminal
@@ -239,7 +248,14 @@ def _judge(options: dict[str, Any]) -> ModelChoice | None:
         if name is not None:
             raise ConfigError("--judge-model is given without --judge-url")
         return None
-    return ModelChoice(model=name, urls=(url,), api="openai", api_key=key)
+    return ModelChoice(model=name, urls=(url,), api="openai", api_key=key, proxies=environment_proxies())
+
+
+def _say_proxies(choice: ModelChoice) -> None:
+    """Whoever is asked through a proxy hears so."""
+    for url in choice.urls:
+        if (proxy := choice.proxies.of(url)) is not None:
+            click.echo(f"{url} is asked through the environment's proxy {proxy.shown}", err=True)
 
 
 def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -> str:

@@ -11,6 +11,7 @@ from agentlm_evals.models.cache import CallCache
 from agentlm_evals.models.child import bundled_directory, serve, weights_digest
 from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Patience, Pool
+from agentlm_evals.models.proxy import DIRECT, Proxies
 from agentlm_evals.models.served import Api, ServedModel
 from agentlm_evals.models.template import SERVER
 
@@ -30,6 +31,7 @@ class ModelChoice:
     """How messages become a prompt; None: the protocol's, or the server's own."""
     api_key: str | None = None
     patience: Patience = field(default_factory=Patience)
+    proxies: Proxies = DIRECT
     cache_directory: Path | None = None
     """Where answers to greedy requests are kept; None: nowhere."""
 
@@ -79,7 +81,7 @@ async def open_model(
     choice: ModelChoice, urls: Sequence[str], weights: str | None = None
 ) -> AsyncIterator[ServedModel]:
     """Connects to the servers for as long as the block runs."""
-    pool = Pool(urls, choice.patience, choice.api_key)
+    pool = Pool(urls, choice.patience, choice.api_key, choice.proxies)
     cache = CallCache(choice.cache_directory / "calls.sqlite") if choice.cache_directory else None
     try:
         yield await connect(

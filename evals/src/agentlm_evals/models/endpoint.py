@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentlm_evals.errors import ConfigError
+from agentlm_evals.models.proxy import DIRECT, Proxies
 from agentlm_evals.models.wire import Address, Wire, WireError
 
 MOST_TEXT = 1000
@@ -38,7 +39,15 @@ class TransportError(Exception):
 class Endpoint:
     """A base URL, its connections and whether it is well."""
 
-    def __init__(self, url: str, *, timeout: float, headers: dict[str, str], tls: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        headers: dict[str, str],
+        tls: ssl.SSLContext,
+        proxies: Proxies = DIRECT,
+    ) -> None:
         try:
             parts = urlsplit(url)
             is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -49,8 +58,7 @@ class Endpoint:
                 f"the server's URL is {url!r}; it must be http://HOST:PORT or https://HOST:PORT"
             )
         self.url = url.rstrip("/").removesuffix("/v1")
-        # Proxies and credentials of the environment are not asked: only the URL that was given is spoken to.
-        self._address = Address(self.url, tls)
+        self._address = Address(self.url, tls, proxies.of(self.url))
         self.host = self._address.host
         self.place = (self._address.named.lower(), self._address.is_secure, self._address.prefix)
         """However the URL is written."""

@@ -15,6 +15,7 @@ from typing import Any
 from agentlm_evals.clock import excuse
 from agentlm_evals.errors import ConfigError, ModelError, RefusedError
 from agentlm_evals.models.endpoint import Answer, Endpoint, TransportError
+from agentlm_evals.models.proxy import DIRECT, Proxies
 
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 10.0
@@ -55,7 +56,11 @@ class Pool:
     """The servers of one model."""
 
     def __init__(
-        self, urls: Sequence[str], patience: Patience | None = None, api_key: str | None = None
+        self,
+        urls: Sequence[str],
+        patience: Patience | None = None,
+        api_key: str | None = None,
+        proxies: Proxies = DIRECT,
     ) -> None:
         if not urls:
             raise ConfigError("no server was given: --url, --host with --port, or --model")
@@ -64,7 +69,8 @@ class Pool:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         tls = ssl.create_default_context()
         self.endpoints = [
-            Endpoint(url, timeout=self.patience.timeout, headers=headers, tls=tls) for url in urls
+            Endpoint(url, timeout=self.patience.timeout, headers=headers, tls=tls, proxies=proxies)
+            for url in urls
         ]
         # Twice is twice the load on it, and half of what it says that it takes.
         if len({endpoint.place for endpoint in self.endpoints}) != len(urls):

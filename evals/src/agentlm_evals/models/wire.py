@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from agentlm_evals.models.proxy import Proxy
+
 CONNECT_SECONDS = 10.0
 _LONGEST_HEAD = 1 << 20
 _NO_BODY = frozenset({204, 304})
@@ -31,9 +33,9 @@ class WireError(Exception):
 
 
 class Address:
-    """Where a server is, taken apart once."""
+    """Where a server is, taken apart once, and the proxy that stands before it."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext, proxy: Proxy | None = None) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self.is_secure = parts.scheme == "https"
@@ -43,6 +45,13 @@ class Address:
         name = f"[{self.host}]" if ":" in self.host else self.host
         self.named = name if self.port == (443 if self.is_secure else 80) else f"{name}:{self.port}"
         """As the header `Host` has it."""
+        self.proxy = proxy
+        self.tunnel = f"{name}:{self.port}" if proxy is not None and self.is_secure else None
+        """What a proxy is asked to connect us with: through it goes TLS, which it cannot read."""
+        # Plain HTTP is read by the proxy, which wants the whole address.
+        self.before_path = (
+            f"http://{self.named}{self.prefix}" if proxy and not self.is_secure else self.prefix
+        )
 
 
 class Wire:
@@ -56,6 +65,8 @@ class Wire:
             "Accept": "application/json",
             **headers,
         }
+        if address.proxy is not None and address.tunnel is None and address.proxy.authorization is not None:
+            lines["Proxy-Authorization"] = address.proxy.authorization
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -94,7 +105,7 @@ class Wire:
             await self._open()
         assert self._writer is not None
         assert self._reader is not None
-        head = f"{method} {self._address.prefix}{path} HTTP/1.1\r\n{self._headers}"
+        head = f"{method} {self._address.before_path}{path} HTTP/1.1\r\n{self._headers}"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self._writer.write(head.encode() + b"\r\n" + (body or b""))
@@ -109,14 +120,31 @@ class Wire:
         return Reply(status, headers, content)
 
     async def _open(self) -> None:
-        address = self._address
+        address, proxy = self._address, self._address.proxy
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 self._reader, self._writer = await asyncio.open_connection(
-                    address.host, address.port, ssl=address.tls, limit=_LONGEST_HEAD
+                    proxy.host.strip("[]") if proxy else address.host,
+                    proxy.port if proxy else address.port,
+                    ssl=None if proxy else address.tls,
+                    limit=_LONGEST_HEAD,
                 )
+                if proxy and address.tunnel is not None:
+                    await self._dig(proxy, address.tunnel)
         except TimeoutError as error:
             raise ConnectionError(f"no connection in {CONNECT_SECONDS:g} s") from error
+
+    async def _dig(self, proxy: Proxy, target: str) -> None:
+        """A tunnel to the server, by the proxy's leave, and TLS through it."""
+        assert self._reader is not None
+        assert self._writer is not None
+        allowed = f"Proxy-Authorization: {proxy.authorization}\r\n" if proxy.authorization else ""
+        self._writer.write(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{allowed}\r\n".encode())
+        _, status, _ = _read_head(await self._reader.readuntil(b"\r\n\r\n"))
+        if not 200 <= status < 300:
+            raise ConnectionError(f"the proxy {proxy.shown} answered {status} to CONNECT {target}")
+        assert self._address.tls is not None
+        await self._writer.start_tls(self._address.tls, server_hostname=self._address.host)
 
     async def _body(self, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool]:
         """The answer's body, and whether the connection may be used again after it."""
