@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::tools::given;
 use super::types::{Content, Message};
 use crate::error::ApiError;
 use crate::object::Object;
@@ -21,7 +20,10 @@ fn refuse<T>(text: String) -> Result<T, ApiError> {
 }
 
 fn one(at: usize, message: Message) -> Result<Value, ApiError> {
-    let calls = given(message.tool_calls)
+    let none = |calls: &Value| calls.is_null() || calls.as_array().is_some_and(Vec::is_empty);
+    let calls = message
+        .tool_calls
+        .filter(|calls| !none(calls))
         .map(|calls| tool_calls(calls, at))
         .transpose()?;
     let content = match message.content {
@@ -182,6 +184,7 @@ mod tests {
     fn calls_of_no_use_are_named() {
         let cases = [
             (r#""x""#, "`messages[0].tool_calls` must be a list. Given: \"x\""),
+            ("{}", "`messages[0].tool_calls` must be a list. Given: {}"),
             (
                 r#"[{"function":{"name":"a"}},{"function":{"name":7}}]"#,
                 "`messages[0].tool_calls[1]` must be an object with `function`: its `name` and `arguments`",

@@ -13,7 +13,6 @@ use agentlm_text::ToolEvent;
 use serde_json::Value;
 
 pub(super) use self::ids::{nine_characters, takes_nine_characters};
-pub(super) use self::request::given;
 pub(super) use self::stream::ToolStream;
 pub(super) use self::words::in_words;
 

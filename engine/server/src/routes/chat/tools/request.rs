@@ -74,7 +74,7 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, ApiError> {
 }
 
 /// A field that says something: not null, `[]` or `{}`.
-pub(in super::super) fn given(field: Option<Value>) -> Option<Value> {
+fn given(field: Option<Value>) -> Option<Value> {
     field.filter(|value| match value {
         Value::Null => false,
         Value::Array(items) => !items.is_empty(),
