@@ -1,5 +1,6 @@
 """The commands as a person types them."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from agentlm.cli import cli as agentlm
 from agentlm.tuning import record as records
 from agentlm_evals.cli import cli
 from agentlm_evals.errors import EvalError
+from tests.evals.server import said, scripted_server, tgi
 from tests.server.live import Live, served
 
 
@@ -90,6 +92,20 @@ def test_the_same_command_goes_on_in_the_same_place(mock: Live, tmp_path: Path) 
     call(*arguments, "--limit", 2, "--seed", 1)
     assert len(list((tmp_path / "runs").iterdir())) == 2
     assert "on 2 common samples" in call("report")
+
+
+def test_checkpoints_of_one_name_in_different_places_are_different_runs(tmp_path: Path) -> None:
+    async def run(place: str) -> str:
+        # As a server tells a local directory: its path, and no commit.
+        async with scripted_server(tgi(lambda _: said("4"), model_id=place, max_total_tokens=None)) as server:
+            asked = ["gsm8k", "--own-samples", "--limit", "2", "--template", "plain", "--url", server.url]
+            return await asyncio.to_thread(call, "eval", *asked)
+
+    for place in ("/runs/step-100/export", "/runs/step-200/export"):
+        assert "export  (export-agentlm-" in asyncio.run(run(place))
+    first, second = sorted((tmp_path / "runs").iterdir())
+    told = {json.loads((one / "run.json").read_text())["model"]["served as"] for one in (first, second)}
+    assert told == {"/runs/step-100/export", "/runs/step-200/export"}
 
 
 def test_the_seed_projects_command_shapes(mock: Live, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from agentlm_evals.errors import (
 )
 from agentlm_evals.model import Decoding, Limits, Message
 from agentlm_evals.models.cache import CallCache
-from agentlm_evals.models.choice import ModelChoice, open_model, port_urls
+from agentlm_evals.models.choice import ModelChoice, open_model, port_urls, served_urls
 from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Patience, Pool
 from tests.evals.server import Reply, said, scripted_server, tgi
@@ -269,6 +269,29 @@ async def test_only_greedy_calls_to_known_weights_are_kept(tmp_path: Path) -> No
     assert await ask("a", 0.0, "y") == 1, "another prompt"
     assert await ask("a", 0.7) == 2, "sampled"
     assert await ask(None, 0.0) == 2, "weights that nobody knows"
+
+
+async def test_answers_of_a_server_that_runs_already_are_kept_only_under_a_name_for_its_weights(
+    tmp_path: Path,
+) -> None:
+    async def ask(weights: str | None) -> tuple[int, str | None]:
+        # It tells a commit; with which flags it serves that, and whether it was given other weights since, it does not.
+        async with scripted_server(tgi(lambda _: said("Hi"), model_sha="a")) as server:
+            made = choice(urls=(server.url,), weights=weights, cache_directory=tmp_path)
+            with served_urls(made) as (urls, digest):
+                async with open_model(made, urls, digest) as model:
+                    await model.generate("x", GREEDY, 0)
+            return len(server.bodies("/generate")), model.facts.weights
+
+    assert [await ask(None), await ask(None)] == [(1, "a"), (1, "a")]
+    assert [await ask("a, fp8"), await ask("a, fp8"), await ask("a")] == [
+        (1, "a, fp8"),
+        (0, "a, fp8"),
+        (1, "a"),
+    ]
+    for wrong in ({"weights": "a"}, {"weights": " ", "urls": ("http://h",)}):
+        with pytest.raises(ConfigError, match="--weights is for servers that run already"):
+            choice(**wrong)
 
 
 async def test_a_cache_that_cannot_be_written_costs_no_answer(

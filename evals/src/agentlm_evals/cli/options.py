@@ -36,12 +36,13 @@ _MODEL = (
     click.option("--host", "--ip", "-i", default="127.0.0.1", show_default=True, help="Of --port."),
     click.option("--port", "-p", "ports", multiple=True, help="A port, or a range FIRST-LAST with both ends; repeatable."),
     click.option("--api", type=click.Choice(["tgi", "openai"]), help="The routes to speak [default: what the server has]"),
+    click.option("--weights", help="With --url: a word for what the servers hold and how they were started (a digest, a commit and flags). It is on every row, and answers to greedy requests are kept under it."),
     click.option("--template", type=click.Choice([SERVER, *TEMPLATES]), help="How messages become a prompt [default: the protocol's; the server's own chat template]"),
     click.option("--api-key", envvar="AGENTLM_API_KEY", help="Sent as a bearer token."),
     click.option("--serve-arg", "serve_arguments", multiple=True, help="A flag for `agentlm serve`, such as --serve-arg=--dtype=float32."),
     click.option("--attempts", type=click.IntRange(min=1), default=12, show_default=True, help="How often a request is asked again that failed for the server's reasons."),
     click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for one attempt."),
-    click.option("--no-cache", is_flag=True, help="Ask again what was asked before (greedy requests to known weights)."),
+    click.option("--no-cache", is_flag=True, help="Ask again what was asked before (greedy requests to weights that we serve, or that --weights names)."),
 )  # fmt: skip
 
 _DATA = (
@@ -81,6 +82,7 @@ def model_choice(options: dict[str, Any]) -> ModelChoice:
     return ModelChoice(
         model=options.pop("model"),
         urls=tuple(urls),
+        weights=options.pop("weights"),
         serve_arguments=options.pop("serve_arguments"),
         api=options.pop("api"),
         template=options.pop("template"),

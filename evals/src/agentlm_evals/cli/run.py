@@ -170,6 +170,9 @@ async def _run(
             "api": model.facts.api,
             "server": model.facts.version,
         }
+        if model.facts.weights is None and model.facts.asked != model.name:
+            # Two checkpoints whose folders have one name are told apart at least by their places.
+            about["served as"] = model.facts.asked
         if choice.serve_arguments:
             # They may change what is answered as weights do.
             about["served with"] = list(choice.serve_arguments)

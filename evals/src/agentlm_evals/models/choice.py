@@ -25,6 +25,8 @@ class ModelChoice:
     model: str | None = None
     """A directory or hub name; with `urls` the name of the servers' model or adapter, or one for the report."""
     urls: tuple[str, ...] = ()
+    weights: str | None = None
+    """With `urls`: what tells their weights, and how they are served, from all others; by this answers are kept."""
     serve_arguments: tuple[str, ...] = ()
     api: Api | None = None
     template: str | None = None
@@ -39,6 +41,11 @@ class ModelChoice:
         if self.urls and self.serve_arguments:
             raise ConfigError(
                 "--serve-arg is for a checkpoint that we serve; --url and --port name servers that run already"
+            )
+        if self.weights is not None and (not self.urls or not self.weights.strip()):
+            raise ConfigError(
+                "--weights is for servers that run already (--url, --port), and says in a word what they hold; "
+                "of a checkpoint that we serve the digest is taken"
             )
 
 
@@ -65,7 +72,7 @@ def port_urls(host: str, ports: Sequence[str]) -> list[str]:
 def served_urls(choice: ModelChoice) -> Iterator[tuple[tuple[str, ...], str | None]]:
     """The servers' URLs and the weights' digest if we know it; a checkpoint is served for as long as the block runs."""
     if choice.urls:
-        yield choice.urls, None
+        yield choice.urls, choice.weights
         return
     digest = None
     directory = Path(choice.model) if choice.model else bundled_directory()
@@ -82,7 +89,12 @@ async def open_model(
 ) -> AsyncIterator[ServedModel]:
     """Connects to the servers for as long as the block runs."""
     pool = Pool(urls, choice.patience, choice.api_key, choice.proxies)
-    cache = CallCache(choice.cache_directory / "calls.sqlite") if choice.cache_directory else None
+    # A server that runs already may have been started with any flags, and given other weights since: the commit that it
+    # tells does not stand for its answers. Of one that we have just started we know both.
+    is_known = bool(weights) or not choice.urls
+    cache = (
+        CallCache(choice.cache_directory / "calls.sqlite") if choice.cache_directory and is_known else None
+    )
     try:
         yield await connect(
             pool,

@@ -73,15 +73,15 @@ async def connect(
     at_once = [int(answer.body.get("max_concurrent_requests") or DEFAULT_CONCURRENCY) for answer in infos]
     most = min(MOST_CONCURRENCY, sum(at_once) if is_tgi else DEFAULT_CONCURRENCY * len(pool.endpoints))
     versions = {f"{answer.body.get('router', 'tgi')} {answer.body.get('version', '?')}" for answer in infos}
-    if not weights and is_tgi:
-        weights = next(iter(digests))
     adapter = asked if bases and asked not in bases and asked in _listed(lists) else None
+    if not weights and is_tgi and not adapter:
+        # Of an adapter nobody knows which weights its name stands for, unless the caller does.
+        weights = next(iter(digests))
     facts = ServerFacts(
         model=_shown(name) if name else _shown(asked),
         asked=asked,
         api=api,
-        # Of an adapter nobody knows which weights its name stands for.
-        weights=None if adapter else weights,
+        weights=weights,
         version=", ".join(sorted(versions)) or "OpenAI-compatible",
         limits=Limits(min(inputs, default=None), min(totals, default=None)),
         concurrency=most,
