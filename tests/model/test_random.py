@@ -1,5 +1,6 @@
 """Random checkpoints: reproducible, complete, with logits of the spread asked for, and made without torch."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(tmp_path: Pat
     for file in one.iterdir():
         assert file.read_bytes() == (two / file.name).read_bytes()
     assert (one / "model.safetensors").read_bytes() != (three / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("case", families.CASES)
+@pytest.mark.parametrize("left_out", [("rope_parameters",), ("rope_theta", "rope_scaling")], ids=["4", "5"])
+def test_both_of_transformers_spellings_say_the_same(
+    tmp_path: Path, case: str, left_out: tuple[str, ...]
+) -> None:
+    written = json.loads((families.write(tmp_path, case, seed=0) / "config.json").read_text())
+    read = ModelConfig.from_json({key: value for key, value in written.items() if key not in left_out})
+    assert read == ModelConfig.from_json(families.CASES[case])
 
 
 @pytest.mark.parametrize("case", ["llama2", "llama2-tied", "qwen2", "qwen3"])

@@ -10,6 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from agentlm.model import rope
 from agentlm.model.config import ModelConfig
+from agentlm.model.random import both_spellings
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
@@ -60,7 +61,7 @@ def test_tables_equal_transformers(kind: str, head_dim: int) -> None:
         num_attention_heads=2,
         head_dim=head_dim,
         max_position_embeddings=POSITIONS,
-        rope_parameters=dict(KINDS[kind]),
+        **both_spellings({"rope_parameters": dict(KINDS[kind])}),
     )
     theirs = LlamaRotaryEmbedding(config)
     ours = ModelConfig.from_json(config.to_dict() | {"architectures": ["LlamaForCausalLM"]}).rope

@@ -1,6 +1,7 @@
 """From a model's name to a directory: a local one, the bundled one, or a download. Refuses to know what the files mean."""
 
 import errno
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,8 @@ def describe(
         for file in weights:
             try:
                 header = api.parse_safetensors_file_metadata(model, file, revision=revision)
-            except errors.SafetensorsParsingError as error:
+            except (errors.SafetensorsParsingError, struct.error) as error:
+                # Older hub libraries unpack a length that a file of a few bytes has not.
                 raise CorruptFileError(f"{name}: {file} is not a safetensors file ({error})") from error
             for key, tensor in header.tensors.items():
                 tensors[key] = (str(tensor.dtype), tuple(tensor.shape))

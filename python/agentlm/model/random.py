@@ -106,7 +106,7 @@ def family_config(family: Family, shape: Shape, dtype: Dtype = "float32") -> dic
 def write_model(
     directory: str | Path, config_json: Mapping[str, Any], *, seed: int = 0, spread: float = 3.0
 ) -> Path:
-    """Writes a whole model directory: config, generation config, weights of config.json's dtype, tokenizer.
+    """Writes a whole model directory: config in both spellings, generation config, weights of its dtype, tokenizer.
 
     `spread` is about the standard deviation of the logits. Raises `ConfigError` if the configuration is not one that
     agentlm computes.
@@ -118,8 +118,25 @@ def write_model(
     write_tokenizer(directory, config.vocab, config.context_length)
     generation = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
-    (directory / "config.json").write_text(json.dumps(dict(config_json), indent=2), encoding="utf-8")
+    (directory / "config.json").write_text(
+        json.dumps(both_spellings(config_json), indent=2), encoding="utf-8"
+    )
     return directory
+
+
+def both_spellings(config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of transformers 5 with what transformers 4 reads in the place of `rope_parameters`.
+
+    That one knows no such key, and would compute another model without a word.
+    """
+    spelled = dict(config_json)
+    if rope := dict(spelled.get("rope_parameters") or {}):
+        theta = rope.pop("rope_theta", None)
+        if theta is not None:
+            spelled["rope_theta"] = theta
+        if rope.get("rope_type", "default") != "default":
+            spelled["rope_scaling"] = rope
+    return spelled
 
 
 def write_weights(file: Path, config: ModelConfig, *, seed: int, spread: float) -> None:
