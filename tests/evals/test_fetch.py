@@ -2,8 +2,9 @@
 
 import os
 import pickle
+import re
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -87,3 +88,11 @@ def test_the_operating_system_problems_have_all_their_scripts(tmp_path: Path, sp
     assert len(samples) == count
     if split != "train":
         assert [sample.id for sample in samples if "unusable" in sample.input] == []
+
+
+def test_every_address_at_github_names_a_commit_or_a_release() -> None:
+    # A branch moves: what it holds tomorrow would have another checksum, and be refused.
+    files = [file for name in DATA_SETS for file in files_of(name)]
+    places = [PurePosixPath(file.url).parts[4] for file in files if "githubusercontent" in file.url]
+    assert len(places) > 50
+    assert [one for one in places if not re.fullmatch(r"[0-9a-f]{40}|v\d+\.\d+\.\d+", one)] == []

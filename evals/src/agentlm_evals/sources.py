@@ -115,7 +115,7 @@ DATA_SETS: Mapping[str, DataSet] = {
     "humaneval": DataSet(
         (
             File(
-                f"{_RAW}/openai/human-eval/master/data/HumanEval.jsonl.gz",
+                f"{_RAW}/openai/human-eval/6d43fb980f9fee3c892a914eda09951f772ad10d/data/HumanEval.jsonl.gz",
                 "humaneval/HumanEval.jsonl.gz",
                 "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
             ),
