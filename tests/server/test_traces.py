@@ -58,3 +58,11 @@ def test_a_collector_that_is_not_there_costs_its_spans_only(tmp_path):
         while live.metric("agentlm_spans_dropped") != 4:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_the_port_of_tgis_collectors_is_pointed_out(tmp_path):
+    model = make_small(tmp_path)
+    for port, said in ((4317, True), (43170, False), (4318, False)):
+        flags = ("--otlp-endpoint", f"http://127.0.0.1:{port}")
+        with served("--model", model, "--backend", "mock", *flags) as live:
+            assert any("4317 is for gRPC" in line for line in live.lines) == said, live.lines

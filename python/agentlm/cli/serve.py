@@ -24,6 +24,8 @@ from agentlm.cli.options import Decorator, chat_template_option, engine_settings
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
 """How long a failed engine's requests have to be answered."""
+OTLP_GRPC_PORT = 4317
+"""Where TGI's traces went: collectors speak gRPC there, and this server does not."""
 LOG_LEVELS = ("off", "error", "warn", "info", "debug", "trace")
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -158,6 +160,11 @@ def command(
     Server.check_tls(ssl_certfile, ssl_keyfile)
     if otlp_endpoint is not None:
         Server.check_otlp_endpoint(otlp_endpoint)
+        if otlp_endpoint.rstrip("/").endswith(f":{OTLP_GRPC_PORT}"):
+            say(
+                f"traces are sent over HTTP, which collectors take at 4318; {OTLP_GRPC_PORT} is for gRPC",
+                level="WARN",
+            )
     settings = engine_settings(options)
     # What is left are EngineConfig's own names. A request may have several runs, so the server's own cap comes first.
     config = EngineConfig(**settings, **options)
