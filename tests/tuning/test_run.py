@@ -231,13 +231,35 @@ def test_an_evaluation_at_the_end_rounds_no_weight(finished: Path, tmp_path: Pat
     assert tensors(tmp_path / "evaluated") == tensors(tmp_path / "plain")
 
 
-def test_what_is_left_out_of_what_is_held_out_is_told(
+def test_what_is_left_out_of_what_is_held_out_and_what_is_no_news_is_told(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_records(tmp_path / "held.jsonl", [*sums(3, "held"), *sums(1, "long", turns=400)])
+    known = [json.loads(line) for line in (finished / "agent.jsonl").read_text(encoding="utf-8").splitlines()]
+    file = write_records(tmp_path / "held.jsonl", [*sums(3, "held"), *known[:2], *sums(1, "long", turns=400)])
     held = {"sources": [{"name": "held", "path": str(file)}]}
     run(again(finished, tmp_path / "out", evaluation=held, training__steps=1))
-    assert "held: 1 conversations left out: too long\n  for example held: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "held: 1 conversations left out: too long\n  for example held: " in said
+    assert "held: 2 of 5 conversations held out are trained on, too: their loss says less" in said
+
+
+@pytest.mark.parametrize("way", ["pattern", "dots", "link"])
+def test_a_file_is_not_trained_on_and_held_out_under_two_names(
+    finished: Path, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "link.jsonl").symlink_to(finished / "agent.jsonl")
+    names = {
+        "pattern": f"{finished}/agen*.jsonl",
+        "dots": f"{finished}/base/../agent.jsonl",
+        "link": str(tmp_path / "link.jsonl"),
+    }
+    held = {"sources": [{"name": "held", "path": names[way]}]}
+    with pytest.raises(ConfigError, match=r"is both trained on \(source 'agent'\) and held out"):
+        run(again(finished, tmp_path / "out", evaluation=held), quiet=True)
+    (tmp_path / "link.jsonl").unlink()
+    shutil.copy(finished / "held.jsonl", tmp_path / "link.jsonl")
+    held = {"sources": [{"name": "held", "path": f"{tmp_path}/lin*.jsonl"}]}
+    assert run(again(finished, tmp_path / "out", evaluation=held, training__steps=1), quiet=True).step == 1
 
 
 def test_old_checkpoints_are_removed(finished: Path, tmp_path: Path) -> None:

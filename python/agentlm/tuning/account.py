@@ -3,17 +3,19 @@
 Refuses to know models and steps.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from agentlm.errors import ConfigError
 from agentlm.tuning.config import SourceSection, TuneConfig
 from agentlm.tuning.mixture import streams
 from agentlm.tuning.plan import Plan, make_plan
 from agentlm.tuning.preference import Pairs, plan_pairs
-from agentlm.tuning.rendering import Rendered
+from agentlm.tuning.rendering import Rendered, files_of
 
 
 def plan_of(config: TuneConfig, rendered: Rendered, pairs: Pairs | None = None) -> Plan:
@@ -67,6 +69,40 @@ def left_out_told(sources: Sequence[SourceSection], rendered: Rendered) -> list[
         for reason, number in left_out.items()
     ]
     return lines + [f"  for example {example}" for example in rendered.examples]
+
+
+def check_apart(config: TuneConfig) -> None:
+    """Raises `ConfigError` if a file is both trained on and held out, under whatever names and patterns it is given."""
+    trained = {file.resolve(): source.name for source in config.data.sources for file in files_of(source)}
+    for held in config.evaluation.sources:
+        for file in files_of(held):
+            if (name := trained.get(file.resolve())) is not None:
+                raise ConfigError(
+                    f"{file} is both trained on (source {name!r}) and held out (source {held.name!r}): divide its "
+                    "conversations between two files"
+                )
+
+
+def held_out_told(config: TuneConfig, rendered: Rendered, held_out: Rendered) -> list[str]:
+    """What was not taken of the conversations held out, and how many of them are trained on all the same."""
+    known = {_tokens_digest(rendered, index) for index in range(len(rendered))}
+    both = Counter(
+        int(held_out.source[index])
+        for index in range(len(held_out))
+        if _tokens_digest(held_out, index) in known
+    )
+    lines = left_out_told(config.evaluation.sources, held_out)
+    for index, number in sorted(both.items()):
+        name, of = config.evaluation.sources[index].name, int((held_out.source == index).sum())
+        lines.append(
+            f"{name}: {number} of {of} conversations held out are trained on, too: their loss says less"
+        )
+    return lines
+
+
+def _tokens_digest(rendered: Rendered, conversation: int) -> bytes:
+    ids, _ = rendered.tokens(conversation)
+    return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
 
 
 def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str]:

@@ -115,7 +115,8 @@ class PreferenceTrainer(Trainer):
         # By how much a trajectory has become likelier than it was at the start.
         gain = self.reference - nats
         preferred = self.beta * (gain[chosen] - gain[rejected])
-        weight = self.beta / (1 + np.exp(preferred)) / len(chosen)
+        # σ(-preferred), which no large preference overflows.
+        weight = self.beta * np.exp(-np.logaddexp(0, preferred)) / len(chosen)
         factors = np.zeros(len(nats), dtype=np.float32)
         factors[chosen], factors[rejected] = weight, -weight
         self.passes(self.rendered, packs, factors, backward=True)

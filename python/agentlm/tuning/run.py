@@ -27,7 +27,7 @@ from agentlm.model.decoder import checked
 from agentlm.model.layout import tensor_shapes
 from agentlm.model.weights import Checkpoint
 from agentlm.progress import wanted
-from agentlm.tuning.account import left_out_told, mixture_told, plan_of, tags_told
+from agentlm.tuning.account import check_apart, held_out_told, mixture_told, plan_of, tags_told
 from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training_tensors
 from agentlm.tuning.compiled import check_compiler
 from agentlm.tuning.config import TuneConfig
@@ -119,6 +119,7 @@ class _Run:
         _check_batch(config, ranks)
         if self.result.is_dir():
             return Outcome(self.result, self._steps_of_finished())
+        check_apart(config)
         runs_tasks = config.evaluation.has_tasks and ranks.first
         tasks = TaskRuns(config.evaluation, self.directory / TASKS_NAME) if runs_tasks else None
         source = self._source()
@@ -158,7 +159,7 @@ class _Run:
                 for line in mixture_told(config, rendered, plan):
                     log.say(line)
                 if held_out is not None:
-                    for line in left_out_told(config.evaluation.sources, held_out):
+                    for line in held_out_told(config, rendered, held_out):
                         log.say(line)
                 if pairs is not None:
                     log.say(f"{len(pairs)} pairs; {pairs.other_prompts} left out whose prompts differ")
