@@ -15,6 +15,7 @@ from agentlm.model.random import Shape
 from agentlm.tuning.compiled import check_compiler
 from agentlm.tuning.model import TrainableDecoder
 from agentlm.tuning.run import run
+from tests.tuning.ranks import launch
 from tests.tuning.runs import config, load, losses, norms, write_base
 from tests.tuning.test_model import assert_close, batch, gradients
 
@@ -106,6 +107,14 @@ def test_a_compiled_run_gives_the_losses_of_one_that_is_not(tmp_path: Path) -> N
     run(config(tmp_path, output=str(tmp_path / "plain")), quiet=True)
     run(config(tmp_path, output=str(tmp_path / "compiled"), training__compile=True), quiet=True)
     assert 0 < programs() <= 4
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert norms(tmp_path / "compiled") == pytest.approx(norms(tmp_path / "plain"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_that_compile_give_the_losses_of_one_that_does_not(tmp_path: Path) -> None:
+    run(config(tmp_path, output=str(tmp_path / "plain")), quiet=True)
+    launch(2, config(tmp_path, output=str(tmp_path / "compiled"), training__compile=True))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
     assert norms(tmp_path / "compiled") == pytest.approx(norms(tmp_path / "plain"), rel=1e-4)
 
