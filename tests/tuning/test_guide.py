@@ -52,6 +52,22 @@ def test_what_the_guide_says_of_evaluations_is_a_configuration():
     assert [step for step in range(41) if config.evaluation.runs_tasks(step, 41)] == [0, 20, 40]
 
 
+def test_the_expected_table_is_the_published_one():
+    published = pytest.importorskip("agentlm_evals.report.published")
+    ours, base = (published.COLUMNS.index(name) for name in ("AgentLM-7B", "Llama-2-7B"))
+    rows = {
+        name: (float(a), float(b))
+        for name, a, b in re.findall(
+            r"^\| `?([a-z0-9-]+)`?(?:, Overall)? \| ([\d.]+) \| ([\d.]+) \| known", GUIDE, re.MULTILINE
+        )
+    }
+    overall = {group.value: column for group, column in published.OVERALL.items()}
+    expected = {
+        task: published.SCORES[task] for task in published.GROUP_TASKS[next(iter(published.GROUP_TASKS))]
+    }
+    assert rows == {name: (column[ours], column[base]) for name, column in (expected | overall).items()}
+
+
 @pytest.mark.slow
 def test_what_the_guide_says_of_evaluations_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
