@@ -316,11 +316,13 @@ async def test_servers_of_different_models_are_refused() -> None:
                 pass
 
 
-async def test_a_server_that_is_not_there_is_named() -> None:
+async def test_a_server_that_is_not_there_is_named(caplog: pytest.LogCaptureFixture) -> None:
     pool = Pool(["http://127.0.0.1:9"])
     with pytest.raises(ModelError, match=r"no healthy server at http://127.0.0.1:9 \(ConnectionRefusedError"):
-        await connect(pool, wait=0.1)
+        await connect(pool, wait=0.6)
     await pool.close()
+    # At once, and once.
+    assert caplog.text.count("waiting up to 0.6 s for http://127.0.0.1:9 (ConnectionRefusedError") == 1
 
 
 async def test_below_the_command_line_the_environments_proxies_are_not_read(

@@ -5,6 +5,7 @@ is asked again, somewhere else if there is a choice; whatever is left after that
 """
 
 import asyncio
+import logging
 import random
 import ssl
 import time
@@ -17,6 +18,7 @@ from agentlm_evals.errors import ConfigError, ModelError, RefusedError
 from agentlm_evals.models.endpoint import Answer, Endpoint, TransportError
 from agentlm_evals.models.proxy import DIRECT, Proxies
 
+_log = logging.getLogger(__name__)
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 10.0
 RETRIED = frozenset({408, 409, 421, 424, 425, 429})
@@ -157,15 +159,20 @@ class Pool:
             ModelError: One is not, after so many seconds; the message names it.
         """
         until = time.monotonic() + seconds
+        is_said = False
         while True:
             states = await asyncio.gather(*(endpoint.ailment() for endpoint in self.endpoints))
             if not any(states):
                 return
+            down = ", ".join(
+                f"{one.url} ({why})" for one, why in zip(self.endpoints, states, strict=True) if why
+            )
             if time.monotonic() >= until:
-                down = [f"{one.url} ({why})" for one, why in zip(self.endpoints, states, strict=True) if why]
-                raise ModelError(
-                    f"no healthy server at {', '.join(down)} after {seconds:g} s; is it running?"
-                )
+                raise ModelError(f"no healthy server at {down} after {seconds:g} s; is it running?")
+            if not is_said:
+                # Who mistyped a port need not wait to the end.
+                _log.warning("waiting up to %g s for %s", seconds, down)
+                is_said = True
             await asyncio.sleep(0.5)
 
     async def close(self) -> None:
