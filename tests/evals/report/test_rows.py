@@ -97,6 +97,32 @@ def test_a_whole_group_has_an_overall_and_another_has_none(tmp_path: Path) -> No
     assert (line.complete, line.of, line.overall) == (3, 4, None)
 
 
+def test_the_published_columns_as_runs_give_the_published_overall_in_the_report(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from agentlm_evals.report import table
+    from agentlm_evals.report.published import COLUMNS, GROUP_TASKS, OVERALL, SCORES
+    from agentlm_evals.report.statistics import Estimate
+
+    base = row(make_run(tmp_path, [right(), wrong()], own=False, total=1319))
+    rows = [
+        replace(base, run=name, task=task, estimate=Estimate(score, score, score, 2))
+        for task, scores in SCORES.items()
+        for name, score in zip(COLUMNS, scores, strict=True)
+    ]
+    report = table.Report(rows, table._groups(rows), [])
+    page, text = markdown(report), terminal(report)
+    seen = 0
+    for group in GROUP_TASKS:
+        (line,) = [one for one in page.splitlines() if one.startswith(f"| **{group.value}** |")]
+        ours = [cell.split()[0] for cell in line.split("|")[2 : 2 + len(COLUMNS)]]
+        assert ours == [f"{value:.2f}" for value in OVERALL[group]]
+        for value in OVERALL[group]:
+            assert f"{group.value} (agentlm): Overall {value:.2f} [" in text
+            seen += 1
+    assert seen == 24
+
+
 def test_protocols_are_never_mixed(tmp_path: Path) -> None:
     from dataclasses import replace
 
