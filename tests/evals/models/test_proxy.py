@@ -167,7 +167,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
         (".example", "https://a.example", False),
         ("*.example", "https://a.example", False),
         ("b.example, A.example", "https://a.example", False),
-        ("a.example", "https://ba.example", True),
+        ("a.example", "https://data.example", True),
         ("a.example:443", "https://a.example", False),
         ("a.example:444", "https://a.example", True),
         ("10.0.0.0/8", "https://10.1.2.3", False),
