@@ -187,6 +187,11 @@ REFUSALS = {
         "`training.final_learning_rate` must be",
         values(training__final_learning_rate=1.0),
     ),
+    "an end of what does not fall": (
+        values(training__schedule="constant", training__final_learning_rate=0.1),
+        '`training.schedule` = "constant" does not fall',
+        values(training__schedule="linear", training__final_learning_rate=0.1),
+    ),
     "a decay that grows": (
         values(training__weight_decay=-0.1),
         "`training.weight_decay` must be",
@@ -348,6 +353,11 @@ REFUSALS = {
         grouped(dpo=PREFERRED),
         "`data.eta`: every pair is drawn once",
         values(dpo=PREFERRED),
+    ),
+    "preferring by trained tokens": (
+        values(dpo=PREFERRED, data__unit="trained_tokens"),
+        "`data.unit` = 'trained_tokens': every pair is drawn once",
+        values(dpo=PREFERRED, data__unit="conversations"),
     ),
     "preferring by tags": (
         values(dpo=PREFERRED, data__tag_weights={"x": 2.0}),

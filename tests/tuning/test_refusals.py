@@ -53,8 +53,8 @@ def without(place: Path, name: str) -> None:
     (place / name).unlink()
 
 
-def untrained(place: Path) -> None:
-    for name in ("agent", "general"):
+def untrained(place: Path, *names: str) -> None:
+    for name in names or ("agent", "general"):
         records = sums(6, name)
         for record in records:
             for message in record["messages"]:
@@ -100,11 +100,31 @@ RUNS: dict[
         (lambda place: (place / "agent.jsonl").write_text("{}\n", encoding="utf-8"), {}),
         (no_change, {}),
     ),
+    "a template that is not there": (
+        ConfigError,
+        r"`model.chat_template`: there is no file own\.jinja",
+        (no_change, {"model__chat_template": "own.jinja"}),
+        (
+            lambda place: (place / "own.jinja").write_text(
+                json.loads((place / "base" / "tokenizer_config.json").read_text(encoding="utf-8"))[
+                    "chat_template"
+                ],
+                encoding="utf-8",
+            ),
+            {"model__chat_template": "own.jinja"},
+        ),
+    ),
     "nothing to train on": (
         RenderingError,
         "no conversation is left to train on",
         (untrained, {}),
         (lambda place: write_records(place / "agent.jsonl", sums(2, "agent")), {}),
+    ),
+    "a share of a source of which nothing is left": (
+        ConfigError,
+        r"source 'agent' has a share of 0\.2 .*\(agent: 6 conversations left out: no trained token; for example agent",
+        (lambda place: untrained(place, "agent"), {}),
+        (lambda place: untrained(place, "agent"), {"data__eta": 0.0}),
     ),
     "a tag that nobody has": (
         ConfigError,

@@ -32,7 +32,12 @@ def plan_of(config: TuneConfig, rendered: Rendered, pairs: Pairs | None = None) 
             epochs=training.epochs,
         )
     drawn = None if training.epochs is None else max(1, round(training.epochs * len(rendered)))
-    mixture = streams(data, rendered.source, rendered.factors(data.tag_weights))
+    factors = rendered.factors(data.tag_weights)
+    try:
+        mixture = streams(data, rendered.source, factors)
+    except ConfigError as error:
+        left_out = "; ".join(line.strip() for line in left_out_told(data.sources, rendered))
+        raise ConfigError(f"{error} ({left_out or 'nothing was left out'})") from error
     return make_plan(
         rendered.lengths,
         mixture,

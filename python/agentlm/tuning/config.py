@@ -183,6 +183,11 @@ class TrainingSection:
         _one_of("training.optimizer_state", self.optimizer_state, DTYPES)
         _one_of("training.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _one_of("training.device", self.device, DEVICES)
+        if self.schedule == "constant" and self.final_learning_rate:
+            raise ConfigError(
+                f"`training.final_learning_rate` = {self.final_learning_rate:g} is where a schedule falls to, and "
+                '`training.schedule` = "constant" does not fall: leave it out, or choose cosine or linear'
+            )
         if self.compile and self.deterministic:
             raise ConfigError(
                 "`training.compile` does not go with `training.deterministic`: programs are made for the sizes that come "
@@ -359,6 +364,10 @@ class TuneConfig:
             (
                 self.data.over_length == "split",
                 '`data.over_length` = "split": a pair is of whole trajectories',
+            ),
+            (
+                self.data.unit != "conversations",
+                f"`data.unit` = {self.data.unit!r}: every pair is drawn once an epoch",
             ),
             (self.data.eta is not None, "`data.eta`: every pair is drawn once an epoch"),
             (bool(self.data.tag_weights), "`data.tag_weights`: every pair is drawn once an epoch"),

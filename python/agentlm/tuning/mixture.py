@@ -43,8 +43,8 @@ def streams(
         weight = factor[own]
         if len(own) == 0 or weight.sum() == 0:
             raise ConfigError(
-                f"source {data.sources[index].name!r} has a share of {share:.3g} and no conversation to draw: "
-                "see what was left out above, or take the source out"
+                f"source {data.sources[index].name!r} has a share of {share:.3g} and no conversation to draw: take it "
+                "out, or look at what was left out of it"
             )
         for value in np.unique(weight[weight > 0]):
             members = own[weight == value]

@@ -240,7 +240,7 @@ class _Renderer:
                 if not whole[1][1:].any():
                     return [], NO_TRAINED, "none of its tokens is trained"
                 return [whole], None, ""
-            why = f"{len(whole[0])} tokens, `data.length` allows {self.length}"
+            why = f"{len(whole[0])} tokens; `data.length` and the model's positions allow {self.length}"
             if self.over_length != "split":
                 return [], TOO_LONG, why
             pieces, lost = self.split(conversation)

@@ -84,6 +84,9 @@ def run(
     if config.training.compile:
         check_compiler(device)
     _set_up(config)
+    template = config.model.chat_template
+    if template is not None and not Path(template).is_file():
+        raise ConfigError(f"`model.chat_template`: there is no file {template}")
     directory = Path(config.output)
     if rank == 0:
         _refuse_other_contents(directory, resume)
