@@ -6,6 +6,7 @@ in each way. Refuses to know how `agentlm` reads files: what is timed is steps.
 
     python -m bench.tune                       # 15 M parameters: full and LoRA
     python -m bench.tune --shape 110m --rounds 1
+    python -m bench.tune --only compiled       # ours with compiled layers beside ours without, both warm
 """
 
 import argparse
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,14 @@ import numpy.typing as npt
 from agentlm.model.random import SHAPES, family_config, write_model
 from bench.machine import commit, describe
 
+if TYPE_CHECKING:
+    from agentlm.tuning.rendering import Rendered
+
 RESULTS = Path(__file__).parent / "results" / "tune-cpu.json"
 WAYS = ("agentlm", "trainer-padded", "trainer-grouped")
 """Ours; Trainer with batches as they come; Trainer with batches of about one length (`group_by_length`)."""
+COMPILED = ("agentlm-compiled", "agentlm-warm")
+"""Ours with `training.compile`, and without; two steps come before what is timed."""
 LENGTH = 1024
 PACKS = 4
 """Packs an optimizer step of ours."""
@@ -46,11 +52,11 @@ class Conversations:
     mask: list[npt.NDArray[np.bool_]]
 
     @classmethod
-    def make(cls, count: int, vocabulary: int) -> "Conversations":
-        """Log-normal lengths (median 250, a tail to `LENGTH`), turns of 20 to 80 tokens, every second one trained."""
+    def make(cls, count: int, vocabulary: int, longest: int = LENGTH) -> "Conversations":
+        """Log-normal lengths (median 250, a tail to `longest`), turns of 20 to 80 tokens, every second one trained."""
         rng = np.random.default_rng(0)
         ids, masks = [], []
-        for length in np.clip(rng.lognormal(np.log(250), 0.8, count), 32, LENGTH).astype(int):
+        for length in np.clip(rng.lognormal(np.log(250), 0.8, count), 32, longest).astype(int):
             mask = np.zeros(length, dtype=bool)
             at, trained = 0, False
             while at < length:
@@ -83,7 +89,28 @@ class Timed:
     last_loss: float
 
 
-def ours(directory: Path, conversations: Conversations, lora: bool) -> Timed:
+def rendered_of(conversations: Conversations) -> "Rendered":
+    """The conversations as the trainer takes them: of one source, without tags, items and rewards."""
+    from agentlm.tuning.rendering import Rendered
+
+    count = len(conversations.ids)
+    lengths = [len(ids) for ids in conversations.ids]
+    return Rendered(
+        ids=np.concatenate(conversations.ids),
+        mask=np.concatenate(conversations.mask),
+        offsets=np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths))),
+        trained=np.asarray([int(mask[1:].sum()) for mask in conversations.mask]),
+        source=np.zeros(count, dtype=np.int32),
+        tags=np.zeros(count, dtype=np.int32),
+        item=np.full(count, -1),
+        reward=np.full(count, np.nan),
+        tag_sets=((),),
+        left_out=({},),
+        examples=(),
+    )
+
+
+def ours(directory: Path, conversations: Conversations, lora: bool, way: str = WAYS[0]) -> Timed:
     """`agentlm`'s trainer over a plan of one epoch."""
     import torch
 
@@ -96,7 +123,6 @@ def ours(directory: Path, conversations: Conversations, lora: bool) -> Timed:
     from agentlm.tuning.optimizer import make_optimizer
     from agentlm.tuning.parallel import Ranks
     from agentlm.tuning.plan import make_plan
-    from agentlm.tuning.rendering import Rendered
     from agentlm.tuning.trainer import Trainer
 
     config = ModelConfig.load(directory)
@@ -110,35 +136,25 @@ def ours(directory: Path, conversations: Conversations, lora: bool) -> Timed:
             parameters[name].copy_(tensor)
         for name, tensor in lora_tensors(model, 0, None):
             parameters[name].copy_(tensor)
-    count = len(conversations.ids)
-    lengths = np.asarray([len(ids) for ids in conversations.ids])
-    rendered = Rendered(
-        ids=np.concatenate(conversations.ids),
-        mask=np.concatenate(conversations.mask),
-        offsets=np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths))),
-        trained=np.asarray([int(mask[1:].sum()) for mask in conversations.mask]),
-        source=np.zeros(count, dtype=np.int32),
-        tags=np.zeros(count, dtype=np.int32),
-        item=np.full(count, -1),
-        reward=np.full(count, np.nan),
-        tag_sets=((),),
-        left_out=({},),
-        examples=(),
-    )
-    plan = make_plan(
-        lengths, [Stream(0, np.arange(count), 1.0)], seed=0, batch=PACKS, capacity=LENGTH, drawn=count
-    )
+    rendered = rendered_of(conversations)
+    count = len(rendered)
+    everything = [Stream(0, np.arange(count), 1.0)]
+    plan = make_plan(rendered.lengths, everything, seed=0, batch=PACKS, capacity=LENGTH, drawn=count)
     training = TrainingSection(epochs=1.0, batch=PACKS, schedule="constant", warmup=0.0)
     ranks = Ranks(0, 1, torch.device("cpu"), 1, None, owned=False)
     trainer = Trainer(
         model, make_optimizer(model.named_parameters(), training), training, rendered, plan, ranks
     )
+    if way == "agentlm-compiled":
+        model.compile_layers()
+    for index in range(0 if way == WAYS[0] else min(2, len(plan.steps))):
+        trainer.step(index)
     losses: list[float] = []
 
     def epoch() -> None:
         losses.extend(trainer.step(index).loss for index in range(len(plan.steps)))
 
-    return _timed("agentlm", epoch, losses, conversations)
+    return _timed(way, epoch, losses, conversations)
 
 
 def trainer(directory: Path, conversations: Conversations, lora: bool, *, grouped: bool) -> Timed:
@@ -239,18 +255,26 @@ def work(way: str, directory: Path, count: int, threads: int, lora: bool) -> Non
     torch.set_num_threads(threads)
     vocabulary = json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     conversations = Conversations.make(count, vocabulary)
-    if way == "agentlm":
-        timed = ours(directory, conversations, lora)
+    if way.startswith("agentlm"):
+        timed = ours(directory, conversations, lora, way)
     else:
         timed = trainer(directory, conversations, lora, grouped=way == "trainer-grouped")
     print(json.dumps(asdict(timed)))
 
 
-def compare(shape: str, directory: Path, rounds: int, count: int, threads: int, lora: bool) -> dict[str, Any]:
-    """All ways in turn, so many rounds; medians and how many times the trained tokens a second ours are."""
-    runs: dict[str, list[Timed]] = {way: [] for way in WAYS}
+def compare(
+    shape: str,
+    directory: Path,
+    rounds: int,
+    count: int,
+    threads: int,
+    lora: bool,
+    ways: tuple[str, ...] = WAYS,
+) -> dict[str, Any]:
+    """All ways in turn, so many rounds; medians and how many times the trained tokens a second the first one's are."""
+    runs: dict[str, list[Timed]] = {way: [] for way in ways}
     for number in range(rounds):
-        for way in WAYS:
+        for way in ways:
             command = [
                 sys.executable, "-m", "bench.tune", "--worker", way, "--model", str(directory), "--conversations",
                 str(count), "--threads", str(threads), *(["--lora"] if lora else []),
@@ -278,8 +302,8 @@ def compare(shape: str, directory: Path, rounds: int, count: int, threads: int, 
         for way, own in runs.items()
     }
     ratios = {
-        f"{kind} against {way}": medians["agentlm"][kind] / medians[way][kind]
-        for way in WAYS[1:]
+        f"{kind} against {way}": medians[ways[0]][kind] / medians[way][kind]
+        for way in ways[1:]
         for kind in ("trained_tokens_per_second", "trained_tokens_per_cpu_second")
     }
     return {
@@ -287,8 +311,8 @@ def compare(shape: str, directory: Path, rounds: int, count: int, threads: int, 
         "lora": lora,
         "rounds": rounds,
         "conversations": count,
-        "tokens": runs["agentlm"][0].tokens,
-        "trained_tokens": runs["agentlm"][0].trained,
+        "tokens": runs[ways[0]][0].tokens,
+        "trained_tokens": runs[ways[0]][0].trained,
         "medians": medians,
         "ratios": ratios,
         "runs": {way: [asdict(one) for one in own] for way, own in runs.items()},
@@ -302,8 +326,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", choices=("full", "lora"))
-    parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("full", "lora", "compiled"))
+    parser.add_argument("--worker", choices=(*WAYS, *COMPILED), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--lora", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -316,8 +340,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         model = write_model(Path(directory), family_config("llama2", SHAPES[given.shape]))
         for kind in (given.only,) if given.only else ("full", "lora"):
+            ways = COMPILED if kind == "compiled" else WAYS
             cell = compare(
-                given.shape, model, given.rounds, given.conversations, given.threads, kind == "lora"
+                given.shape, model, given.rounds, given.conversations, given.threads, kind == "lora", ways
             )
             cell["commit"] = commit()
             cell["versions"] = {name: importlib.metadata.version(name) for name in packages}
