@@ -24,6 +24,7 @@ from agentlm_evals.errors import ConfigError, DataError, EnvironmentFault, Episo
 from agentlm_evals.harness.episode import derive_seed
 from agentlm_evals.model import Decoding, Message, Model
 from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
+from agentlm_evals.models.proxy import DIRECT, Proxies
 from agentlm_evals.outcome import Outcome, Score, format_or_limit, harness_fault, right, wrong
 
 
@@ -278,7 +279,12 @@ def main() -> None:
             for name in given.worlds
             for number in range(given.count)
         ]
-        choice = ModelChoice(model=given.model, urls=tuple(given.url), api_key=given.api_key or None)
+        proxies = Proxies.from_environment(os.environ) if given.url else DIRECT
+        choice = ModelChoice(
+            model=given.model, urls=tuple(given.url), api_key=given.api_key or None, proxies=proxies
+        )
+        for line in choice.detours():
+            print(line, file=sys.stderr)
 
         async def run(urls: Sequence[str], weights: str | None) -> list[dict[str, Any]]:
             async with open_model(choice, urls, weights) as model:

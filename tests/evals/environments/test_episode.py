@@ -3,15 +3,17 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import pytest
 
 from agentlm.tuning import record as records
 from agentlm_evals.environments import WORLDS, Item, Split
 from agentlm_evals.environments.trajectory import expert_trajectory
-from agentlm_evals.episode import Caps, Sampling, play, play_all, read_records, summary
+from agentlm_evals.episode import Caps, Sampling, main, play, play_all, read_records, summary
 from agentlm_evals.errors import ConfigError, DataError, LimitReached, ModelError
 from agentlm_evals.model import Generation, Limits
+from agentlm_evals.models.pool import Pool
 from agentlm_evals.nano.corpus import conversations
 
 SHOP = [Item("shop", Split.TEST, number) for number in range(6)]
@@ -217,3 +219,19 @@ def test_a_call_has_its_own_seed():
         Sampling(seed=seed).call_seed(item, call) for seed in range(3) for item in SHOP for call in range(3)
     }
     assert len(seeds) == 54
+
+
+def test_the_command_asks_through_the_environments_proxy_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def refuse(pool: Pool, seconds: float) -> None:
+        raise ModelError(str([endpoint._address.proxy for endpoint in pool.endpoints]))
+
+    monkeypatch.setattr(Pool, "wait_well", refuse)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    given = ["household", "--url", "https://judge.test", "--output", str(tmp_path / "out.jsonl")]
+    monkeypatch.setattr("sys.argv", ["episode", *given])
+    with pytest.raises(SystemExit, match=r"Proxy\(host='127.0.0.1', port=9"):
+        main()
+    said = "https://judge.test is asked through the environment's proxy http://127.0.0.1:9"
+    assert said in capsys.readouterr().err

@@ -120,7 +120,8 @@ def command(tasks: tuple[str, ...], skip: tuple[str, ...], out: Path | None, **o
             err=True,
         )
     for each in (choice, *([judge] if judge else [])):
-        _say_proxies(each)
+        for line in each.detours():
+            click.echo(line, err=True)
     with served_urls(choice) as (urls, weights):
         directory, result = asyncio.run(_run(choice, urls, weights, judge, plans, settings, out))
     from agentlm_evals.report.table import load_runs, terminal
@@ -252,13 +253,6 @@ def _judge(options: dict[str, Any]) -> ModelChoice | None:
             raise ConfigError("--judge-model is given without --judge-url")
         return None
     return ModelChoice(model=name, urls=(url,), api="openai", api_key=key, proxies=environment_proxies())
-
-
-def _say_proxies(choice: ModelChoice) -> None:
-    """Whoever is asked through a proxy hears so."""
-    for url in choice.urls:
-        if (proxy := choice.proxies.of(url)) is not None:
-            click.echo(f"{url} is asked through the environment's proxy {proxy.shown}", err=True)
 
 
 def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -> str:

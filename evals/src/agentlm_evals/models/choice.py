@@ -48,6 +48,14 @@ class ModelChoice:
                 "of a checkpoint that we serve the digest is taken"
             )
 
+    def detours(self) -> list[str]:
+        """Which servers are asked through a proxy, a line each: nobody's requests go another way without being told."""
+        return [
+            f"{url} is asked through the environment's proxy {proxy.shown}"
+            for url in self.urls
+            if (proxy := self.proxies.of(url)) is not None
+        ]
+
 
 def port_urls(host: str, ports: Sequence[str]) -> list[str]:
     """URLs of ports and ranges of ports, both ends included.
