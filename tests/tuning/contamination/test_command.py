@@ -53,6 +53,23 @@ def test_a_table_and_both_reports_are_written(files: tuple[Path, Path], tmp_path
     ]
 
 
+def test_sets_of_one_name_are_told_apart(files: tuple[Path, Path], tmp_path: Path) -> None:
+    data, evaluation = files
+    others = []
+    for folder, text in (("one", LEAKED), ("two", CLEAN)):
+        (tmp_path / folder).mkdir()
+        others.append(tmp_path / folder / "test.jsonl")
+        others[-1].write_text(json.dumps({"question": text}) + "\n")
+    result = run(data, "--field", "question", *(f"--against={path}" for path in (evaluation, *others)))
+    assert result.exit_code == 0, result.output
+    rows = {line.split("  ")[0]: line for line in result.output.splitlines()}
+    assert {"set.jsonl", "one/test.jsonl", "two/test.jsonl"} <= rows.keys()
+    assert "1 (100.0 %)" in rows["one/test.jsonl"]
+    assert rows["one/test.jsonl"].split()[1] == rows["two/test.jsonl"].split()[1] == "1"
+    assert "100.00 %" in rows["one/test.jsonl"]
+    assert " 0.00 %" in rows["two/test.jsonl"]
+
+
 def test_a_tasks_template_can_be_left_out_of_the_count(files: tuple[Path, Path], tmp_path: Path) -> None:
     data, evaluation = files
     template = (

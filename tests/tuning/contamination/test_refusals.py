@@ -52,7 +52,7 @@ REFUSALS = {
     "a set that is not there": (
         flags("--against nowhere.jsonl"),
         "'nowhere.jsonl' does not exist",
-        flags("--against set.jsonl"),
+        Typed(),
     ),
     "a set without a sample": (
         against("s.jsonl", b"\n"),
@@ -109,7 +109,17 @@ REFUSALS = {
         "s.txt cannot be read",
         against("s.txt", "café\n".encode()),
     ),
+    "a set twice": (
+        flags("--against folder/../set.jsonl"),
+        "folder/../set.jsonl is named twice among the evaluation sets",
+        Typed("data.jsonl --against set.jsonl --against s.jsonl", {"s.jsonl": SET}),
+    ),
     # The training data.
+    "data twice": (
+        Typed("folder folder/a.jsonl --against set.jsonl", {"folder/a.jsonl": DATA}),
+        "folder/a.jsonl is named twice among the training data",
+        Typed("folder data.jsonl --against set.jsonl", {"folder/a.jsonl": DATA}),
+    ),
     "data that is not there": (
         Typed("nowhere.jsonl --against set.jsonl"),
         "'nowhere.jsonl' does not exist",

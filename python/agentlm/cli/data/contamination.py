@@ -75,7 +75,7 @@ def command(
     80 %) or dirty.
     """
     from agentlm.cli.data.output import write_text
-    from agentlm.tuning.contamination import Settings, page, read_samples, scan, sources
+    from agentlm.tuning.contamination import Settings, page, read_sets, scan, sources
     from agentlm.tuning.data import outputs
 
     settings = Settings(
@@ -88,7 +88,7 @@ def command(
         overlaps=overlaps,
     )
     outputs.check((*data, *evaluation), html, json_file)
-    samples = [sample for file in evaluation for sample in read_samples(file, fields)]
+    samples = read_sets(evaluation, fields)
     training = sources(data, "jsonl" if form == "jsonl" else "text" if form == "text" else None)
     with _progress(sum(path.stat().st_size for path, _ in training)) as progress:
         found = scan(samples, training, settings, data_fields=data_fields, progress=progress)

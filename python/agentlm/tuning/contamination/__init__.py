@@ -5,7 +5,7 @@ Refuses to know tasks and mixtures, and to change the data: it says where the ov
 
 from agentlm.tuning.contamination.html import page
 from agentlm.tuning.contamination.result import BUCKETS, Bucket, Contamination, Overlap, SampleFinding
-from agentlm.tuning.contamination.samples import ContaminationError, EvaluationSample, read_samples
+from agentlm.tuning.contamination.samples import ContaminationError, EvaluationSample, read_samples, read_sets
 from agentlm.tuning.contamination.scan import Settings, scan, sources
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "page",
     "read_samples",
+    "read_sets",
     "scan",
     "sources",
 ]

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,30 @@ def read_samples(path: str | Path, fields: Sequence[str] = ()) -> list[Evaluatio
         ]
     if not samples:
         raise ContaminationError(f"{path} holds no sample")
+    return samples
+
+
+def read_sets(paths: Sequence[str | Path], fields: Sequence[str] = ()) -> list[EvaluationSample]:
+    """The samples of several files; sets whose files are called alike take as much of their paths as tells them apart.
+
+    Raises:
+        ContaminationError: As `read_samples`, or a file is named twice.
+    """
+    files = [Path(path) for path in paths]
+    places = [file.resolve() for file in files]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise ContaminationError(f"{files[index]} is named twice among the evaluation sets")
+    samples: list[EvaluationSample] = []
+    for file, place in zip(files, places, strict=True):
+        deep = next(
+            deep
+            for deep in range(1, len(place.parts) + 1)
+            if sum(other.parts[-deep:] == place.parts[-deep:] for other in places) == 1
+        )
+        # One part is the name as it was given, which a link's target need not have.
+        name = file.name if deep == 1 else "/".join(place.parts[-deep:])
+        samples += [replace(sample, set=name) for sample in read_samples(file, fields)]
     return samples
 
 

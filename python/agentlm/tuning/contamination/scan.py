@@ -67,7 +67,7 @@ def sources(paths: Iterable[str | Path], form: Form | None = None) -> list[tuple
     A directory stands for the files below it that have such a name.
 
     Raises:
-        ContaminationError: A file is not there, has another name, or a directory holds none.
+        ContaminationError: A file is not there, has another name or is named twice, or a directory holds none.
     """
     found: list[tuple[Path, Form]] = []
     for path in map(Path, paths):
@@ -84,6 +84,11 @@ def sources(paths: Iterable[str | Path], form: Form | None = None) -> list[tuple
             advice = {".gz": "unpack it first", ".json": "turn it into records first: `agentlm data import`"}
             hint = advice.get(path.suffix, "say what it is with --form")
             raise ContaminationError(f"{path}: only {', '.join(_FORMS)} are read; {hint}")
+    places: set[Path] = set()
+    for file, _ in found:
+        if file.resolve() in places:
+            raise ContaminationError(f"{file} is named twice among the training data")
+        places.add(file.resolve())
     return found
 
 
