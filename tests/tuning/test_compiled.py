@@ -18,6 +18,7 @@ from agentlm.tuning.run import run
 from tests.tuning.ranks import launch
 from tests.tuning.runs import config, load, losses, norms, write_base
 from tests.tuning.test_model import assert_close, batch, gradients
+from tests.tuning.test_run import interrupted_after
 
 PACKS = ((70, 5, 33, 100, 1, 34), (9, 70, 31), (50,), (1,), (3, 3, 80, 40))
 """Lengths of the conversations of some packs; one is a single token, as of a rank that has nothing to do."""
@@ -117,6 +118,19 @@ def test_two_ranks_that_compile_give_the_losses_of_one_that_does_not(tmp_path: P
     launch(2, config(tmp_path, output=str(tmp_path / "compiled"), training__compile=True))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
     assert norms(tmp_path / "compiled") == pytest.approx(norms(tmp_path / "plain"), rel=1e-4)
+
+
+def test_a_run_may_go_on_with_compiled_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(config(tmp_path, output=str(tmp_path / "plain")), quiet=True)
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 2)
+        run(config(tmp_path, output=str(tmp_path / "parts")), quiet=True)
+    asked: list[TrainableDecoder] = []
+    # What is compiled is tested above.
+    monkeypatch.setattr(TrainableDecoder, "compile_layers", lambda model: asked.append(model))
+    run(config(tmp_path, output=str(tmp_path / "parts"), training__compile=True), resume=True, quiet=True)
+    assert len(asked) == 1
+    assert losses(tmp_path / "parts") == losses(tmp_path / "plain")
 
 
 def test_without_a_compiler_it_is_refused_before_anything_is_written(
