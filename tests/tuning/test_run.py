@@ -276,6 +276,38 @@ def test_a_finished_run_is_not_run_again(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"training__learning_rate": 2e-3}, r"\[training\] differs: learning_rate"),
+        ({"data__eta": 0.5}, r"\[data\] differs: eta"),
+        ({"seed": 1}, "`seed` differs"),
+        ({"model__init": "random"}, "`model.init` differs"),
+    ],
+)
+def test_a_finished_run_is_not_taken_for_another(
+    finished: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    out = shutil.copytree(finished / "out", tmp_path / "out")
+    with pytest.raises(TuneError, match=f"holds a finished run that this one is not: {told}"):
+        run(again(finished, out, **changes), resume=True, quiet=True)
+    assert tensors(out) == tensors(finished / "out")
+    assert run(again(finished, out, training__micro_batch=2), resume=True, quiet=True).step == 4
+
+
+def test_a_finished_run_of_other_conversations_is_another(tmp_path: Path) -> None:
+    wanted = config(tmp_path, training__steps=1)
+    run(wanted, quiet=True)
+    kept = (tmp_path / "agent.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "agent.jsonl").write_text(kept.replace("It is", "Is it"), encoding="utf-8")
+    with pytest.raises(TuneError, match="this one is not: the conversations of source 'agent' are others"):
+        run(wanted, resume=True, quiet=True)
+    (tmp_path / "agent.jsonl").write_text(kept, encoding="utf-8")
+    assert run(wanted, resume=True, quiet=True).step == 1
+    (tmp_path / "agent.jsonl").unlink()
+    assert run(wanted, resume=True, quiet=True).step == 1
+
+
+@pytest.mark.parametrize(
     "changes", [{"training__micro_batch": 4}, {"training__activation_checkpointing": "layers"}]
 )
 def test_how_a_step_is_computed_changes_nothing(

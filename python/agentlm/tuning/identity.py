@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentlm.errors import ConfigError
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.plan import Plan
-from agentlm.tuning.rendering import Rendered, digest_of_tokenizer
+from agentlm.tuning.rendering import Rendered, digest_of_tokenizer, files_of
 
 FREE = ("micro_batch", "activation_checkpointing", "compile", "device", "threads")
 """Keys of [training] that say how a step is computed and not what: they may change when a run goes on."""
@@ -17,6 +19,7 @@ _REASONS = {
     "tokenizer": "the tokenizer or the chat template is another one",
     "plan": "the data, their mixture, `data.length` or `training.batch` differ",
     "data": "the conversations are of the same lengths, and their tokens or loss masks are others",
+    "mixture": "[data] differs",
     "lora": "[lora] differs",
     "dpo": "[dpo] differs",
     "training": "[training] differs",
@@ -25,21 +28,63 @@ _REASONS = {
 
 def identity(config: TuneConfig, base: Path, plan: Plan, rendered: Rendered) -> dict[str, Any]:
     """What a run is, as plain JSON."""
-    values = config.to_dict()
     made = {
-        "model": config.model.init,
-        "base": digest_of_model(base, weights=config.model.init == "weights"),
-        "tokenizer": digest_of_tokenizer(base, config.model.chat_template),
+        **of_base(config, base),
         "plan": plan.digest(),
         # A plan is of lengths: other words or masks of the same lengths have the same one.
         "data": rendered.digest(),
+        **_of_training(config),
+    }
+    return _plain(made)
+
+
+def finished_identity(config: TuneConfig, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is as far as that can be told without its conversations; `model`: what `of_base` gave, or an identity."""
+    mixture = dict(config.to_dict()["data"])
+    mixture["sources"] = [
+        {name: value for name, value in source.items() if name != "path"} for source in mixture["sources"]
+    ]
+    of_model = {name: model[name] for name in ("model", "base", "tokenizer")}
+    return _plain({**of_model, "mixture": mixture, **_of_training(config)})
+
+
+def digests_of_sources(config: TuneConfig) -> dict[str, str | None]:
+    """SHA-256 of each source's files; None for a source of which one is gone."""
+    found: dict[str, str | None] = {}
+    for source in config.data.sources:
+        digest = hashlib.sha256()
+        try:
+            for file in files_of(source):
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+            found[source.name] = digest.hexdigest()
+        except ConfigError:
+            found[source.name] = None
+    return found
+
+
+def _of_training(config: TuneConfig) -> dict[str, Any]:
+    values = config.to_dict()
+    return {
         "seed": config.seed,
         "lora": values.get("lora"),
         "dpo": values.get("dpo"),
         "training": {name: value for name, value in values["training"].items() if name not in FREE},
     }
+
+
+def _plain(made: dict[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain
+
+
+def of_base(config: TuneConfig, base: Path) -> dict[str, Any]:
+    """The part of an identity that is of the model that a run starts from."""
+    return {
+        "model": config.model.init,
+        "base": digest_of_model(base, weights=config.model.init == "weights"),
+        "tokenizer": digest_of_tokenizer(base, config.model.chat_template),
+    }
 
 
 def difference(saved: dict[str, Any], now: dict[str, Any]) -> str | None:

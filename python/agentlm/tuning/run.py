@@ -32,7 +32,7 @@ from agentlm.tuning.checkpoint import Checkpoints, Progress, TuneError, training
 from agentlm.tuning.compiled import check_compiler
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.evaluation import TASKS_NAME, Evaluations
-from agentlm.tuning.identity import difference, identity
+from agentlm.tuning.identity import difference, digests_of_sources, finished_identity, identity, of_base
 from agentlm.tuning.log import RunLog, draw, rendering_progress
 from agentlm.tuning.lora import load_matching, lora_shapes, lora_tensors
 from agentlm.tuning.model import TrainableDecoder, random_tensors, stored_tensors
@@ -121,7 +121,7 @@ class _Run:
         config, ranks = self.config, self.ranks
         _check_batch(config, ranks)
         if self.result.is_dir():
-            return Outcome(self.result, self._steps_of_finished())
+            return Outcome(self.result, self._finished())
         check_apart(config)
         runs_tasks = config.evaluation.has_tasks and ranks.first
         tasks = TaskRuns(config.evaluation, self.directory / TASKS_NAME) if runs_tasks else None
@@ -222,8 +222,20 @@ class _Run:
                 self.checkpoints.save(progress, tensors, {"identity": of_run})
         return progress
 
-    def _steps_of_finished(self) -> int:
+    def _finished(self) -> int:
+        """The steps of the run that left a result. Raises `TuneError` if this one would be another."""
         about: dict[str, Any] = json.loads((self.directory / RUN_NAME).read_text(encoding="utf-8"))
+        then = finished_identity(TuneConfig.from_dict(about["config"]), about["identity"])
+        told = difference(then, finished_identity(self.config, of_base(self.config, self.base)))
+        before: dict[str, str | None] = about.get("sources", {})
+        for name, digest in digests_of_sources(self.config).items():
+            # What is gone was read when it was there.
+            if told is None and digest is not None and before.get(name, digest) != digest:
+                told = f"the conversations of source {name!r} are others"
+        if told is not None:
+            raise TuneError(
+                f"{self.directory} holds a finished run that this one is not: {told}. Choose another output."
+            )
         steps: int = about["steps"]
         return steps
 
@@ -308,7 +320,12 @@ class _Run:
     def _claim(self, of_run: dict[str, Any], plan: Plan) -> None:
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self.checkpoints.clear()
-        about = {"config": self.config.to_dict(), "identity": of_run, "steps": len(plan.steps)}
+        about = {
+            "config": self.config.to_dict(),
+            "identity": of_run,
+            "steps": len(plan.steps),
+            "sources": digests_of_sources(self.config),
+        }
         _write_whole(self.directory / RUN_NAME, json.dumps(about, indent=2) + "\n")
         _write_whole(self.directory / "config.toml", self.config.to_toml())
 
