@@ -95,6 +95,23 @@ def test_a_step_that_does_not_fit_is_told_with_numbers(wide_model, monkeypatch):
         kv_budget(opened(wide_model, config, Weighed(GIB)), config)
 
 
+@pytest.mark.parametrize(("prefill", "rows"), [(4112, 64 + 256), (None, 64 + 256), (90, 90)])
+def test_the_largest_step_samples_all_rows_and_scores_a_prompt(wide_model, monkeypatch, prefill, rows):
+    asked = []
+    monkeypatch.setattr(
+        CudaModel, "forward", lambda _, shape, logits: asked.append((shape.rows, len(logits), shape.tokens))
+    )
+    config = EngineConfig(
+        model=str(wide_model),
+        backend="cuda",
+        dtype="float32",
+        max_batch_size=64,
+        max_batch_prefill_tokens=prefill,
+    )
+    kv_budget(opened(wide_model, config, Weighed(8 * GIB)), config)
+    assert asked == [(rows, rows, prefill or 4096)]
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"max_batch_size": 3, "max_top_n_tokens": 20, "max_total_tokens": 100}]
 )

@@ -12,6 +12,7 @@ from agentlm.errors import (
     ConfigError,
     MissingTensorError,
     QuantizedModelError,
+    TensorDtypeError,
     TensorShapeError,
     UnexpectedTensorError,
 )
@@ -19,6 +20,7 @@ from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder, checked
 from agentlm.model.quantization import Quantization
 from agentlm.model.quantized import QuantizedCheckpoint, WidenedCheckpoint, open_checkpoint
+from agentlm.model.random import Shape, family_config, write_model
 from agentlm.model.weights import Checkpoint
 from agentlm.ops.reference import Chunk, ReferenceOps
 from agentlm.tuning.config import TuneConfig
@@ -143,6 +145,7 @@ def rewritten(tmp_path: Path, change) -> Path:
 
 
 DOWN = "model.layers.1.mlp.down_proj"
+WORDS, SCALES = f"{DOWN}.qweight", f"{DOWN}.scales"
 
 
 def test_biases_of_nothing_are_read_over_and_others_are_not(tmp_path):
@@ -157,8 +160,12 @@ def test_biases_of_nothing_are_read_over_and_others_are_not(tmp_path):
     ("change", "error", "message"),
     [
         (lambda t: t.pop(f"{DOWN}.qzeros"), MissingTensorError, r"lacks tensor .*down_proj\.qzeros"),
-        (lambda t: t.update({f"{DOWN}.scales": t[f"{DOWN}.scales"][:2]}), TensorShapeError, r"F16 \[2, 64\].*\[5, 64\]"),
-        (lambda t: t.update({f"{DOWN}.qweight": t[f"{DOWN}.qweight"][:8]}), TensorShapeError, r"\[64, 64\].*\[64, 160\]"),
+        (lambda t: t.update({SCALES: t[SCALES][:2]}), TensorShapeError, r"F16 \[2, 64\].*\[5, 64\]"),
+        (lambda t: t.update({WORDS: t[WORDS][:8]}), TensorShapeError, r"\[64, 64\].*\[64, 160\]"),
+        (lambda t: t.update({WORDS: np.array(0, np.int32)}), TensorShapeError, r"qweight.* \[\];.* two dimensions"),
+        (lambda t: t.update({WORDS: t[WORDS][:, 0].copy()}), TensorShapeError, r" \[20\];.* two dimensions"),
+        (lambda t: t.update({WORDS: t[WORDS][:0]}), TensorShapeError, r"\[64, 0\].*\[64, 160\]"),
+        (lambda t: t.update({SCALES: t[SCALES].astype(np.int32)}), TensorDtypeError, "element type I32"),
         (lambda t: t.update({"model.extra": np.zeros(1, np.float16)}), UnexpectedTensorError, "model.extra"),
     ],
 )  # fmt: skip
@@ -166,6 +173,54 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, change, error, message):
     directory = rewritten(tmp_path, change)
     with pytest.raises(error, match=message):
         checked(ModelConfig.load(directory), open_checkpoint(directory))
+
+
+def test_whole_rows_of_nothing_are_refused(tmp_path):
+    directory = narrow.write(checkpoint("llama2"), tmp_path / "model", Format("gptq", -1))
+    tensors = load_file(directory / "model.safetensors")
+    tensors[f"{DOWN}.qweight"] = tensors[f"{DOWN}.qweight"][:0]
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(TensorShapeError, match=r"\[64, 0\].*\[64, 160\]"):
+        checked(ModelConfig.load(directory), open_checkpoint(directory))
+
+
+def test_outputs_that_fill_no_words_of_zero_points_are_refused(tmp_path):
+    shape = Shape(layers=1, hidden=64, inter=60, heads=4, kv_heads=4, vocab=288, context=64)
+    base = write_model(tmp_path / "base", family_config("llama2", shape))
+    how = Format("gptq", 32)
+    directory = narrow.write(base, tmp_path / "model", how, keep=("gate_proj", "up_proj", "down_proj"))
+    tensors = load_file(directory / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    parts, _ = narrow.quantize(
+        np.concatenate([tensors.pop(f"{name}.weight")] * 2)[:64].astype(np.float32), how
+    )
+    # Sixty rows of the sixty-four; their zero points lie in seven and a half words.
+    parts = {
+        part: x[..., : 7 if part == "qzeros" else 60] if part != "g_idx" else x for part, x in parts.items()
+    }
+    tensors |= {f"{name}.{part}": np.ascontiguousarray(x) for part, x in parts.items()}
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(TensorShapeError, match=r"up_proj\.qweight.*60 rows.*multiple of 8"):
+        checked(ModelConfig.load(directory), open_checkpoint(directory))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("g_idx", -1, r"g_idx.*group -1.*5 groups"),
+        ("g_idx", 5, r"g_idx.*group 5.*5 groups"),
+        ("scales", np.inf, r"down_proj\.weight.*float16"),
+        ("scales", np.nan, r"down_proj\.weight.*float16"),
+        ("scales", 60000, r"down_proj\.weight.*float16"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_where_they_are_widened(tmp_path, part, value, message):
+    def change(tensors):
+        tensors[f"{DOWN}.{part}"].flat[-1] = value
+
+    directory = rewritten(tmp_path, change)
+    with pytest.raises(QuantizedModelError, match=message):
+        WidenedCheckpoint(open_checkpoint(directory)).tensor(f"{DOWN}.weight")
 
 
 def test_where_float_weights_are_needed_the_way_is_told(tmp_path):

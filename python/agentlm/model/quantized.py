@@ -61,15 +61,25 @@ class QuantizedCheckpoint(Checkpoint):
         stem = name.removesuffix(".weight")
         words = self._tensors[f"{stem}.qweight"]
         scales = super().tensor(f"{stem}.scales")
+        if len(words.shape) != 2:
+            raise TensorShapeError(
+                f"Tensor {words.name!r} in {words.file} is {words.dtype} {list(words.shape)}; the words of a narrow matrix "
+                "have two dimensions. Fetch the checkpoint again."
+            )
         is_awq = self.quantization.method == "awq"
         into = words.shape[0] * (1 if is_awq else IN_A_WORD)
         out = words.shape[-1] * (IN_A_WORD if is_awq else 1)
-        groups = -(-into // (self.quantization.group or into))
         if shape is not None and shape != (out, into):
             raise TensorShapeError(
                 f"Tensor {words.name!r} in {words.file} is of a matrix {[out, into]}; config.json asks for {list(shape)}. "
                 "The weights and config.json belong to different models: fetch both again."
             )
+        if out % IN_A_WORD or not into:
+            raise TensorShapeError(
+                f"Tensor {words.name!r} in {words.file} is of {out} rows of {into} columns; zero points are stored for a "
+                f"multiple of {IN_A_WORD} rows, and a row has columns. Use another quantization of the model."
+            )
+        groups = -(-into // (self.quantization.group or into))
         zeros = self._part(f"{stem}.qzeros", "I32", (groups, out // IN_A_WORD))
         self._part(words.name, "I32", (into, out // IN_A_WORD) if is_awq else (into // IN_A_WORD, out))
         self._part(scales.name, scales.dtype, (groups, out))
@@ -165,7 +175,10 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
 
 
 def widened(matrix: NarrowRef) -> npt.NDArray[np.float16]:
-    """`(code - zero point) * scale`, rounded once: `[out, in]`."""
+    """`(code - zero point) * scale`, rounded once: `[out, in]`.
+
+    Raises `QuantizedModelError` where the parts mean no number, or one that float16 does not hold.
+    """
     how = matrix.quantization
     out, into = matrix.shape
     words, zeros, scales = (_array(part) for part in (matrix.words, matrix.zeros, matrix.scales))
@@ -177,6 +190,11 @@ def widened(matrix: NarrowRef) -> npt.NDArray[np.float16]:
     group: npt.NDArray[Any] = np.arange(into) // size
     if matrix.group_of_column is not None:
         group = _array(matrix.group_of_column)
+        if len(wrong := group[(group < 0) | (group >= len(scales))]):
+            raise QuantizedModelError(
+                f"Tensor {matrix.group_of_column.name!r} in {matrix.file} puts a column into group {wrong[0]}; there are "
+                f"{len(scales)} groups, from 0 on. Fetch the checkpoint again."
+            )
     has_neighbours = into % size == 0 and bool((group == np.arange(into) // size).all())
     wide = np.empty((out, into), np.float16)
     scale, zero = scales.astype(np.float32).T, zero.T
@@ -187,14 +205,21 @@ def widened(matrix: NarrowRef) -> npt.NDArray[np.float16]:
         else:
             codes = _codes(np.ascontiguousarray(words[:, rows].T), how.method)
         values = codes.astype(np.float32)
-        if has_neighbours:
-            # Their numbers need not be spread out.
-            grouped = values.reshape(len(values), -1, size)
-            grouped -= zero[rows, :, None]
-            grouped *= scale[rows, :, None]
-        else:
-            values = (values - zero[rows][:, group]) * scale[rows][:, group]
-        wide[rows] = values
+        # What is no number, or too large, is told below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if has_neighbours:
+                # Their numbers need not be spread out.
+                grouped = values.reshape(len(values), -1, size)
+                grouped -= zero[rows, :, None]
+                grouped *= scale[rows, :, None]
+            else:
+                values = (values - zero[rows][:, group]) * scale[rows][:, group]
+            wide[rows] = values
+        if not np.isfinite(wide[rows]).all():
+            raise QuantizedModelError(
+                f"{matrix.name!r} in {matrix.file} has numbers that float16, to which it is widened, does not hold. Fetch "
+                "the checkpoint again, or use another quantization of the model."
+            )
     return wide
 
 

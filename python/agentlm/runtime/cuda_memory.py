@@ -100,10 +100,10 @@ def kv_budget(model: CudaModel, config: EngineConfig) -> int:
         tokens = min(sizes.tokens, sizes.positions)
         steps.expansion.slots.fill_(-1)
         steps.expansion.q_start[1] = steps.expansion.context_len[0] = tokens
-        shape = StepShape(
-            1, sizes.tokens, sizes.rows, False, True, SplitPolicy.for_step(1, model.config.kv_heads)
-        )
-        model.forward(shape, steps.logits[: sizes.rows])
+        # Every row is sampled and a prompt scored: a token is the last of its row, or has one after it.
+        rows = min(sizes.rows + sizes.scores, sizes.tokens)
+        shape = StepShape(1, sizes.tokens, rows, False, True, SplitPolicy.for_step(1, model.config.kv_heads))
+        model.forward(shape, steps.logits[:rows])
 
     free = device.free_bytes()
     try:
