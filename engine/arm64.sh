@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Tests the kernels and the core for arm64 on x86-64 Linux, under qemu's user mode. `make test-arm64` calls it.
 #
-# The compiler is rustup's if it has, or can fetch, the target; else Debian's `rustc-web`, unpacked into build/arm64, where
-# nothing of the system is changed. It refuses to know what is tested: arguments go to `cargo test`.
+# The compiler is rustup's if it has, or can fetch, the target; else Debian's `rustc-web`, unpacked once into the user's
+# cache, which outlives a clone; nothing of the system is changed. It refuses to know what is tested: arguments go to
+# `cargo test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TARGET=aarch64-unknown-linux-gnu
-PLACE=$PWD/build/arm64
+PLACE=${XDG_CACHE_HOME:-$HOME/.cache}/agentlm/arm64
 RUST=$PLACE/rust
 
 missing=()
