@@ -100,7 +100,8 @@ def streamed_text(body: bytes, ask: Ask) -> str:
         text: str | None = tokens[-1]["generated_text"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise WrongAnswerError(f"{error!r} in {body[-200:]!r}") from error
-    told = "".join(token["token"]["text"] for token in tokens)
+    # The end's token may come in the middle of what goes on beyond it: the last event's text has no special ones.
+    told = "".join(token["token"]["text"] for token in tokens if not token["token"]["special"])
     # A character that the last token leaves unfinished is no token's text.
     if (
         text is None

@@ -21,7 +21,11 @@ BLOCKS = {"free": 7, "cached": 3, "held": 0, "limbo": 0}
 
 def _native(*texts: str, final: str | None) -> bytes:
     events = [
-        {"index": place, "token": {"text": text}, "generated_text": final if place == len(texts) else None}
+        {
+            "index": place,
+            "token": {"text": text, "special": text == "</s>"},
+            "generated_text": final if place == len(texts) else None,
+        }
         for place, text in enumerate(texts, 1)
     ]
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
@@ -38,6 +42,8 @@ def test_whole_streams_give_their_text() -> None:
     assert streamed_text(_completion(None, "length"), COMPLETION) == "xx"
     # A character that the last token leaves unfinished is no token's text.
     assert streamed_text(_native("a", "", final="a\ufffd"), NATIVE) == "a\ufffd"
+    # The end's token, which the last event's text leaves out.
+    assert streamed_text(_native("a", "</s>", "b", final="ab"), Ask("/generate_stream", 0, 3)) == "ab"
     assert whole_text(b'{"generated_text":"ab"}', Ask("/generate", 0, 2)) == "ab"
 
 
