@@ -122,11 +122,12 @@ bench-tune: $(ENGINE) ## training beside Hugging Face's Trainer and peft, on thi
 
 .PHONY: nano
 nano: $(ENGINE) ## train agentlm-nano from nothing on this machine's processor; goes on where it was stopped
-	test -f build/nano/corpus/practice.jsonl || $(BIN)/python -m agentlm_evals.nano.corpus build/nano/corpus
+	test -f build/nano/corpus/arithmetic.jsonl || $(BIN)/python -m agentlm_evals.nano.corpus build/nano/corpus
 	test -f build/nano/base/config.json || $(BIN)/python recipes/nano/base.py build/nano/corpus build/nano/base
 	$(BIN)/agentlm tune recipes/nano/practice.toml --resume
 	$(BIN)/agentlm tune recipes/nano/nano.toml --resume
-	$(BIN)/python recipes/nano/look.py build/nano/run/model
+	$(BIN)/agentlm tune recipes/nano/arithmetic.toml --resume
+	$(BIN)/python recipes/nano/look.py build/nano/arithmetic/model
 
 .PHONY: nano-study
 nano-study: $(ENGINE) ## AgentTuning's experiment in miniature (ARGS=--rehearse tries it)

@@ -25,6 +25,8 @@ from agentlm.model.layout import tensor_shapes
 SPECIALS = ("<unk>", "<s>", "</s>")
 """Llama-2's, with its ids 0, 1 and 2."""
 VOCAB = 1_776
+WORDED = ("agent", "general", "practice")
+"""The files that the vocabulary is learnt from: arithmetic is digits, which stand alone, and words that these have."""
 SEED = 1
 LAYERS, HIDDEN, INTER, HEADS, KV_HEADS = 5, 256, 640, 4, 2
 POSITIONS = 4_096
@@ -52,8 +54,14 @@ CHAT_TEMPLATE = (
 
 
 def texts(corpus: Path) -> Iterator[str]:
-    """Every turn of the corpus as it stands in the chat form."""
-    for file in sorted(corpus.glob("*.jsonl")):
+    """Every turn of the corpus' words as it stands in the chat form.
+
+    Raises:
+        SystemExit: A file of the corpus is missing.
+    """
+    for file in (corpus / f"{name}.jsonl" for name in WORDED):
+        if not file.exists():
+            raise SystemExit(f"{file} is missing: python -m agentlm_evals.nano.corpus {corpus}")
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 for message in json.loads(line)["messages"]:

@@ -89,6 +89,19 @@ async def test_one_request_in_five_that_fails_changes_no_result(tmp_path: Path, 
     assert normalised(tmp_path / "calm" / "gsm8k") == normalised(tmp_path / "rough" / "gsm8k")
 
 
+@pytest.mark.parametrize("task", ["gsm8k", "database", "os"])
+async def test_the_bundled_model_does_better_than_doing_nothing(
+    tmp_path: Path, small: Live, task: str
+) -> None:
+    name = entry(task).load()
+    if missing := name.requirements(Setting(Source(), Protocol(AGENTLM), resolve_options(name, {}))):
+        pytest.skip("; ".join(f"{one.what}: {one.how}" for one in missing))
+    await run(tmp_path, [url(small)], task)
+    rows = normalised(tmp_path / task)
+    assert len(rows) == 24
+    assert sum(row["outcome"] == Outcome.RIGHT for row in rows) >= 2, "doing nothing gets none right"
+
+
 async def test_scored_letters_survive_failures_too(tmp_path: Path, small: Live) -> None:
     await run(tmp_path / "calm", [url(small)], "mmlu", limit=8)
     async with flaky(small.port, 5) as proxy:
@@ -239,7 +252,7 @@ def test_a_run_killed_again_and_again_gives_the_results_of_one_left_alone(
     assert repeated == 0
     assert len(rows) == 72
     assert normalised(whole / "gsm8k") == normalised(torn / "gsm8k")
-    assert len({row["answer"] for row in rows}) > 60
+    assert len({row["answer"] for row in rows}) > 24, "sampled: an item's three answers are not one"
 
 
 @pytest.mark.slow

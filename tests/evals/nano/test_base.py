@@ -76,7 +76,11 @@ def test_digits_stand_alone(base):
 def test_too_little_text_is_refused(tmp_path):
     (tmp_path / "corpus").mkdir()
     line = {"messages": [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]}
-    (tmp_path / "corpus" / "x.jsonl").write_text(json.dumps(line) + "\n")
+    for name in ("agent", "general"):
+        (tmp_path / "corpus" / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(SystemExit, match=r"practice\.jsonl is missing"):
+        load_base().write_base(tmp_path / "corpus", tmp_path / "base")
+    (tmp_path / "corpus" / "practice.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(SystemExit, match=r"1,?776 are needed: take more text"):
         load_base().write_base(tmp_path / "corpus", tmp_path / "base")
     assert not (tmp_path / "base" / "tokenizer.json").exists()

@@ -10,7 +10,7 @@ from agentlm_evals.environments import Item, Split
 from agentlm_evals.environments.world import split_of
 from agentlm_evals.errors import ConfigError
 from agentlm_evals.nano import chats, problems
-from agentlm_evals.nano.corpus import conversations, main, series, write_corpus
+from agentlm_evals.nano.corpus import arithmetic, conversations, main, series, write_corpus
 from agentlm_evals.tasks.gsm8k import prompts
 
 
@@ -18,7 +18,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     first = write_corpus(tmp_path / "a", scale=0.002)
     again = write_corpus(tmp_path / "b", scale=0.002)
     other = write_corpus(tmp_path / "c", scale=0.002, seed=2)
-    assert [path.name for path in first] == ["agent.jsonl", "general.jsonl", "practice.jsonl"]
+    assert [path.name for path in first] == [
+        "agent.jsonl",
+        "general.jsonl",
+        "practice.jsonl",
+        "arithmetic.jsonl",
+    ]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
     assert all(p.read_bytes() != q.read_bytes() for p, q in zip(first, other, strict=True))
     assert not list((tmp_path / "a").glob("*.part"))
@@ -100,6 +105,22 @@ def test_a_series_has_the_tasks_prompt_and_trains_on_problems_of_the_train_split
             assert worked[3] in asked
 
 
+def test_arithmetic_is_right_and_asks_what_no_test_asks():
+    forms = set()
+    for number in range(60):
+        messages = arithmetic(Random(number))
+        for asked, answer in zip(messages[::2], messages[1::2], strict=True):
+            lines = answer["content"].splitlines()
+            for line in lines[:1] if len(messages) > 2 else lines:
+                a, sign, b, result = re.match(r"(\d+) ([-+*/]) (\d+) = (\d+)", line).groups()
+                assert int(result) == problems.Problem("", int(a), sign, int(b), "").result
+            if len(messages) > 2:
+                assert split_of(asked["content"].removeprefix("Question: ")) is Split.TRAIN
+                assert answer["content"].split()[-1] == result
+                forms.add("####" in answer["content"])
+    assert forms == {True, False}, "both forms of answer"
+
+
 def test_it_says_what_it_is():
     for kind in ("identity", "unknown"):
         assert "very small language model" in chats.draw(kind, Split.TRAIN, Random(0)).answer
@@ -115,6 +136,6 @@ def test_refusals(tmp_path):
 def test_the_command_line_writes_the_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["corpus", str(tmp_path), "--scale", "0.0005"])
     main()
-    names = ("agent", "general", "practice")
+    names = ("agent", "general", "practice", "arithmetic")
     assert capsys.readouterr().out.split() == [str(tmp_path / f"{name}.jsonl") for name in names]
     assert Item("household", Split.TRAIN, 1_000_000).id in (tmp_path / "agent.jsonl").read_text()

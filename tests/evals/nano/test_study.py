@@ -30,7 +30,7 @@ def test_every_stage_is_taken_and_goes_on_from_one_that_ran(size: Size) -> None:
     assert len(written) == 1 + 2 + size.seeds * len(ETAS)
 
 
-@pytest.mark.parametrize("stage", ["practice", "nano"])
+@pytest.mark.parametrize("stage", ["practice", "nano", "arithmetic"])
 def test_the_recipe_is_a_configuration(stage):
     assert TuneConfig.load(RECIPES / f"{stage}.toml").data.length == 1024
 

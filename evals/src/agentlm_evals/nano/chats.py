@@ -305,14 +305,12 @@ def _letter(rng: Random) -> Exchange:
 
 
 def _sum(rng: Random) -> Exchange:
-    sign = rng.choice(problems.SIGNS)
-    a, b = problems.operands(sign, rng)
-    problem = problems.Problem("", a, sign, b, "")
-    word = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}[sign]
+    problem = problems.draw_sum(rng)
+    word = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}[problem.sign]
     ask = rng.choice(("What is {0} {1} {2}?", "{0} {1} {2} = ?", "How much is {0} {1} {2}?", "Calculate {0} {1} {2}.",
                       "What is {0} {3} {2}?", "How much is {0} {3} {2}?"))  # fmt: skip
-    answer = f"{a} {sign} {b} = {problem.result}."
-    return Exchange(ask.format(a, sign, b, word), answer, f"= {problem.result}.")
+    asked = ask.format(problem.a, problem.sign, problem.b, word)
+    return Exchange(asked, problem.sum, f"= {problem.result}.")
 
 
 def _problem(rng: Random) -> Exchange:

@@ -2,9 +2,9 @@
 
     python -m agentlm_evals.nano.corpus DIRECTORY
 
-Three files: `agent.jsonl`, experts' trajectories on the train splits of the held-in worlds, `general.jsonl`, short chats,
-and `practice.jsonl`, copying and looking up, which a model from nothing must learn before either. They are a function of
-the arguments alone, byte for byte.
+Four files: `agent.jsonl`, experts' trajectories on the train splits of the held-in worlds, `general.jsonl`, short chats,
+`practice.jsonl`, copying and looking up, which a model from nothing must learn before either, and `arithmetic.jsonl`, many
+sums and word problems in a row. They are a function of the arguments alone, byte for byte.
 """
 
 import argparse
@@ -30,6 +30,7 @@ TRAJECTORIES: Mapping[str, int] = {"household": 4_500, "shop": 4_500, "database"
 """Of each world: short episodes more often, so that the four have similar shares of tokens."""
 CHATS = 56_000
 PRACTICES = 26_000
+ARITHMETICS = 12_000
 SLIP_SHARE = 0.25
 SYSTEM = "You are a helpful, respectful and honest assistant."
 """The system prompt that AgentLM's clients send."""
@@ -38,7 +39,10 @@ PROBLEM_SHARE = 0.3
 """Of chats that are one word problem alone."""
 SERIES_SHARE = 0.08
 """Of chats that are a series of word problems in the form of our GSM8K task."""
-SOURCES = {"agent": "agentlm-worlds", "general": "agentlm-chats", "practice": "agentlm-practice"}
+SUMS_SHARE = 0.5
+"""Of arithmetic that is sums without words."""
+SOURCES = {"agent": "agentlm-worlds", "general": "agentlm-chats", "practice": "agentlm-practice",
+           "arithmetic": "agentlm-arithmetic"}  # fmt: skip
 
 
 def trajectories(seed: int, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
@@ -93,15 +97,46 @@ def series(rng: Random) -> list[dict[str, Any]]:
     for asked, worked in prompts.SHOTS[: rng.randint(0, len(prompts.SHOTS))]:
         messages.append({"role": "user", "content": prompts.question(asked)})
         messages.append({"role": "assistant", "content": worked, "loss": False})
-    left = rng.randint(2, 6)
-    while left:
-        problem = problems.draw(rng)
-        asked = prompts.question(problem.question)
-        if {split_of(asked), split_of(problem.question)} == {Split.TRAIN}:
-            messages.append({"role": "user", "content": asked})
-            messages.append({"role": "assistant", "content": f"{problem.sum} The answer is {problem.result}"})
-            left -= 1
+    for problem in _for_training(rng, rng.randint(2, 6)):
+        messages.append({"role": "user", "content": prompts.question(problem.question)})
+        messages.append({"role": "assistant", "content": problem.reply})
     return messages
+
+
+def _for_training(rng: Random, count: int) -> Iterator[problems.Problem]:
+    """Word problems that no test asks."""
+    while count:
+        problem = problems.draw(rng)
+        if {split_of(prompts.question(problem.question)), split_of(problem.question)} == {Split.TRAIN}:
+            yield problem
+            count -= 1
+
+
+def arithmetic(rng: Random) -> list[dict[str, Any]]:
+    """Sums in one list, or word problems one after the other in one of two forms of answer."""
+    if rng.random() < SUMS_SHARE:
+        drawn = [problems.draw_sum(rng) for _ in range(rng.randint(6, 20))]
+        asked = ", ".join(f"{problem.a} {problem.sign} {problem.b}" for problem in drawn)
+        return [
+            {"role": "user", "content": f"Calculate {asked}."},
+            {"role": "assistant", "content": "\n".join(problem.sum for problem in drawn)},
+        ]
+    as_task, messages = rng.random() < 0.5, []
+    for problem in _for_training(rng, rng.randint(3, 8)):
+        messages.append({"role": "user", "content": prompts.question(problem.question)})
+        messages.append({"role": "assistant", "content": problem.reply if as_task else problem.working})
+    return messages
+
+
+def arithmetics(seed: int, count: int) -> Iterator[dict[str, Any]]:
+    """Conversations of arithmetic alone."""
+    for number in range(count):
+        yield {
+            "id": f"arithmetic-{seed}-{number}",
+            "source": SOURCES["arithmetic"],
+            "tags": [],
+            "messages": arithmetic(Random(f"arithmetic/{seed}/{number}")),
+        }
 
 
 def practices(seed: int, count: int) -> Iterator[dict[str, Any]]:
@@ -143,12 +178,13 @@ def write_corpus(directory: Path, *, seed: int = SEED, scale: float = 1.0) -> li
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more")
     counts = {name: max(1, round(scale * count)) for name, count in TRAJECTORIES.items()}
-    talks, drills = max(1, round(scale * CHATS)), max(1, round(scale * PRACTICES))
-    agent, general, practice = (directory / f"{name}.jsonl" for name in SOURCES)
+    talks, drills, sums = (max(1, round(scale * count)) for count in (CHATS, PRACTICES, ARITHMETICS))
+    agent, general, practice, calculated = (directory / f"{name}.jsonl" for name in SOURCES)
     write_lines(agent, trajectories(seed, counts), sum(counts.values()))
     write_lines(general, conversations(seed, talks), talks)
     write_lines(practice, practices(seed, drills), drills)
-    return [agent, general, practice]
+    write_lines(calculated, arithmetics(seed, sums), sums)
+    return [agent, general, practice, calculated]
 
 
 def main() -> None:
@@ -157,7 +193,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="share of the whole corpus; 1 is about 13 M tokens"
+        "--scale", type=float, default=1.0, help="share of the whole corpus; 1 is about 16 M tokens"
     )
     given = parser.parse_args()
     for path in write_corpus(given.directory, seed=given.seed, scale=given.scale):

@@ -130,12 +130,17 @@ class Problem:
     @property
     def sum(self) -> str:
         """The one step in a line."""
-        return f"{self.a} {self.sign} {self.b} = {self.result} {self.unit}."
+        return f"{self.a} {self.sign} {self.b} = {' '.join((str(self.result), self.unit)).rstrip()}."
 
     @property
     def working(self) -> str:
         """The solution as GSM8K writes it, without calculator marks."""
         return f"{self.sum}\n#### {self.result}"
+
+    @property
+    def reply(self) -> str:
+        """The solution as our GSM8K task asks for it."""
+        return f"{self.sum} The answer is {self.result}"
 
 
 def operands(sign: str, rng: Random) -> tuple[int, int]:
@@ -147,6 +152,13 @@ def operands(sign: str, rng: Random) -> tuple[int, int]:
         return a, rng.randint(1, a - 1)
     a, b = rng.randint(2, 12), rng.randint(2, 12)
     return (a, b) if sign == "*" else (a * b, b)
+
+
+def draw_sum(rng: Random) -> Problem:
+    """A problem without words; each of the four operations is equally likely."""
+    sign = rng.choice(SIGNS)
+    a, b = operands(sign, rng)
+    return Problem("", a, sign, b, "")
 
 
 def draw(rng: Random) -> Problem:
