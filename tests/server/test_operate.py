@@ -117,6 +117,16 @@ def test_exchanged_weights_answer_and_the_port_stays_open(cpu, base, tmp_path):
     assert set(seen) == {200}
 
 
+def test_exchanged_weights_are_not_told_by_the_commit_of_the_first(base, tmp_path):
+    snapshot = tmp_path / "snapshots" / ("0123456789" * 4)
+    snapshot.parent.mkdir()
+    snapshot.symlink_to(base)
+    with served("--model", snapshot, "--backend", "mock", "--api-key", KEY) as live:
+        assert live.call("GET", "/info")[1]["model_sha"] == snapshot.name
+        asked(live, "POST", "/weights/reload")
+        assert live.call("GET", "/info")[1]["model_sha"] is None
+
+
 @pytest.fixture
 def mock(base):
     arguments = ("--backend", "mock", "--mock-step-time", "0.01", "--api-key", KEY)

@@ -42,7 +42,11 @@ pub(crate) async fn info(State(app): State<Arc<App>>) -> Response {
     let (config, limits) = (&app.config, app.engine.limits());
     Json(Info {
         model_id: &config.model_id,
-        model_sha: config.model_sha.as_deref(),
+        // It names what was loaded at the start; of what was reloaded since nobody told a name.
+        model_sha: config
+            .model_sha
+            .as_deref()
+            .filter(|_| app.engine.weight_version() == 0),
         model_pipeline_tag: config.model_pipeline_tag.as_deref(),
         max_concurrent_requests: config.max_concurrent_requests,
         max_best_of: limits.max_best_of,
