@@ -339,6 +339,12 @@ mod tests {
         });
         done.failed(&ApiError::Overloaded);
         drop(done);
+        Meter::new(metrics.clone(), None).succeeded(&Account {
+            timing: Timing::default(),
+            prompt_tokens: 3,
+            generated_tokens: 0,
+            reason: FinishReason::Length,
+        });
         Meter::new(metrics.clone(), None).failed(&ApiError::Overloaded);
         drop(Meter::new(metrics.clone(), None));
         let _open = metrics.open_connection();
@@ -353,13 +359,14 @@ mod tests {
         }
         .text();
         for line in [
-            "# TYPE tgi_request_count counter\ntgi_request_count 3\n\n",
-            "tgi_request_success 1\n",
+            "# TYPE tgi_request_count counter\ntgi_request_count 4\n\n",
+            "tgi_request_success 2\n",
+            "tgi_request_mean_time_per_token_duration_count 1\n",
             "tgi_request_failure{err=\"overloaded\"} 1\n",
             "tgi_request_failure{err=\"dropped\"} 1\n",
             "tgi_request_failure{err=\"validation\"} 0\n",
             "tgi_request_input_length_bucket{le=\"2\"} 0\ntgi_request_input_length_bucket{le=\"3\"} 1\n",
-            "tgi_request_generated_tokens_sum 7\ntgi_request_generated_tokens_count 1\n",
+            "tgi_request_generated_tokens_sum 7\ntgi_request_generated_tokens_count 2\n",
             "tgi_request_duration_bucket{le=\"0.00015\"}",
             "tgi_batch_inference_duration_bucket{method=\"decode\",le=\"0.00015\"} 0\n",
             "tgi_batch_inference_duration_count{method=\"prefill\"} 0\n",

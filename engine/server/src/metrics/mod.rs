@@ -197,7 +197,10 @@ impl Meter {
         self.metrics.duration.record(self.arrived.elapsed().as_secs_f64());
         self.metrics.queue.record(account.timing.queue.as_secs_f64());
         self.metrics.inference.record(inference);
-        self.metrics.time_per_token.record(inference / tokens.max(1.0));
+        // A prompt that was only scored has no token to share it.
+        if account.generated_tokens > 0 {
+            self.metrics.time_per_token.record(inference / tokens);
+        }
         self.metrics.generated_tokens.record(tokens);
         if let Some(record) = &self.record {
             record.succeeded(account);

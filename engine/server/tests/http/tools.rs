@@ -34,11 +34,11 @@ const TWO_CALLS: &str = "Let me see.\n<tool_call>\n{\"name\": \"get_weather\", \
 /// The ids of a text, with the markers in it as special tokens.
 fn spoken(text: &str) -> Vec<u32> {
     let mut ids = Vec::new();
-    let mut rest = text;
-    while let Some(&byte) = rest.as_bytes().first() {
+    let mut rest = text.as_bytes();
+    while let Some(&byte) = rest.first() {
         let marker = (EOS + 1..)
             .zip(MARKERS)
-            .find(|(_, marker)| rest.starts_with(marker));
+            .find(|(_, marker)| rest.starts_with(marker.as_bytes()));
         let (id, len) = match marker {
             Some((id, marker)) => (id, marker.len()),
             None => (u32::from(byte), 1),
