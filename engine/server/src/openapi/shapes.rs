@@ -69,13 +69,15 @@ fn bias() -> Value {
 
 /// An object of this `type` and these further fields, of which it has to have one.
 fn of_type(kinds: &[&str], fields: &[(&str, Value)]) -> Value {
+    let several = fields.len() > 1;
     let mut properties = json!({"type": {"enum": kinds}});
     for (name, schema) in fields {
-        properties[name] = schema.clone();
+        let schema = schema.clone();
+        properties[name] = if several { nullable(schema) } else { schema };
     }
     let one_of = fields
         .iter()
-        .map(|(name, _)| json!({"required": [name]}))
+        .map(|(name, _)| json!({"required": [name], "properties": {(*name): {"not": {"type": "null"}}}}))
         .collect::<Vec<_>>();
     let mut whole = json!({"type": "object", "properties": properties, "required": ["type"]});
     match &fields {

@@ -142,11 +142,14 @@ fn kind<'a>(value: &'a Value, field: &str, allowed: &[&str]) -> Result<&'a str, 
 /// The grammar of an object whose type is known.
 fn of_kind(kind: &str, value: &Value) -> Result<Grammar, ApiError> {
     match kind {
-        "json" => schema(required(value, &["value", "schema"])?),
-        "json_object" => given(value, &["value", "schema"]).map_or(Ok(Grammar::JsonObject), schema),
-        "json_schema" => named_schema(required(value, &["json_schema", "value", "schema"])?),
-        "regex" => regex(required(value, &["value", "pattern", "regex"])?),
-        _ => lark(required(value, &["value", "grammar"])?),
+        "json" => one(value, &["value", "schema"], schema),
+        "json_object" => {
+            let bound = first(value, &["value", "schema"], schema)?;
+            Ok(bound.unwrap_or(Grammar::JsonObject))
+        }
+        "json_schema" => one(value, &["json_schema", "value", "schema"], named_schema),
+        "regex" => one(value, &["value", "pattern", "regex"], regex),
+        _ => one(value, &["value", "grammar"], lark),
     }
 }
 
@@ -204,8 +207,27 @@ fn given<'a>(value: &'a Value, keys: &[&str]) -> Option<&'a Value> {
     keys.iter().find_map(|key| present(value.get(key)))
 }
 
-fn required<'a>(value: &'a Value, keys: &[&str]) -> Result<&'a Value, ApiError> {
-    given(value, keys).ok_or_else(|| {
+/// The first of the `keys` that says something, read; the others that do have to be readable, too.
+fn first(
+    value: &Value,
+    keys: &[&str],
+    read: impl Fn(&Value) -> Result<Grammar, ApiError>,
+) -> Result<Option<Grammar>, ApiError> {
+    let mut found = None;
+    for said in keys.iter().filter_map(|key| present(value.get(key))) {
+        let grammar = read(said)?;
+        found.get_or_insert(grammar);
+    }
+    Ok(found)
+}
+
+/// As [`first`], where one has to be there.
+fn one(
+    value: &Value,
+    keys: &[&str],
+    read: impl Fn(&Value) -> Result<Grammar, ApiError>,
+) -> Result<Grammar, ApiError> {
+    first(value, keys, read)?.ok_or_else(|| {
         let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
         not_valid(&format!("missing field {}", names.join(" or ")))
     })
@@ -303,6 +325,18 @@ mod tests {
             ),
             (json!({"type": "json_schema", "value": schema()}), bound()),
             (json!({"type": "regex", "value": "[0-9]+", "more": 1}), digits()),
+            (
+                json!({"type": "json", "value": schema(), "schema": null}),
+                bound(),
+            ),
+            (
+                json!({"type": "json", "value": null, "schema": schema()}),
+                bound(),
+            ),
+            (
+                json!({"type": "regex", "value": "[0-9]+", "regex": "a"}),
+                digits(),
+            ),
             (json!({"type": "grammar", "value": "start: \"x\""}), rules()),
         ];
         for (value, grammar) in cases {
@@ -340,6 +374,10 @@ mod tests {
             ),
             (
                 json!({"type": "json", "value": 7}),
+                "grammar is not supported".to_owned(),
+            ),
+            (
+                json!({"type": "json", "value": {}, "schema": 7}),
                 "grammar is not supported".to_owned(),
             ),
             (
