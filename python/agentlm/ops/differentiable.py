@@ -282,7 +282,7 @@ def _piece(vocabulary: int, hidden: Tensor) -> int:
 
 
 def _logits(hidden: Tensor, head: Tensor) -> Tensor:
-    """Float32 logits: they are not rounded on their way to the loss."""
+    """Float32 logits. A GPU does not round them on their way to the loss; a CPU's product of bfloat16 is bfloat16."""
     if hidden.dtype == torch.float32:
         return hidden @ head.t()
     if hidden.is_cuda:

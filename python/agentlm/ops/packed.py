@@ -153,7 +153,8 @@ class PackedOps:
         self.shares = 1 if group is None else dist.get_world_size(group)
         self.specs: tuple[AttentionSpec, ...] = config.attention
         self._context: PackedContext | None = None
-        self._turns: tuple[Tensor, Tensor] | None = None
+        self.turns: tuple[Tensor, Tensor] | None = None
+        """Cosines and sines of the step's positions, float32 [tokens, 1, head_dim / 2]."""
         self._linears: list[tuple[Weight, ...]] = []
         self._names: list[Weight] = []
         self._by_row: list[bool] = []
@@ -163,7 +164,7 @@ class PackedOps:
         """Sets the step."""
         cos, sin = self._rotary(context)
         self._context = context
-        self._turns = (cos[context.positions, None], sin[context.positions, None])
+        self.turns = (cos[context.positions, None], sin[context.positions, None])
 
     @property
     def context(self) -> PackedContext:
@@ -237,11 +238,14 @@ class PackedOps:
         # Each rank norms its own heads, so that its gradient of the weight is one of several.
         q = q if q_norm is None else self._norm(q, q_norm, eps, shared=True)
         k = k if k_norm is None else self._norm(k, k_norm, eps, shared=True)
-        assert self._turns is not None, "attention belongs to a step"
-        q, k = rotated(q, *self._turns), rotated(k, *self._turns)
-        context = self.context
-        out = _attend_varlen(q, k, v, context, spec) if q.is_cuda else _attend_groups(q, k, v, context, spec)
-        return Activation((out.flatten(1),))
+        assert self.turns is not None, "attention belongs to a step"
+        q, k = rotated(q, *self.turns), rotated(k, *self.turns)
+        return Activation((self.attend(q, k, v, layer),))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """Each token's heads, one after the other [tokens, heads * head_dim], of rotated ones [tokens, heads, head_dim]."""
+        attend = _attend_varlen if q.is_cuda else _attend_groups
+        return attend(q, k, v, self.context, self.specs[layer]).flatten(1)
 
     def swiglu(self, gate_up: Activation) -> Activation:
         """See `Ops`."""

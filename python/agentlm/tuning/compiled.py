@@ -18,7 +18,7 @@ from agentlm.errors import ConfigError
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder
 from agentlm.model.weights import Checkpoint
-from agentlm.ops.packed import Activation, PackedOps, Weight, _attend_groups, _attend_varlen
+from agentlm.ops.packed import Activation, PackedOps, Weight
 from agentlm.ops.protocol import Linear, Vector
 
 BACKEND = "inductor"
@@ -59,16 +59,15 @@ class CompiledLayers:
 
     def layer(self, step: PackedOps, index: int, residual: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
         """What `Decoder.layer` computes of the step that was set for the model's operations."""
-        assert step._turns is not None, "a layer belongs to a step"
-        ops, turns = self._ops[index], step._turns
+        assert step.turns is not None, "a layer belongs to a step"
+        ops, turns = self._ops[index], step.turns
         before, after = self._before, self._after
         if len(residual) < 2:
             # A program for any number of tokens is one for two and more.
             before, after = _before_attention, _after_attention
         residual, q, k, v = before(self._decoder, ops, _open(residual), _open(x), *map(_open, turns))
-        attend = _attend_varlen if q.is_cuda else _attend_groups
-        out = attend(q, k, v, step.context, step.specs[index])
-        return after(self._decoder, ops, _open(residual), _open(out.flatten(1)))  # type: ignore[no-any-return]
+        out = step.attend(q, k, v, index)
+        return after(self._decoder, ops, _open(residual), _open(out))  # type: ignore[no-any-return]
 
 
 def _open(x: Any) -> Any:
