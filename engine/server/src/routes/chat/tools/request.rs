@@ -14,7 +14,7 @@ const MAX_NAME: usize = 64;
 impl Tools {
     /// Takes the tools out of a request; `None` when there is nothing to call.
     pub(in super::super) fn read(request: &mut ChatRequest) -> Result<Option<Self>, ApiError> {
-        let call = given(request.function_call.take());
+        let call = request.function_call.take().filter(|call| !call.is_null());
         let calls = call.is_some_and(|call| call != "auto" && call != "none");
         if calls || given(request.functions.take()).is_some() {
             return refuse(
@@ -282,6 +282,10 @@ mod tests {
             ),
             (
                 r#","function_call":{"name":"a"}"#.to_owned(),
+                "`functions` and `function_call` are not supported: send `tools` and `tool_choice`",
+            ),
+            (
+                r#","function_call":[]"#.to_owned(),
                 "`functions` and `function_call` are not supported: send `tools` and `tool_choice`",
             ),
         ];
