@@ -22,7 +22,7 @@ def command(system: str | None, chat_template: str | None, **options: Any) -> No
     params = SamplingParams.from_dict({name: value for name, value in options.items() if value is not None})
     start = [{"role": "system", "content": system}] if system else []
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
-        if llm.info.is_bundled:
+        if not llm.info.is_chosen:
             click.echo(f"note: {bundled.NOTE}", err=True)
         messages = list(start)
         while True:

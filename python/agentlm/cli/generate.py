@@ -67,7 +67,7 @@ def command(
     jobs = _jobs(prompt, source, base)
     params = [_params(job) for job in jobs]
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
-        if llm.info.is_bundled:
+        if not llm.info.is_chosen:
             click.echo(f"note: {bundled.NOTE}", err=True)
         prompts: list[Any] = [job.prompt for job in jobs]
         if chat:

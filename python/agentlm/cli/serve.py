@@ -171,7 +171,7 @@ def command(
     with loading_progress(wanted()) as progress:
         running = open_engine(config, progress)
     info = running.info
-    if info.is_bundled:
+    if not info.is_chosen:
         say(bundled.NOTE)
     try:
         template = running.chat_template(chat_template)
