@@ -99,3 +99,11 @@ def test_what_cannot_be_had_ends_the_start_in_one_line(how):
         "error: `--num-shard` must be 1. Given: 2. Here a server computes on one device"
     )
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_tgis_name_of_narrow_keys_and_values_is_ours():
+    (option,) = (parameter for parameter in serve.params if "--kv-cache-dtype" in parameter.opts)
+    context = click.Context(serve)
+    assert option.process_value(context, "fp8_e4m3fn") == option.process_value(context, "fp8") == "fp8"
+    with pytest.raises(click.BadParameter, match="fp8_e5m2"):
+        option.process_value(context, "fp8_e5m2")

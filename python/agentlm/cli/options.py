@@ -46,6 +46,15 @@ class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic since cl
             return self.fail(f"{value!r} is not a list of batch sizes such as 1,2,4,8, or 0", param, ctx)
 
 
+TGI_FP8 = "fp8_e4m3fn"
+"""TGI's name of `fp8` for keys and values."""
+
+
+def _our_kv_cache_dtype(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    del context, parameter
+    return "fp8" if value == TGI_FP8 else value
+
+
 _SOURCE_OPTIONS: tuple[Decorator, ...] = (
     click.option("--revision", envvar="REVISION", help="Branch, tag or commit on the hub."),
     click.option("--huggingface-hub-cache", "cache_dir", envvar="HUGGINGFACE_HUB_CACHE", type=click.Path(file_okay=False), help="Where hub files are kept."),
@@ -60,7 +69,7 @@ _MODEL_OPTIONS: tuple[Decorator, ...] = (
     *_SOURCE_OPTIONS,
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What computes; auto takes a GPU if there is one; mock gives deterministic tokens without a model."),
     _DTYPE_OPTION,
-    click.option("--kv-cache-dtype", envvar="KV_CACHE_DTYPE", type=click.Choice(KV_CACHE_DTYPES), default="auto", show_default=True, help="Storage of keys and values."),
+    click.option("--kv-cache-dtype", envvar="KV_CACHE_DTYPE", type=click.Choice((*KV_CACHE_DTYPES, TGI_FP8)), callback=_our_kv_cache_dtype, default="auto", show_default=True, help="Storage of keys and values; fp8 (GPU) is TGI's fp8_e4m3fn."),
     click.option("--kv-cache-memory", envvar="KV_CACHE_MEMORY", type=ByteSize(), help="Memory for keys and values, such as 2G [default: a share of what is free]"),
     click.option("--quantize", envvar="QUANTIZE", type=click.Choice(QUANTIZE), help="Narrow the weights while they are loaded: int8, int4, fp8 (GPU). gptq and awq: the checkpoint is so already."),
     click.option("--cuda-graphs", envvar="CUDA_GRAPHS", type=BatchSizes(), help="Batch sizes whose decodes are captured as CUDA graphs, such as 1,2,4,8; 0 captures none (GPU) [default: 1 to max-batch-size in steps]"),
