@@ -20,6 +20,7 @@ import numpy as np
 
 from agentlm.tuning.contamination import EvaluationSample, Settings, scan
 from bench.machine import commit, describe
+from bench.results import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "contamination-cpu.json"
 SAMPLES, SAMPLE_WORDS = 1319, 60
@@ -110,9 +111,7 @@ def main() -> None:
         held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"cells": {}}
         held["machine"] = describe(given.threads)
         held["cells"][cell["tokenization"]] = cell
-        beside = RESULTS.with_suffix(".tmp")
-        beside.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
-        beside.replace(RESULTS)
+        write_whole(RESULTS, json.dumps(held, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -77,10 +77,15 @@ class Record:
             "limits": asdict(self.limits),
             "measured": [_rounded(asdict(one)) for _, one in sorted(self.measured.items())],
         }
-        FOLDER.mkdir(exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-        partial.rename(self.file)
+        write_whole(self.file, json.dumps(written, indent=1) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Puts a text in the place of a file's, all at once; makes the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def _rounded(one: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from agentlm.model.random import SHAPES, family_config, write_model
 from bench.machine import commit, describe
+from bench.results import write_whole
 
 if TYPE_CHECKING:
     from agentlm.tuning.rendering import Rendered
@@ -349,9 +350,7 @@ def main() -> None:
             cell["load_average"] = os.getloadavg()[1]
             held["cells"][f"{given.shape} {kind}"] = cell
             print(json.dumps(cell["ratios"], indent=2))
-            beside = RESULTS.with_suffix(".tmp")
-            beside.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
-            beside.replace(RESULTS)
+            write_whole(RESULTS, json.dumps(held, indent=2) + "\n")
 
 
 if __name__ == "__main__":

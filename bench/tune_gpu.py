@@ -20,6 +20,7 @@ from typing import Any
 from agentlm.model.random import SHAPES, Shape, family_config
 from bench.gpu.checkpoints import MODELS
 from bench.machine import commit
+from bench.results import write_whole
 from bench.tune import Conversations, rendered_of
 
 WAYS = ("full", "lora", "full-compiled", "lora-compiled")
@@ -156,9 +157,7 @@ def main() -> None:
         mfu = "" if cell["mfu"] is None else f", MFU {cell['mfu']:.0%}, {cell['peak_gib']:.0f} GiB"
         print(f"{given.model} {way}: {cell['tokens_per_second']:,.0f} tokens/s{mfu}", flush=True)
         if not given.rehearse:
-            beside = out.with_suffix(".tmp")
-            beside.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
-            beside.replace(out)
+            write_whole(out, json.dumps(held, indent=2) + "\n")
 
 
 if __name__ == "__main__":

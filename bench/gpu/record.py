@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.install import ROOT
+from bench.results import write_whole
 
 FILE = "gpu.json"
 MEASURED = ("kernels/src/agentlm_kernels", "python/agentlm")
@@ -66,10 +67,7 @@ class Record:
     def save(self) -> None:
         """Writes the file as a whole."""
         written = {"machine": self.machine, "parts": [asdict(one) for one in self.results.values()]}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-        partial.rename(self.file)
+        write_whole(self.file, json.dumps(written, indent=1) + "\n")
 
     def is_done(self, part: str, gpu: str, source: str, long: bool) -> bool:
         """Whether a part need not be measured again: a long run is worth a short one, not the other way round."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.load.served import Watched
 from bench.load.traffic import Shape, Tally
+from bench.results import write_whole
 
 GROWTH_BYTES = 64 << 20
 """Resident memory may grow by so much between the second quarter of the run and its last one."""
@@ -150,13 +151,10 @@ def _held(blocks: dict[str, int]) -> str:
 
 def write(result: dict[str, Any], folder: Path, slug: str) -> list[Path]:
     """Writes both files; each replaces what was there at once."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {".json": json.dumps(result, indent=1) + "\n", ".md": table(result)}
     written = []
     for ending, text in texts.items():
         path = folder / f"load-{slug}{ending}"
-        new = path.with_name(path.name + ".new")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        write_whole(path, text)
         written.append(path)
     return written

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from itertools import count
+from typing import Protocol, TypeVar
 
 
 class Flaky:
@@ -19,7 +20,7 @@ class Flaky:
         self._number = count(1)
         self._ways = count()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -71,13 +72,28 @@ def _answer(status: int, body: object, more: str = "") -> bytes:
     return head.encode() + data
 
 
+class Serving(Protocol):
+    """What answers connections at a port."""
+
+    port: int
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
+
+
+S = TypeVar("S", bound=Serving)
+
+
 @contextlib.asynccontextmanager
-async def flaky(target: int, every: int = 5) -> AsyncIterator[Flaky]:
-    """A proxy on a free port, gone afterwards."""
-    proxy = Flaky(target, every)
-    server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+async def listening(proxy: S) -> AsyncIterator[S]:
+    """Serves on a free port, gone afterwards."""
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         server.close()
+
+
+def flaky(target: int, every: int = 5) -> contextlib.AbstractAsyncContextManager[Flaky]:
+    """A proxy on a free port, gone afterwards."""
+    return listening(Flaky(target, every))

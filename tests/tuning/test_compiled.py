@@ -39,6 +39,13 @@ def programs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+def check_same(directory: Path, of_losses: float, of_norms: float) -> None:
+    """Losses and gradient norms of `compiled` are those of `plain`, to within these shares."""
+    compiled, plain = directory / "compiled", directory / "plain"
+    assert losses(compiled) == pytest.approx(losses(plain), rel=of_losses)
+    assert norms(compiled) == pytest.approx(norms(plain), rel=of_norms)
+
+
 def adapted(directory: Path) -> TrainableDecoder:
     """Norms of query and key, tied tables, low-rank additions to some linears, checkpointed layers."""
     model = load(write_base(directory, "qwen3", THREE, tie_word_embeddings=True))
@@ -99,8 +106,7 @@ def test_layers_whose_weights_are_gathered_are_compiled(
     monkeypatch.setattr(TrainableDecoder, "compile_layers", TRACED)
     run(config(tmp_path, output=str(tmp_path / "compiled"), training__compile=True, **narrow), quiet=True)
     assert 0 < programs() <= 4
-    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
-    assert norms(tmp_path / "compiled") == pytest.approx(norms(tmp_path / "plain"), rel=2e-2)
+    check_same(tmp_path, 1e-3, 2e-2)
 
 
 @pytest.mark.slow
@@ -108,16 +114,14 @@ def test_a_compiled_run_gives_the_losses_of_one_that_is_not(tmp_path: Path) -> N
     run(config(tmp_path, output=str(tmp_path / "plain")), quiet=True)
     run(config(tmp_path, output=str(tmp_path / "compiled"), training__compile=True), quiet=True)
     assert 0 < programs() <= 4
-    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-    assert norms(tmp_path / "compiled") == pytest.approx(norms(tmp_path / "plain"), rel=1e-4)
+    check_same(tmp_path, 1e-5, 1e-4)
 
 
 @pytest.mark.slow
 def test_two_ranks_that_compile_give_the_losses_of_one_that_does_not(tmp_path: Path) -> None:
     run(config(tmp_path, output=str(tmp_path / "plain")), quiet=True)
     launch(2, config(tmp_path, output=str(tmp_path / "compiled"), training__compile=True))
-    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-    assert norms(tmp_path / "compiled") == pytest.approx(norms(tmp_path / "plain"), rel=1e-4)
+    check_same(tmp_path, 1e-5, 1e-4)
 
 
 def test_a_run_may_go_on_with_compiled_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ letters need ours. `agentlm eval` does not run this way: `harness/run.py` says w
 
 import asyncio
 from collections.abc import Callable, Sequence
+from os import environ
 from typing import Any
 
 import inspect_ai
@@ -30,7 +31,6 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from agentlm_evals.cli.options import environment_proxies
 from agentlm_evals.errors import ConfigError, UnsupportedError
 from agentlm_evals.harness.episode import Episode
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
@@ -38,6 +38,7 @@ from agentlm_evals.harness.run import run_episode
 from agentlm_evals.model import Decoding, Generation, Limits, Message, Prompt
 from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Pool
+from agentlm_evals.models.proxy import Proxies
 from agentlm_evals.models.served import ServedModel
 from agentlm_evals.outcome import Outcome
 from agentlm_evals.protocols import Protocol
@@ -75,7 +76,8 @@ class AgentLMProvider(ModelAPI):
             # Connections belong to an event loop, and each of Inspect's evaluations has its own.
             self._loop = loop
             # Inspect's command line is ours here: its own providers read the proxies where they connect, too.
-            pool = Pool(self._urls, api_key=self.api_key, proxies=environment_proxies())
+            proxies = Proxies.from_environment(environ)
+            pool = Pool(self._urls, api_key=self.api_key, proxies=proxies)
             self._served = asyncio.ensure_future(connect(pool, template=self._template))
         return await self._served
 

@@ -9,7 +9,7 @@ from typing import Any
 from agentlm.errors import ConfigError
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.plan import Plan
-from agentlm.tuning.rendering import Rendered, digest_of_tokenizer, files_of
+from agentlm.tuning.rendering import Rendered, digest_of_files, digest_of_tokenizer, files_of
 
 FREE = ("micro_batch", "activation_checkpointing", "compile", "device", "threads")
 """Keys of [training] that say how a step is computed and not what: they may change when a run goes on."""
@@ -52,12 +52,8 @@ def digests_of_sources(config: TuneConfig) -> dict[str, str | None]:
     """SHA-256 of each source's files; None for a source of which one is gone."""
     found: dict[str, str | None] = {}
     for source in config.data.sources:
-        digest = hashlib.sha256()
         try:
-            for file in files_of(source):
-                with file.open("rb") as opened:
-                    digest.update(hashlib.file_digest(opened, "sha256").digest())
-            found[source.name] = digest.hexdigest()
+            found[source.name] = hashlib.sha256(digest_of_files(files_of(source))).hexdigest()
         except ConfigError:
             found[source.name] = None
     return found

@@ -309,6 +309,15 @@ def digest_of_tokenizer(directory: Path, template: str | None) -> str:
     return digest.hexdigest()
 
 
+def digest_of_files(files: Sequence[Path]) -> bytes:
+    """The files' SHA-256, one after the other."""
+    digests = []
+    for file in files:
+        with file.open("rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").digest())
+    return b"".join(digests)
+
+
 def _key(
     files: Sequence[Sequence[Path]], directory: Path, template: str | None, length: int, over_length: str
 ) -> str:
@@ -316,9 +325,7 @@ def _key(
     digest.update(digest_of_tokenizer(directory, template).encode())
     for source in files:
         digest.update(b"source")
-        for file in source:
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        digest.update(digest_of_files(source))
     return digest.hexdigest()[:32]
 
 

@@ -37,7 +37,7 @@ class Slow:
     async def score(
         self, prompt: Prompt, continuations: Sequence[str], window: int | None = None
     ) -> list[float]:
-        raise NotImplementedError
+        raise AssertionError("nothing here is scored")
 
     async def count_prompt_tokens(self, prompt: Prompt) -> int:
         return len(prompt) if isinstance(prompt, str) else sum(len(one.content) for one in prompt)

@@ -6,7 +6,6 @@ import shutil
 import ssl
 import subprocess
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from agentlm_evals.model import Decoding
 from agentlm_evals.models.connect import connect
 from agentlm_evals.models.pool import Pool
 from agentlm_evals.models.proxy import Proxies, Proxy
+from tests.evals.proxy import listening
 from tests.evals.server import said, scripted_server, tgi
 
 GREEDY = Decoding(max_new_tokens=4)
@@ -48,26 +48,20 @@ class Between:
                 method, url, version = first.split(b" ")
                 path = b"/" + url.split(b"/", 3)[3]
                 to_server.write(b" ".join((method, path, version)) + b"\r\n" + rest)
-
-            async def copy(one: asyncio.StreamReader, other: asyncio.StreamWriter) -> None:
-                with contextlib.suppress(ConnectionError):
-                    while data := await one.read(65536):
-                        other.write(data)
-                        await other.drain()
-                    other.close()
-
             await asyncio.gather(copy(reader, to_server), copy(from_server, writer))
 
 
-@contextlib.asynccontextmanager
-async def between(target: int, status: str = "200 OK") -> AsyncIterator[Between]:
-    state = Between(target, status)
-    server = await asyncio.start_server(state.serve, "127.0.0.1", 0)
-    state.port = server.sockets[0].getsockname()[1]
-    try:
-        yield state
-    finally:
-        server.close()
+async def copy(one: asyncio.StreamReader, other: asyncio.StreamWriter) -> None:
+    """Passes on what comes, to its end."""
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while data := await one.read(65536):
+            other.write(data)
+            await other.drain()
+        other.close()
+
+
+def between(target: int, status: str = "200 OK") -> contextlib.AbstractAsyncContextManager[Between]:
+    return listening(Between(target, status))
 
 
 @pytest.fixture
@@ -101,18 +95,7 @@ async def test_a_server_behind_tls_is_reached_by_a_tunnel(certificate: tuple[Pat
 
         async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             """TLS in front of the scripted server."""
-            inner = Between(plain.port)
-            head = await reader.readuntil(b"\r\n\r\n")
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", inner.target)
-            to_server.write(head)
-
-            async def copy(one: asyncio.StreamReader, other: asyncio.StreamWriter) -> None:
-                with contextlib.suppress(ConnectionError, ssl.SSLError):
-                    while data := await one.read(65536):
-                        other.write(data)
-                        await other.drain()
-                    other.close()
-
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", plain.port)
             await asyncio.gather(copy(reader, to_server), copy(from_server, writer))
 
         secure = await asyncio.start_server(pass_on, "127.0.0.1", 0, ssl=context)

@@ -21,15 +21,6 @@ def cache_home() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "agentlm"
 
 
-def environment_proxies() -> Proxies:
-    """`HTTPS_PROXY` and its kin.
-
-    Raises:
-        ConfigError: One is none that can be spoken to.
-    """
-    return Proxies.from_environment(os.environ)
-
-
 _MODEL = (
     click.option("--model", "--model-id", "-m", help="A checkpoint's directory or hub name, served by us; with --url a name for the report [default: what `agentlm serve` serves]"),
     click.option("--url", "-u", "urls", multiple=True, help="A server that runs already, http://HOST:PORT; repeat it for several."),
@@ -89,7 +80,7 @@ def model_choice(options: dict[str, Any]) -> ModelChoice:
         api_key=options.pop("api_key"),
         patience=Patience(attempts=options.pop("attempts"), seconds=max(900.0, 2 * timeout), timeout=timeout),
         # A server that we start is on this machine.
-        proxies=environment_proxies() if urls else DIRECT,
+        proxies=Proxies.from_environment(os.environ) if urls else DIRECT,
         cache_directory=cache,
     )
 

@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -12,20 +13,14 @@ from typing import Any
 import click
 
 from agentlm_evals.cli.errors import shown
-from agentlm_evals.cli.options import (
-    cache_home,
-    data_options,
-    environment_proxies,
-    model_choice,
-    model_options,
-    task_options,
-)
+from agentlm_evals.cli.options import cache_home, data_options, model_choice, model_options, task_options
 from agentlm_evals.data import choose_source
 from agentlm_evals.errors import ConfigError, RequirementError, RunError
 from agentlm_evals.harness.episode import Budget
 from agentlm_evals.harness.plan import RunSettings, TaskPlan, plan_task
 from agentlm_evals.harness.run import Result, Runner
 from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
+from agentlm_evals.models.proxy import Proxies
 from agentlm_evals.models.template import SERVER
 from agentlm_evals.protocols.choose import choose_protocol
 from agentlm_evals.task import Missing, Setting, Task, resolve_options
@@ -252,7 +247,8 @@ def _judge(options: dict[str, Any]) -> ModelChoice | None:
         if name is not None:
             raise ConfigError("--judge-model is given without --judge-url")
         return None
-    return ModelChoice(model=name, urls=(url,), api="openai", api_key=key, proxies=environment_proxies())
+    proxies = Proxies.from_environment(os.environ)
+    return ModelChoice(model=name, urls=(url,), api="openai", api_key=key, proxies=proxies)
 
 
 def _name(about: dict[str, Any], plans: list[TaskPlan], settings: RunSettings) -> str:

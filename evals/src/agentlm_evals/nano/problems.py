@@ -130,7 +130,7 @@ class Problem:
     @property
     def sum(self) -> str:
         """The one step in a line."""
-        return f"{self.a} {self.sign} {self.b} = {' '.join((str(self.result), self.unit)).rstrip()}."
+        return f"{self.a} {self.sign} {self.b} = {self.result} {self.unit}".rstrip() + "."
 
     @property
     def working(self) -> str:
