@@ -1,4 +1,4 @@
-"""Trains and tests the study's cells, one after the other, in child processes. Refuses to know what a result means.
+"""Trains and tests the study's cells, the base first, in child processes. Refuses to know what a result means.
 
 Everything lies in one folder, and what is complete there is not made again: a study that was stopped goes on.
 """
@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from queue import Queue
 from random import Random
 from typing import Any
 
@@ -125,13 +127,51 @@ def test(cell: Cell, size: Size, folder: Path) -> dict[str, Any]:
     return scores
 
 
-def run(folder: Path, size: Size) -> dict[str, dict[str, Any]]:
-    """The whole study; scores by cell."""
+def shares(cores: Collection[int], at_once: int) -> list[set[int]]:
+    """The cores of each cell that is made at the same time as others.
+
+    Raises:
+        ValueError: There are fewer cores than cells.
+    """
+    if not 1 <= at_once <= len(cores):
+        raise ValueError(
+            f"{at_once} cells at once; this machine's {len(cores)} cores allow 1 to {len(cores)}"
+        )
+    ordered = sorted(cores)
+    return [set(ordered[number::at_once]) for number in range(at_once)]
+
+
+def run(folder: Path, size: Size, at_once: int = 1) -> dict[str, dict[str, Any]]:
+    """The whole study; scores by cell.
+
+    Args:
+        folder: Where everything lies.
+        size: How much of everything.
+        at_once: Cells that are made at the same time, each on its share of the cores, once there is a base.
+
+    Raises:
+        ValueError: `at_once` is more than the cores.
+    """
+    own: Queue[set[int]] = Queue()
+    for share in shares(os.sched_getaffinity(0), at_once):
+        own.put(share)
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, size)
+    base, *others = cells(size)
     results: dict[str, dict[str, Any]] = {}
-    for cell in tqdm(list(cells(size)), desc="cells", disable=not sys.stderr.isatty()):
+
+    def make(cell: Cell) -> None:
         seconds = train(cell, size, folder)
         results[cell.name] = test(cell, size, folder)
+        done.update()
         print(f"{cell.name}: trained in {seconds:.0f} s", file=sys.stderr)
+
+    with tqdm(total=1 + len(others), desc="cells", disable=not sys.stderr.isatty()) as done:
+        make(base)
+        # A thread's cores are its child processes' too, and how many there are is how many threads these take.
+        with ThreadPoolExecutor(at_once, initializer=lambda: os.sched_setaffinity(0, own.get())) as pool:
+            for future in as_completed([pool.submit(make, cell) for cell in others]):
+                if future.exception() is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                future.result()
     return results

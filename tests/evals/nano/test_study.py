@@ -11,7 +11,7 @@ from agentlm_evals.environments import HELD_IN, HELD_OUT, Split
 from agentlm_evals.environments.world import split_of
 from bench.nano_study.plan import ETAS, FULL, REHEARSAL, Cell, Size, cells, stages, to_toml
 from bench.nano_study.report import GROUPS, interval, summarise, table
-from bench.nano_study.run import items, questions
+from bench.nano_study.run import items, questions, shares
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "nano"
 
@@ -48,6 +48,14 @@ def test_items_and_questions_are_the_same_each_time_and_of_the_test_split():
     assert asked == questions(200)
     assert len({exchange.question for exchange in asked}) == 200
     assert all(exchange.wanted and split_of(exchange.question) is Split.TEST for exchange in asked)
+
+
+def test_cells_that_are_made_at_once_share_the_cores_and_no_core() -> None:
+    assert shares({0, 1}, 1) == [{0, 1}]
+    assert shares({3, 0, 1, 2, 7}, 2) == [{0, 2, 7}, {1, 3}]
+    for wrong in (0, 3):
+        with pytest.raises(ValueError, match=f"{wrong} cells at once.* 1 to 2"):
+            shares({0, 1}, wrong)
 
 
 def test_an_interval_holds_the_mean_and_shrinks_with_more_items():
