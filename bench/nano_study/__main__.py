@@ -1,4 +1,4 @@
-"""The study's command line: `python -m bench.nano_study` (under three hours on two cores), `--rehearse` for minutes."""
+"""The study's command line: `python -m bench.nano_study` (an hour and a half on two cores), `--rehearse` for minutes."""
 
 import argparse
 import json
