@@ -10,6 +10,7 @@ from bench.machine import commit, describe
 from bench.nano_study.plan import FULL, REHEARSAL
 from bench.nano_study.report import summarise, table
 from bench.nano_study.run import ROOT, run
+from bench.results import write_whole
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     print(table(rows))
     if given.record:
         body = {"machine": describe(2), "commit": commit(), "size": asdict(size), "rows": rows}
-        given.record.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(given.record, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

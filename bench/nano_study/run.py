@@ -25,6 +25,7 @@ from agentlm_evals.models.choice import ModelChoice, open_model, served_urls
 from agentlm_evals.nano import chats
 from agentlm_evals.nano.corpus import write_corpus
 from bench.nano_study.plan import Cell, Size, cells, stages, to_toml
+from bench.results import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS: dict[str, Sequence[World]] = {"held-in": HELD_IN, "held-out": HELD_OUT}
@@ -121,9 +122,7 @@ def test(cell: Cell, size: Size, folder: Path) -> dict[str, Any]:
     choice = ModelChoice(model=str(where / "model"))
     with served_urls(choice) as (urls, _):
         scores = asyncio.run(_test(urls, choice, where, size))
-    unfinished = kept.with_name(f"scores.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(scores, indent=1), encoding="utf-8")
-    unfinished.replace(kept)
+    write_whole(kept, json.dumps(scores, indent=1))
     return scores
 
 
