@@ -54,6 +54,28 @@ def sums(count: int, source: str, seed: int = 0, turns: int = 4) -> list[dict[st
     return made
 
 
+def trajectory(item: int, answer: str, reward: float | None, prompt: str = "Where is") -> dict[str, Any]:
+    """A try at an item of one task."""
+    return {
+        "id": f"{item}-{answer}-{reward}",
+        "source": "tries",
+        "task": "find",
+        "item": str(item),
+        "reward": reward,
+        "messages": [
+            {"role": "user", "content": f"{prompt} {item}?"},
+            {"role": "assistant", "content": answer},
+        ],
+    }
+
+
+TRIES = [
+    *(trajectory(item, "In the box.", 1.0) for item in range(6)),
+    *(trajectory(item, "I cannot know.", 0.0) for item in range(6)),
+]
+"""Six items, each with a try that is right and one that is wrong."""
+
+
 def write_records(file: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return file

@@ -16,27 +16,7 @@ from agentlm.tuning.parallel import Ranks
 from agentlm.tuning.preference import PreferenceTrainer, find_pairs, plan_pairs
 from agentlm.tuning.rendering import Rendered, render
 from agentlm.tuning.run import run
-from tests.tuning.runs import load, settings, tensors, write_base, write_records
-
-
-def trajectory(item: int, answer: str, reward: float | None, prompt: str = "Where is") -> dict[str, Any]:
-    return {
-        "id": f"{item}-{answer}-{reward}",
-        "source": "tries",
-        "task": "find",
-        "item": str(item),
-        "reward": reward,
-        "messages": [
-            {"role": "user", "content": f"{prompt} {item}?"},
-            {"role": "assistant", "content": answer},
-        ],
-    }
-
-
-TRIES = [
-    *(trajectory(item, "In the box.", 1.0) for item in range(6)),
-    *(trajectory(item, "I cannot know.", 0.0) for item in range(6)),
-]
+from tests.tuning.runs import TRIES, load, settings, tensors, trajectory, write_base, write_records
 
 
 def preferring(directory: Path, records: list[dict[str, Any]], **changes: Any) -> TuneConfig:

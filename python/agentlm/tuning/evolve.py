@@ -19,6 +19,8 @@ from agentlm.tuning.record import Conversation, Writer, read
 from agentlm.tuning.run import run
 from agentlm.tuning.served import Served
 
+STDERR = 2
+"""The descriptor of standard error."""
 SOURCE = "evolved"
 """Name of the source that is kept."""
 
@@ -125,7 +127,8 @@ def _generate(model: str, command: str, number: int, output: Path, flags: list[s
         filled = command
         for name, value in (("url", server.url), ("round", number), ("output", shlex.quote(str(beside)))):
             filled = filled.replace(f"{{{name}}}", str(value))
-        ran = subprocess.run(filled, shell=True, check=False)
+        # What it says is for a person: standard output is for what `told` gives a script.
+        ran = subprocess.run(filled, shell=True, stdout=STDERR, check=False)
     if ran.returncode != 0:
         raise TuneError(f"`{filled}` ended with {ran.returncode}: nothing was kept of round {number}")
     if not beside.is_file():

@@ -1,13 +1,15 @@
 """`agentlm tune evolve CONFIG`: rejection sampling in rounds. Refuses to know torch until it runs."""
 
-import os
 import sys
+from typing import Any
 
 import click
 
+from agentlm.cli.tune.train import configuration_options, configured, prepare
+
 
 @click.command("evolve")
-@click.argument("config", type=click.Path(dir_okay=False))
+@configuration_options
 @click.option(
     "--generate",
     required=True,
@@ -18,17 +20,26 @@ import click
     "--threshold", type=click.FLOAT, default=1.0, show_default=True, help="Least reward of what is kept."
 )
 @click.option("--serve", default="", help="Further flags of `agentlm serve`, as one word.")
-def command(config: str, generate: str, rounds: int, threshold: float, serve: str) -> None:
+def command(
+    config: str,
+    assigned: tuple[tuple[str, Any], ...],
+    deterministic: bool,
+    generate: str,
+    rounds: int,
+    threshold: float,
+    serve: str,
+    **flags: Any,
+) -> None:
     """Generate through a server, keep what scored, tune on it as CONFIG says, and again.
 
     Each round trains CONFIG's model anew on its sources and all that was kept so far. What is done is not done again.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from agentlm.tuning.config import TuneConfig
+    settings = configured(config, assigned, deterministic, flags)
+    prepare(settings)
     from agentlm.tuning.evolve import evolve, told
 
     done = evolve(
-        TuneConfig.load(config),
+        settings,
         generate,
         rounds=rounds,
         threshold=threshold,

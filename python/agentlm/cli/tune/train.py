@@ -3,11 +3,14 @@
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from agentlm.tuning.config import TuneConfig
 
 _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--output", "output", click.Path(file_okay=False), "Directory of the run."),
@@ -50,9 +53,11 @@ class _Assignment(click.ParamType):  # type: ignore[type-arg]  # generic since c
             return key.strip(), text.strip()
 
 
-_SWITCHES = (
+_CHANGES = (
     click.option("--set", "assigned", type=_Assignment(), multiple=True, help="Any other key: KEY=VALUE, the value as TOML writes it; repeatable."),
     click.option("--deterministic", is_flag=True, help="Results repeat bit for bit on a GPU, too. [training.deterministic]"),
+)  # fmt: skip
+_SWITCHES = (
     click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the output directory, if there is one."),
     click.option("--print-config", is_flag=True, help="Print the whole configuration, defaults included, and stop."),
     click.option("--estimate", is_flag=True, help="Print hours and memory on 1 and 8 GPUs, computed from shapes, and stop."),
@@ -61,13 +66,20 @@ _SWITCHES = (
 )  # fmt: skip
 
 
-def training_options(function: Any) -> Any:
-    """Adds the configuration's file, the flags that change it, and the switches."""
-    for option in reversed(_SWITCHES):
+def configuration_options(function: Any) -> Any:
+    """Adds the configuration's file and what changes it: `configured` takes them."""
+    for option in reversed(_CHANGES):
         function = option(function)
     for flag, key, kind, told in reversed(_FLAGS):
         function = click.option(flag, _parameter(key), type=kind, help=f"{told} [{key}]")(function)
     return click.argument("config", type=click.Path(dir_okay=False))(function)
+
+
+def training_options(function: Any) -> Any:
+    """Adds the configuration's options, and the switches of a run."""
+    for option in reversed(_SWITCHES):
+        function = option(function)
+    return configuration_options(function)
 
 
 def _parameter(key: str) -> str:
@@ -79,6 +91,40 @@ def _parameter(key: str) -> str:
 def command(**options: Any) -> None:
     """Train as CONFIG says, a TOML file. `torchrun` starts several processes: torchrun --no-python agentlm tune CONFIG."""
     train(**options)
+
+
+def configured(
+    config: str,
+    assigned: Sequence[tuple[str, Any]],
+    deterministic: bool,
+    flags: Mapping[str, Any],
+    given: Sequence[tuple[str, Any]] = (),
+    tables: Sequence[str] = (),
+) -> "TuneConfig":
+    """The file as the flags change it; `given` are (key, value) that a command adds, `tables` those it needs."""
+    from agentlm.tuning.config import TuneConfig
+
+    changes: list[tuple[str, Any]] = list(given)
+    for _, key, _, _ in _FLAGS:
+        value = flags[_parameter(key)]
+        if value is not None:
+            changes.append((key, value))
+            # One of the two says how long; the flag takes the file's place.
+            other = {"training.steps": "training.epochs", "training.epochs": "training.steps"}.get(key)
+            if other is not None and flags[_parameter(other)] is None:
+                changes.append((other, None))
+    if deterministic:
+        changes.append(("training.deterministic", True))
+    return TuneConfig.load(config, [*changes, *assigned], tables)
+
+
+def prepare(settings: "TuneConfig") -> None:
+    """Sets what torch reads of the environment: to be called before it is imported."""
+    # Threads that spin while they wait starve those that compute where another process wants the cores too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if settings.training.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def train(
@@ -94,33 +140,15 @@ def train(
     tables: Sequence[str] = (),
     **flags: Any,
 ) -> None:
-    """What `agentlm tune CONFIG` does; `given` are (key, value) that a command adds, `tables` those it needs."""
-    from agentlm.tuning.config import TuneConfig
-
-    changes: list[tuple[str, Any]] = list(given)
-    for _, key, _, _ in _FLAGS:
-        value = flags[_parameter(key)]
-        if value is not None:
-            changes.append((key, value))
-            # One of the two says how long; the flag takes the file's place.
-            other = {"training.steps": "training.epochs", "training.epochs": "training.steps"}.get(key)
-            if other is not None and flags[_parameter(other)] is None:
-                changes.append((other, None))
-    if deterministic:
-        changes.append(("training.deterministic", True))
-    settings = TuneConfig.load(config, [*changes, *assigned], tables)
+    """What `agentlm tune CONFIG` does; `given` and `tables` as `configured` takes them."""
+    settings = configured(config, assigned, deterministic, flags, given, tables)
     if print_config:
         click.echo(settings.to_toml(), nl=False)
         return
     if estimate:
         _tell_estimate(settings, gpu)
         return
-    # Read when torch is first imported. Threads that spin while they wait starve those that compute where another process
-    # wants the cores too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if settings.training.deterministic:
-        # cuBLAS reads it when it is first used.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    prepare(settings)
     from agentlm.tuning.parallel import launched
     from agentlm.tuning.run import run
 
