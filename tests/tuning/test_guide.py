@@ -38,7 +38,9 @@ def the_command(beginning: str) -> list[str]:
 def small(configuration: str, steps: int = 2) -> str:
     """The small models have 512 positions, and two steps show as much as twenty."""
     return re.sub(
-        r"steps = 20\b.*", f"steps = {steps}\nthreads = 1", re.sub(r"length = 1024\b", "length = 256", configuration)
+        r"steps = 20\b.*",
+        f"steps = {steps}\nthreads = 1",
+        re.sub(r"length = 1024\b", "length = 256", configuration),
     )
 
 
