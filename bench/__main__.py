@@ -106,7 +106,7 @@ def main() -> int:
     text = report.markdown(record)
     print(text)
     if not given.quick:
-        report.write_page(Path(PAGE), text)
+        report.write_page(Path(PAGE), "results", text)
     return 1 if failed else 0
 
 

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from agentlm.tuning.contamination import EvaluationSample, Settings, scan
-from bench.machine import commit, describe
-from bench.results import write_whole
+from bench.results import keep_cell
 
 RESULTS = Path(__file__).parent / "results" / "contamination-cpu.json"
 SAMPLES, SAMPLE_WORDS = 1319, 60
@@ -93,7 +92,6 @@ def measure(gib: float, threads: int, model: str | None) -> dict[str, Any]:
         "mib_per_second": size / 2**20 / found.seconds,
         "gigabyte_seconds": found.seconds * 1e9 / size,
         "load_average": os.getloadavg()[0],
-        "commit": commit(),
     }
 
 
@@ -108,10 +106,7 @@ def main() -> None:
     cell = measure(given.gib, given.threads, given.model)
     print(json.dumps(cell, indent=2))
     if given.record:
-        held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"cells": {}}
-        held["machine"] = describe(given.threads)
-        held["cells"][cell["tokenization"]] = cell
-        write_whole(RESULTS, json.dumps(held, indent=2) + "\n")
+        keep_cell(RESULTS, cell["tokenization"], cell, given.threads)
 
 
 if __name__ == "__main__":

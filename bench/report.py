@@ -16,7 +16,6 @@ AGENTS_WITHOUT_CACHE = 3.0
 AGENTS_WITH_CACHE = 1.2
 NOISY = 0.04
 """Above this share of other processes a figure is marked with ~."""
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 OURS = next(peer.name for peer in PEERS if peer.ours)
 
 
@@ -167,10 +166,11 @@ def _figure(one: Measured | None, most: float | None) -> str:
     return f"{mark}{bound}{number}{share}"
 
 
-def write_page(page: Path, text: str) -> None:
-    """Puts the report between the marks of a page. Raises `ValueError` where the page has none."""
+def write_page(page: Path, name: str, text: str) -> None:
+    """Puts a text between the marks of that name. Raises `ValueError` where the page has none."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     old = page.read_text(encoding="utf-8")
-    if BEGIN not in old or END not in old:
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r}")
-    block = f"{BEGIN}\n\n{text}\n\n{END}"
-    page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, old, flags=re.DOTALL), encoding="utf-8")
+    if begin not in old or end not in old:
+        raise ValueError(f"{page} has no lines {begin!r} and {end!r}")
+    block = f"{begin}\n\n{text}\n\n{end}"
+    page.write_text(re.sub(f"{begin}.*{end}", lambda _: block, old, flags=re.DOTALL), encoding="utf-8")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from bench.machine import commit, describe
 from bench.roofline import Limits
 
 FOLDER = Path(__file__).parent / "results"
@@ -78,6 +79,14 @@ class Record:
             "measured": [_rounded(asdict(one)) for _, one in sorted(self.measured.items())],
         }
         write_whole(self.file, json.dumps(written, indent=1) + "\n")
+
+
+def keep_cell(file: Path, name: str, cell: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Puts a cell into a file of cells of any machines, with what it was measured on; returns all of the file."""
+    held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cells": {}}
+    held["cells"][name] = cell | {"commit": commit(), "machine": describe(threads)}
+    write_whole(file, json.dumps(held, indent=2) + "\n")
+    return held
 
 
 def write_whole(file: Path, text: str) -> None:

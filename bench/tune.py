@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,15 @@ import numpy as np
 import numpy.typing as npt
 
 from agentlm.model.random import SHAPES, family_config, write_model
-from bench.machine import commit, describe
-from bench.results import write_whole
+from bench.install import ROOT
+from bench.report import write_page
+from bench.results import keep_cell
 
 if TYPE_CHECKING:
     from agentlm.tuning.rendering import Rendered
 
 RESULTS = Path(__file__).parent / "results" / "tune-cpu.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
 WAYS = ("agentlm", "trainer-padded", "trainer-grouped")
 """Ours; Trainer with batches as they come; Trainer with batches of about one length (`group_by_length`)."""
 COMPILED = ("agentlm-compiled", "agentlm-warm")
@@ -320,6 +322,27 @@ def compare(
     }
 
 
+def markdown(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of what was measured beside Trainer."""
+    lines = [
+        "| what | conversations, tokens | agentlm | padded | by length | times | peak memory, MiB | measured on |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- | --- |",
+    ]
+    for name, cell in sorted(cells.items()):
+        medians = [cell["medians"].get(way) for way in WAYS]
+        if None in medians:
+            continue
+        rates = [f"{one['trained_tokens_per_second']:.0f}" for one in medians]
+        peaks = ", ".join(f"{one['peak_mib']:,.0f}" for one in medians)
+        times = " and ".join(
+            f"{cell['ratios'][f'trained_tokens_per_second against {way}']:.2f}" for way in WAYS[1:]
+        )
+        sizes = f"{cell['conversations']}, {cell['tokens']:,}"
+        told = f"{cell['machine']['processor']}, {cell['commit']}"
+        lines.append(f"| {name} | {sizes} | {' | '.join(rates)} | {times} | {peaks} | {told} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.tune", description=__doc__)
@@ -335,8 +358,6 @@ def main() -> None:
     if given.worker:
         work(given.worker, given.model, given.conversations, given.threads, given.lora)
         return
-    held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"cells": {}}
-    held["machine"] = describe(given.threads)
     packages = ("torch", "transformers", "peft", "accelerate")
     with tempfile.TemporaryDirectory() as directory:
         model = write_model(Path(directory), family_config("llama2", SHAPES[given.shape]))
@@ -345,12 +366,11 @@ def main() -> None:
             cell = compare(
                 given.shape, model, given.rounds, given.conversations, given.threads, kind == "lora", ways
             )
-            cell["commit"] = commit()
             cell["versions"] = {name: importlib.metadata.version(name) for name in packages}
             cell["load_average"] = os.getloadavg()[1]
-            held["cells"][f"{given.shape} {kind}"] = cell
             print(json.dumps(cell["ratios"], indent=2))
-            write_whole(RESULTS, json.dumps(held, indent=2) + "\n")
+            held = keep_cell(RESULTS, f"{given.shape} {kind}", cell, given.threads)
+            write_page(PAGE, "training", markdown(held["cells"]))
 
 
 if __name__ == "__main__":

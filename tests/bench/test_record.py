@@ -1,10 +1,11 @@
 """The record survives being closed, and says what is left to do."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from bench import results
+from bench import results, tune
 from bench.cells import Cell, all_cells, matching
 from bench.peers import PEERS
 from bench.report import goals, markdown, write_page
@@ -94,7 +95,7 @@ def test_a_cut_run_is_marked_and_stays_so(record: Record) -> None:
 def test_the_page_keeps_what_is_around_the_report(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n", encoding="utf-8")
-    write_page(page, r"new \1")
+    write_page(page, "results", r"new \1")
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -102,4 +103,12 @@ def test_the_page_keeps_what_is_around_the_report(tmp_path: Path) -> None:
     assert "old" not in text
     page.write_text("no marks", encoding="utf-8")
     with pytest.raises(ValueError, match="has no lines"):
-        write_page(page, "new")
+        write_page(page, "results", "new")
+
+
+def test_the_pages_table_of_training_is_the_records() -> None:
+    cells = json.loads(tune.RESULTS.read_text(encoding="utf-8"))["cells"]
+    assert tune.markdown(cells) in tune.PAGE.read_text(encoding="utf-8")
+    # A comparison with ourselves has no row beside Trainer's.
+    ways = dict.fromkeys(tune.COMPILED, cells["15m full"]["medians"]["agentlm"])
+    assert tune.markdown({"15m compiled": cells["15m full"] | {"medians": ways}}).count("\n") == 1
