@@ -2,8 +2,8 @@
 
 A model that was trained, where `AGENTLM_DATA` has one (`dreams-*`), and a random one whose logits spread as much.
 Ours may be as far from single precision as twice transformers' own bfloat16 is, on average and at the 99th percentile; what
-greedy decoding took may be at most 0.2 nat below the best. Alone, in ragged company and after prefix hits; with and
-without graphs; in batch-invariant mode to the last bit.
+greedy decoding took may be at most 0.2 nat below the best. Alone, in ragged company, after prefix hits and preemption;
+with graphs of several sizes and without; in batch-invariant mode to the last bit.
 """
 
 import gc
@@ -24,6 +24,8 @@ LONG_LENGTHS = (200, 333, 511, 700)
 """Of the random model's prompts, besides."""
 NEW_TOKENS = 24
 GRAPHS = (1, 4, 16)
+FEW = 3
+"""Requests in a batch of the graph between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,13 @@ def _check(name: str, directory: Path, setup: Setup, say: Say) -> None:
         company = _generate(llm, prompts)
         hits = _generate(llm, prompts)
         fast = _generate(llm, prompts[:1], logprobs=False)[0]
+        few = _generate(llm, prompts[:FEW])
+        block_bytes = llm.info.kv_cache_bytes // llm.info.num_blocks
+    # The longest request fits, and little beside it.
+    blocks = -(-(max(lengths) + NEW_TOKENS) // 16) + 2
+    with _engine(directory, setup, kv_cache_memory=blocks * block_bytes) as llm:
+        preempted = _generate(llm, prompts)
+        preemptions = int(llm.stats()["preemptions"])
     with _engine(directory, setup, cuda_graphs=()) as llm:
         launched = [_generate(llm, [prompt])[0] for prompt in prompts]
     with _engine(directory, setup, batch_invariant=True) as llm:
@@ -93,17 +102,22 @@ def _check(name: str, directory: Path, setup: Setup, say: Say) -> None:
     reference = Reference(directory, setup)
     kinds = {
         "alone": alone,
+        "a few": few,
         "in company": company,
         "after prefix hits": hits,
+        "after preemption": preempted,
         "batch-invariant": bits_company,
     }
     for kind, answers in kinds.items():
-        say(f"{name}, {kind}", **reference.judge(prompts, answers))
+        say(f"{name}, {kind}", **reference.judge(prompts[: len(answers)], answers))
+    if not preemptions:
+        say(f"{name}, preemptions", error="nothing was preempted")
     say(
         f"{name}, equal",
         graphs_bitwise=_equal(alone, launched),
         fast_tokens=fast.tokens == alone[0].tokens,
         hits=sum(answer.cached > 0 for answer in (*again, *hits)),
+        preemptions=preemptions,
         invariant_company=_equal(bits, bits_company),
         invariant_hits=_equal(bits, bits_hits),
         company_same_tokens=sum(a.tokens == b.tokens for a, b in zip(alone, company, strict=True))

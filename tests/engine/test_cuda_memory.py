@@ -14,9 +14,10 @@ from agentlm.model.weights import Checkpoint
 from agentlm.runtime import device as devices
 from agentlm.runtime import engine
 from agentlm.runtime.cuda_memory import StepSizes, kv_budget
-from agentlm.runtime.cuda_model import CudaModel
+from agentlm.runtime.cuda_model import CudaModel, attach
 from agentlm.runtime.cuda_steps import CudaSteps
 from agentlm.runtime.memory import MAX_BLOCKS, plan_kv_cache
+from agentlm_kernels.arena import Expansion, Rows
 from tests.engine.cpu_models import checkpoint
 
 GIB = 1 << 30
@@ -86,6 +87,20 @@ def test_steps_fit_beside_the_keys_and_values(wide_model, monkeypatch):
         CudaSteps(model, StepSizes.foreseen(config, 512), 1, [2], [])
     assert beside.bytes > 2 * GIB
     assert 0.5 * GIB < budget <= 0.92 * 8 * GIB - beside.bytes
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "fp8"])
+def test_a_block_takes_the_bytes_that_are_counted(kind):
+    directory = checkpoint("qwen3-tied")
+    config = EngineConfig(model=str(directory), backend="cuda", dtype="float32", kv_cache_dtype=kind)
+    model = opened(directory, config, Weighed(GIB))
+    taken = []
+    for blocks in (1, 6):
+        with Weighing() as weighing:
+            expansion, rows = Expansion.allocate(1, 1, 1, "meta"), Rows.allocate(1, 1, "meta")
+            attach(model, expansion, rows, blocks, 1)
+        taken.append(weighing.bytes)
+    assert taken[1] - taken[0] == 5 * model.bytes_per_block
 
 
 def test_a_step_that_does_not_fit_is_told_with_numbers(wide_model, monkeypatch):

@@ -1,12 +1,14 @@
 """Launches that the compile gate compiles: production launchers at the shapes of 7B and 8B models, on meta tensors.
 
 A case names what each of its kernels must contain: `matrix` (any matrix product), `wgmma` (the widest of the target),
-`async16` (asynchronous copies of 16 bytes), `load16`, `store16` (16 bytes a thread). Kernels are imported inside cases, so
-that one that does not import is one fault.
+`async16` (asynchronous copies of 16 bytes), `load16`, `store16` (16 bytes a thread), `handover` (what programs leave for
+each other is ordered). Kernels are imported inside cases, so that one that does not import is one fault.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,27 +158,27 @@ def attention(
         paged_prefill(q, *caches, step, out=out, **given)
 
 
-@case("decode/gqa4", "matrix", "async16")
+@case("decode/gqa4", "matrix", "async16", "handover")
 def _decode_gqa() -> None:
     attention("decode", 32, 8)
 
 
-@case("decode/mha", "matrix", "async16")
+@case("decode/mha", "matrix", "async16", "handover")
 def _decode_mha() -> None:
     attention("decode", 32, 32)
 
 
-@case("decode/window", "matrix")
+@case("decode/window", "matrix", "handover")
 def _decode_window() -> None:
     attention("decode", 32, 8, window=4096)
 
 
-@case("decode/fp8", "matrix", skip=NO_FP8)
+@case("decode/fp8", "matrix", "handover", skip=NO_FP8)
 def _decode_fp8() -> None:
     attention("decode", 32, 8, cache=FP8)
 
 
-@case("decode/head256", "matrix")
+@case("decode/head256", "matrix", "handover")
 def _decode_wide() -> None:
     attention("decode", 16, 8, 256)
 
@@ -239,6 +241,30 @@ def _skinny_logits() -> None:
     skinny(1, 128256, 4096, out_dtype=FP32)
 
 
+def tuned_products() -> dict[str, tuple[int, int, int, bool]]:
+    """Rows, outputs, columns, SwiGLU or not, by the keys of every table of tuned skinny products."""
+    import agentlm_kernels
+
+    keys = {
+        key
+        for file in (Path(agentlm_kernels.__file__).parent / "tuned").glob("*.json")
+        for key in json.loads(file.read_text())["skinny_linear"]
+        if not key.startswith("most_rows")
+    }
+    return {
+        key: (int(m), int(n), int(k), bool(swiglu))
+        for key in sorted(keys)
+        for m, n, k, *swiglu in [key.split("/")]
+    }
+
+
+# Only Hopper has a table.
+@case("skinny/tuned", "load16", skip=("sm_80", "sm_100", "gfx942"))
+def _skinny_tuned() -> None:
+    for m, n, k, swiglu in tuned_products().values():
+        skinny(m, n, k, swiglu=swiglu)
+
+
 @case("invariant/qkv", "wgmma", "async16", gaps=TOO_LARGE)
 def _invariant_qkv() -> None:
     from agentlm_kernels.invariant_linear import invariant_linear
@@ -269,6 +295,85 @@ def _narrow_int8() -> None:
 @case("narrow/fp8", "load16", skip=NO_FP8)
 def _narrow_fp8() -> None:
     narrow(FP8)
+
+
+def four_bits(group: int, dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+    """Products with four bits a weight."""
+    from agentlm_kernels.int4_linear import int4_linear
+
+    packed, parameters = meta(6144, 4096 // 4, dtype=torch.int16), ints(6144, 4096 // group)
+    for m in rows:
+        int4_linear(meta(m, 4096, dtype=dtype), packed, parameters, group)
+
+
+@case("narrow/int4", "matrix", "load16", gaps=TOO_LARGE)
+def _narrow_int4() -> None:
+    four_bits(128, BF16, (1, 32, 64, 128))
+
+
+@case("narrow/int4 of halves", "matrix", "load16")
+def _narrow_int4_of_halves() -> None:
+    four_bits(128, torch.float16, (1, 64))
+
+
+@case("narrow/int4 in small groups", "matrix", "load16")
+def _narrow_int4_in_small_groups() -> None:
+    # As many rows as there can be: Triton made nothing of more of them at a time.
+    four_bits(32, BF16, (1, 128))
+    four_bits(64, BF16, (128,))
+
+
+@case("widen/int8", "store16")
+def _widen_int8() -> None:
+    from agentlm_kernels.int8_linear import widen_bytes
+
+    widen_bytes(meta(6144, 4096, dtype=torch.int8), meta(6144, dtype=FP32), meta(6144, 4096))
+
+
+@case("widen/fp8", "store16", skip=NO_FP8)
+def _widen_fp8() -> None:
+    from agentlm_kernels.int8_linear import widen_bytes
+
+    widen_bytes(meta(6144, 4096, dtype=FP8), meta(6144, dtype=FP32), meta(6144, 4096))
+
+
+@case("widen/int4")
+def _widen_int4() -> None:
+    from agentlm_kernels.int4_linear import widen_int4
+
+    widen_int4(meta(6144, 4096 // 4, dtype=torch.int16), ints(6144, 4096 // 128), 128, meta(6144, 4096))
+
+
+@case("fp8/narrow_rows", "load16", skip=NO_FP8)
+def _narrow_rows() -> None:
+    from agentlm_kernels.fp8_linear import narrow_rows
+
+    narrow_rows(meta(512, 4096))
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@case("loss", "load16", "store16")
+def _loss() -> None:
+    from agentlm_kernels.cross_entropy import softmax_loss
+
+    logits, targets, logprobs = meta(512, 128256), meta(512, dtype=torch.int64), meta(512, dtype=FP32)
+    softmax_loss(logits, targets, logprobs, meta(1, dtype=FP32), logits)
+
+
+@case("loss/backward", "load16", "store16")
+def _loss_backward() -> None:
+    from agentlm_kernels.cross_entropy import multiply
+
+    multiply(meta(512, 4096), meta(1, dtype=FP32))
+
+
+@case("loss/logprobs", "load16")
+def _loss_logprobs() -> None:
+    from agentlm_kernels.cross_entropy import softmax_loss
+
+    softmax_loss(meta(512, 128256), meta(512, dtype=torch.int64), meta(512, dtype=FP32))
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

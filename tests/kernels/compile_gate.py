@@ -66,8 +66,17 @@ INSTRUCTIONS = {
     "async16": r"\bcp\.async\.c[ag]\.shared\.global\S* .*, (?:0x10|16),|\bcp\.async\.bulk",
     "load16": r"\bld\.global\S*\.v(?:4\.[bfsu]32|8\.[bfsu]32|2\.[bfsu]64|4\.[bfsu]64)|\b(?:global|buffer)_load_dwordx4",
     "store16": r"\bst\.global\S*\.v(?:4\.[bfsu]32|8\.[bfsu]32|2\.[bfsu]64)|\b(?:global|buffer)_store_dwordx4",
+    "store": r"\bst\.global|\batom\.|\bred\.|\b(?:global|buffer|flat)_(?:store|atomic)",
+    "handover": (
+        r"\bbar\.sync(?:(?!\bst\.global)[\s\S])*?"
+        r"\batom\.global\.gpu\.acq_rel(?![\s\S]*\bld\.global\.(?!cg))[\s\S]*\bld\.global\.cg"
+    ),
 }
-"""Instructions by name, as they look in PTX and in AMD's assembly."""
+"""Instructions by name, as they look in PTX and in AMD's assembly.
+
+A handover is what one program leaves for another: a barrier behind its last store, a counter that orders memory, and
+behind that no load that the first-level cache could answer with what was there before.
+"""
 
 
 @dataclass
@@ -247,6 +256,8 @@ def faults(outcome: Outcome, recorded: dict[str, dict[str, int]] | None) -> Iter
             yield f"{at} takes {kernel.shared} bytes of shared memory, of {TARGETS[outcome.target].shared}"
         if len(kernel.grid) > 1 and max(kernel.grid[1:]) > 65535:
             yield f"{at} is launched as {kernel.grid}: more than 65535 in the second or third dimension"
+        if not kernel.counts["store"]:
+            yield f"{at} writes nothing: Triton has thrown it away"
         for need in CASES[outcome.case].needs:
             if not _has(kernel, need, outcome.target):
                 yield f"{at} has no {need}: {kernel.counts}"
@@ -272,8 +283,8 @@ def _has(kernel: Kernel, need: str, target: str) -> bool:
     if need == "wgmma":
         # Other generations have other names for their widest product.
         return counts[{"sm_90": "wgmma", "sm_100": "tcgen05"}.get(target, "mma")] > 0
-    if need == "async16":
-        return counts["async16"] > 0 or TARGETS[target].backend != "cuda"
+    if need in ("async16", "handover"):
+        return counts[need] > 0 or TARGETS[target].backend != "cuda"
     if need == "load16":
         return counts["load16"] + counts["async16"] > 0
     return counts[need] > 0

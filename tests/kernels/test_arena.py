@@ -84,3 +84,16 @@ def test_what_is_beyond_the_plan_is_padding(device):
 def test_a_plan_without_samples_has_a_row_of_logits_all_the_same(device):
     _, into = run(device, plan([(1, 20, 0, 0, 0)]), 1, 1)
     assert into.logits_token[0] == 0
+
+
+def test_a_plan_of_nothing_is_padding_alone(device):
+    rows = Rows.allocate(MAX_ROWS, MAX_MODEL_LEN, device)
+    into = Expansion.allocate(MAX_ROWS, 256, 16, device)
+    # What the step before left.
+    into.n_work.fill_(9)
+    into.context_len.fill_(70)
+    expand(torch.zeros(64, dtype=torch.int32, device=device), rows, into, 3, POLICY)
+    assert into.n_work.item() == 0
+    assert into.context_len[:3].tolist() == [0, 0, 0]
+    assert into.slots[:3].tolist() == [-1] * 3
+    assert into.sample_row[:3].tolist() == [-1] * 3

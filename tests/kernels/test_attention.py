@@ -20,7 +20,7 @@ from agentlm_kernels.attention import (
 
 SHAPES = [(8, 2, 16), (4, 4, 8), (7, 1, 24), (6, 2, 64)]
 """Query heads, key-value heads, head dimension."""
-MIXED = [(1, 1), (1, 70), (5, 5), (1, 300), (33, 90), (2, 2), (1, 16)]
+MIXED = [(1, 1), (1, 70), (5, 5), (1, 300), (33, 90), (2, 2), (1, 16), (3, 40)]
 """Queries and keys of each entry."""
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.compile_cases import CASES
-from tests.kernels.compile_gate import Kernel, Outcome, faults, read_table
+from tests.kernels.compile_gate import INSTRUCTIONS, TARGETS, Kernel, Outcome, faults, read_table
 
 GATE = Path(__file__).with_name("compile_gate.py")
+KERNELS = Path(__file__).parents[2] / "kernels" / "src" / "agentlm_kernels"
 
 
 @pytest.mark.slow
@@ -28,7 +30,7 @@ def test_kernels_compile_within_what_is_recorded():
 
 
 def outcome(**changed):
-    counts = dict.fromkeys(("wgmma", "mma", "tcgen05", "async16", "load16", "store16"), 1)
+    counts = dict.fromkeys(INSTRUCTIONS, 1)
     given = {"registers": 100, "spills": 0, "shared": 10000, "grid": (1,), "counts": counts} | changed
     kernel = Kernel(name="_norm", warps=4, stages=2, blocks=1, seconds=0.0, **given)
     return Outcome("norm", "sm_90", [kernel])
@@ -46,7 +48,8 @@ RECORDED = {"norm:_norm": {"registers": 100, "spills": 0, "shared": 10000}}
         ({"spills": 8}, "spills 8 bytes, 0 before"),
         ({"shared": 11001}, "takes 11001 bytes of shared memory, 10000 before"),
         ({"grid": (1, 70000)}, "more than 65535"),
-        ({"counts": dict.fromkeys(("async16", "load16"), 0) | {"store16": 1}}, "has no load16"),
+        ({"counts": dict.fromkeys(INSTRUCTIONS, 1) | {"async16": 0, "load16": 0}}, "has no load16"),
+        ({"counts": dict.fromkeys(INSTRUCTIONS, 1) | {"store": 0}}, "writes nothing"),
     ],
 )
 def test_growth_and_what_is_missing_are_faults(changed, said):
@@ -66,3 +69,46 @@ def test_the_table_knows_no_case_that_is_gone():
         name.split(":")[0] for targets in read_table().values() for t in targets.values() for name in t
     }
     assert recorded <= set(CASES)
+
+
+NO_FLOAT8 = {"sm_80": {"_narrow_rows"}, "gfx942": {"_narrow_rows"}}
+GAPS = {("3.6", "gfx942"): {"_narrow_rows", "adjust", "penalise", "choose"}}
+"""See `sampling/full`."""
+
+
+def test_every_kernel_is_compiled_for_every_target_that_can():
+    # A kernel is what is launched, with a grid in brackets.
+    launched = {
+        name
+        for file in KERNELS.rglob("*.py")
+        for name in re.findall(r"\b(\w+)\[(?:\(|grid\b)", file.read_text())
+    }
+    assert len(launched) > 25
+    for version, targets in read_table().items():
+        assert set(targets) == set(TARGETS)
+        for target, found in targets.items():
+            missing = launched - {name.split(":")[1].split("#")[0] for name in found}
+            assert missing == GAPS.get((version, target), NO_FLOAT8.get(target, set())), (version, target)
+
+
+HANDOVER = """
+    st.global.b32 [a], r;
+    bar.sync 0;
+    @p atom.global.gpu.acq_rel.add.u32 r, [b], 1;
+    ld.global.cg.b32 r, [a];
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", ""),
+        ("bar.sync 0;", ""),
+        ("acq_rel", "relaxed"),
+        ("cg.b32", "b32"),
+        ("    @p", "    st.global.b32 [a], r;\n    @p"),
+    ],
+)
+def test_what_is_left_for_another_program_is_handed_over_in_order(old, new):
+    found = re.findall(INSTRUCTIONS["handover"], HANDOVER.replace(old, new) if old else HANDOVER)
+    assert bool(found) == (not old)

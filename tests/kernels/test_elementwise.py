@@ -40,6 +40,27 @@ def test_add_rms_norm(device, guarded, shape, dtype):
     torch.testing.assert_close(out.tensor, normed, **CLOSE[dtype])
 
 
+def test_rows_of_almost_nothing_are_held_by_eps(device):
+    # Their mean square is a millionth: eps decides.
+    x, weight = random(device, 3, 100) * 1e-3, random(device, 100, seed=1)
+    residual, nothing = x.clone(), torch.zeros_like(x)
+    expected = reference_rms_norm(x, weight, 1e-5)
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5), expected, **CLOSE[torch.float32])
+    torch.testing.assert_close(
+        add_rms_norm(residual, nothing, weight, 1e-5), expected, **CLOSE[torch.float32]
+    )
+
+
+def test_what_is_normed_is_the_sum_as_it_is_kept(device):
+    x, weight = (
+        random(device, 4, 300, dtype=torch.bfloat16),
+        random(device, 300, dtype=torch.bfloat16, seed=1),
+    )
+    residual = random(device, 4, 300, dtype=torch.bfloat16, seed=2)
+    normed = add_rms_norm(residual, x, weight, 1e-5)
+    assert torch.equal(normed, rms_norm(residual, weight, 1e-5))
+
+
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize("shape", [(1, 8), (3, 100), (2, 5000)])
 def test_swiglu(device, guarded, shape, dtype):
@@ -87,3 +108,49 @@ def test_heads_are_rotated_and_cached(device, guarded, heads, kv_heads, head_dim
     torch.testing.assert_close(qkv.tensor[:, :q], rotated[:, :q], **close)
     for cache, wanted in zip(caches, expected, strict=True):
         torch.testing.assert_close(cache.tensor, wanted, equal_nan=True, **close)
+
+
+def test_heads_of_almost_nothing_are_held_by_eps(device):
+    qkv = random(device, 2, 4 * 16) * 1e-3
+    expected = qkv.clone()
+    at = torch.arange(2, dtype=torch.int32, device=device)
+    ones, nothing = torch.ones(2, 8, device=device), torch.zeros(2, 8, device=device)
+    norms = [random(device, 16, seed=s) for s in (5, 6)]
+    for rows, launch in ((qkv, rope_cache), (expected, reference_rope_cache)):
+        caches = [torch.zeros(1, 1, 16, 16, device=device) for _ in range(2)]
+        launch(rows, at, at, ones, nothing, *caches, 2, 1, 16, *norms, 1e-6)
+    torch.testing.assert_close(qkv, expected, **CLOSE[torch.float32])
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 16), (7, 1, 12), (6, 9, 64)])
+def test_float8_caches_hold_each_head_by_a_scale_of_its_own(device, guarded, heads, kv_heads, head_dim):
+    if device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no float8")
+    tokens, blocks, half = 4, 3, head_dim // 2
+    all_heads = heads + 2 * kv_heads
+    qkv = random(device, tokens, all_heads * head_dim)
+    # Heads of all sizes, and one of nothing.
+    sizes = 10.0 ** torch.arange(-4, all_heads - 4, device=device).remainder(7)
+    qkv = (qkv.view(tokens, all_heads, head_dim) * sizes[:, None]).view(tokens, -1).contiguous()
+    qkv[2, -head_dim:] = 0
+    positions = torch.tensor([3, 4, 0, 9], dtype=torch.int32, device=device)
+    slots = torch.tensor([17, 2, 47, -1], dtype=torch.int32, device=device)
+    cos, sin = random(device, 10, half, seed=3), random(device, 10, half, seed=4)
+    given, shape = (positions, slots, cos, sin), (heads, kv_heads, head_dim)
+    wide = [torch.zeros(blocks, kv_heads, 16, head_dim, device=device) for _ in range(2)]
+    reference_rope_cache(qkv.clone(), *given, *wide, *shape)
+    caches = [guarded((blocks, kv_heads, 16, head_dim), torch.float8_e4m3fn, fill=0) for _ in range(2)]
+    scales = [guarded((blocks, kv_heads, 16), torch.float32, fill=0) for _ in range(2)]
+    rope_cache(
+        qkv, *given, *(x.tensor for x in caches), *shape,
+        k_scale=scales[0].tensor, v_scale=scales[1].tensor,
+    )  # fmt: skip
+    for cache, scale, expected in zip(caches, scales, wide, strict=True):
+        cache.check()
+        scale.check()
+        largest = expected.abs().amax(-1)
+        torch.testing.assert_close(scale.tensor * 448, largest, atol=1e-9, rtol=1e-5)
+        kept = cache.tensor.float() * scale.tensor[..., None]
+        # Half a unit in the last of four bits, and of the smallest float8.
+        bound = expected.abs() / 16 * 1.001 + largest[..., None] / 448 * 2.0**-10
+        assert ((kept - expected).abs() <= bound + 1e-9).all()

@@ -1,6 +1,7 @@
 """Weights of eight and four bits against float64 torch, and the layouts of checkpoints that they are read from."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,74 @@ def test_odd_sizes_are_masked(device, guarded, kind, n, k):
 def test_groups_of_other_sizes(device, guarded, group, dtype):
     weight = quantize_int4(random(device, 24, 384, dtype=dtype), group)
     check(device, guarded, weight, 2, dtype)
+
+
+@pytest.mark.parametrize("group", [32, 64])
+def test_small_groups_multiply_fewer_rows_at_a_time(device, guarded, group):
+    weight = quantize_int4(random(device, 40, 256), group)
+    check(device, guarded, weight, 70, torch.float32)
+    x = random(device, 1, 256)
+    together = quantized_linear(torch.cat([x] * 70), weight, invariant=True)
+    assert torch.equal(quantized_linear(x, weight, invariant=True), together[69:])
+    assert [four.choose(m, 4096, 4096, group).tokens for m in (8, 64, 500)] == [16, 64, 64]
+    assert four.choose(500, 4096, 4096).tokens == 128
+    with pytest.raises(ValueError, match=rf"at most 64 rows of x with groups of {group}. Given: 128"):
+        four.int4_linear(x, weight.data, weight.scales, group, config=NarrowConfig(64, 128, 1, 128, 4, 3))
+
+
+LOP3 = [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+
+
+def run_assembly(text, word, added, dtype):
+    """What NVIDIA's instructions make of a word of two and of two numbers: `mov`, `shr`, `lop3` and packed `fma`."""
+
+    def halves(bits):
+        packed = torch.tensor([bits & 0xFFFF, bits >> 16], dtype=torch.int32)
+        return torch.where(packed >= 1 << 15, packed - (1 << 16), packed).short().view(dtype)
+
+    held = {"$1": word}
+    for line in text.strip(" {}").split(";"):
+        name, _, operands = line.strip().partition(" ")
+        into, *given = [operand.strip() for operand in operands.split(",")]
+        if name in ("", ".reg"):
+            continue
+        if name.startswith("fma"):
+            assert name.endswith("bf16x2" if dtype == torch.bfloat16 else "f16x2")
+            a, b = (halves(held[operand]).float() for operand in given[:2])
+            assert (into, given[2]) == ("$0", "$2")
+            return (a * b + added.float()).to(dtype)
+        values = [held[x] if x in held else int(x, 0) for x in given]
+        if name == "mov.b32":
+            held[into] = values[0]
+        elif name == "shr.b32":
+            held[into] = values[0] >> values[1]
+        else:
+            assert name == "lop3.b32"
+            every = 0xFFFFFFFF
+            picked = [i for i in range(8) if values[3] >> i & 1]
+            held[into] = 0
+            for i in picked:
+                a, b, c = (x if on else x ^ every for x, on in zip(values[:3], LOP3[i], strict=True))
+                held[into] |= a & b & c
+    raise AssertionError("nothing was multiplied")
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(torch.bfloat16, 128), (torch.float16, 1024)])
+@pytest.mark.parametrize("plane", range(4))
+def test_nvidias_instructions_unpack_what_was_packed(dtype, power, plane):
+    # The interpreter takes another way, and no GPU is asked here.
+    text = four._assembly(plane, dtype == torch.float16)
+    numbers = torch.Generator().manual_seed(plane)
+    for _ in range(20):
+        codes = torch.randint(0, 16, (2, 4), generator=numbers).tolist()
+        zeros = torch.randint(0, 17, (2,), generator=numbers)
+        low, high = (sum(code << 4 * at for at, code in enumerate(word)) for word in codes)
+        found = run_assembly(
+            str(getattr(text, "value", text)), high << 16 | low, -(zeros + power).to(dtype), dtype
+        )
+        assert found.tolist() == [
+            word[plane] - zero for word, zero in zip(codes, zeros.tolist(), strict=True)
+        ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,6 +296,20 @@ def test_matrices_are_put_one_below_the_other(device, kind):
     assert torch.equal(dequantize(together, torch.float32), dequantize(whole, torch.float32))
     with pytest.raises(ValueError, match="different kinds"):
         concatenate([together, KINDS[kind](random(device, 8, 256))])
+
+
+def test_matrices_whose_columns_are_in_different_orders_are_not_put_together(device):
+    weight = quantize_int4(random(device, 8, 128))
+    orders = [None, torch.arange(128), torch.arange(128).flip(0)]
+    for one in orders:
+        for other in orders:
+            pair = [replace(weight, order=order) for order in (one, other)]
+            if one is other:
+                assert concatenate(pair).order is one
+            else:
+                with pytest.raises(ValueError, match="different orders"):
+                    concatenate(pair)
+    assert concatenate([replace(weight, order=torch.arange(128)) for _ in range(2)]).rows == 16
 
 
 def test_rows_are_narrowed_to_float8(device, guarded):

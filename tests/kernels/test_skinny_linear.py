@@ -84,3 +84,22 @@ def test_every_shape_has_a_configuration(m):
     assert all(
         config.rows * config.columns * m <= 4096 * config.warps or config.dot for config in candidates(m)
     )
+
+
+@pytest.mark.parametrize("config", [FEW, DOT])
+def test_rows_of_almost_nothing_are_held_by_eps(device, config):
+    x, weight = random(device, 2, 64) * 1e-3, random(device, 16, 64, seed=1) / 8
+    given = {"norm_weight": random(device, 64, seed=2), "eps": 1e-5}
+    y = skinny_linear(x, weight, config=config, **given)
+    torch.testing.assert_close(
+        y.double(), reference_skinny_linear(x, weight, **given), **CLOSE[torch.float32]
+    )
+
+
+@pytest.mark.parametrize("config", [FEW, DOT])
+def test_what_is_added_to_the_residual_is_the_product_as_it_would_be_kept(device, config):
+    x, weight = (random(device, m, 64, dtype=torch.bfloat16, seed=m) for m in (3, 200))
+    product = skinny_linear(x, weight, config=config)
+    residual = random(device, 3, 200, dtype=torch.bfloat16, seed=4)
+    expected = residual + product
+    assert torch.equal(skinny_linear(x, weight, config=config, residual=residual), expected)

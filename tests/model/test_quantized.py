@@ -131,6 +131,20 @@ def test_a_gpu_refuses_groups_that_its_kernels_do_not_know(monkeypatch, tmp_path
     assert ours == tokens(beside(directory), "cpu", threads=1)[0]
 
 
+def test_a_gpu_refuses_one_matrix_of_columns_in_different_orders(monkeypatch, tmp_path):
+    from agentlm.runtime import device as devices
+
+    # No quantizer makes them: what q, k and v are given, and so the order of their columns, is the same.
+    monkeypatch.setattr(devices, "Cuda", devices.Interpreted)
+    directory = narrow.write(checkpoint("llama2"), tmp_path / "model", Format("gptq", reordered=True))
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.layers.0.self_attn.k_proj.g_idx"] = np.arange(64, dtype=np.int32) // 32
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(QuantizedModelError, match=r"q_proj.*k_proj.*different orders.*backend='cpu'"):
+        tokens(directory, "cuda")
+    assert all(tokens(directory, "cpu", threads=1)[0])
+
+
 def test_layers_that_were_left_as_they_are_are_read_as_such(tmp_path):
     directory = narrow.write(checkpoint("llama2"), tmp_path / "model", Format("gptq"), keep=("down_proj",))
     assert tokens(directory, "cpu", threads=1)[0] == tokens(beside(directory), "cpu", threads=1)[0]

@@ -90,6 +90,11 @@ def softmax_loss(
     )  # fmt: skip
 
 
+def multiply(values: Tensor, factor: Tensor) -> None:
+    """Multiplies `values`, contiguous, of any float type, in place by `factor`, a single float."""
+    _multiply[(triton.cdiv(values.numel(), 4096),)](values, factor, values.numel(), 4096, num_warps=4)
+
+
 def linear_cross_entropy(
     hidden: Tensor, head: Tensor, targets: Tensor, *, loss_scale: float | Tensor = 1.0, chunk_tokens: int | None = None,
     trained: Tensor | None = None, logits_dtype: torch.dtype | None = None, accumulate_dtype: torch.dtype | None = None,
@@ -181,8 +186,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         for gradient in gradients:
             if gradient is not None and gradient.numel():
-                grid = (triton.cdiv(gradient.numel(), 4096),)
-                _multiply[grid](gradient, loss_gradient, gradient.numel(), 4096, num_warps=4)
+                multiply(gradient, loss_gradient)
         return (*gradients, None, None, None, None, None, None)
 
 

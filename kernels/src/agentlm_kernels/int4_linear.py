@@ -25,6 +25,11 @@ WIDEST = 64
 """Most rows of the weight a program owns: of 128, Triton 3.6 compiles nothing for sm_100, and says nothing."""
 
 
+def most_tokens(group: int) -> int:
+    """Most rows of x of a program: of 128 in small groups, Triton 3.9 compiles nothing for sm_100, and says nothing."""
+    return MOST_TOKENS if group >= BLOCK else MOST_TOKENS // 2
+
+
 @triton.constexpr_function
 def _assembly(plane: int, is_half: bool) -> str:
     """NVIDIA's instructions for two weights at a time: $1 words, $2 what is added, $0 weights."""
@@ -193,9 +198,13 @@ def int4_linear(
     out = torch.empty(m, n_out, dtype=out_dtype or x.dtype, device=x.device) if out is None else out
     if m == 0:
         return out
-    config = config or choose(m, n_out, width)
+    config = config or choose(m, n_out, width, group)
     if config.rows > WIDEST:
         raise ValueError(f"a program owns at most {WIDEST} rows. Given: {config.rows}")
+    if config.tokens > most_tokens(group):
+        raise ValueError(
+            f"a program multiplies at most {most_tokens(group)} rows of x with groups of {group}. Given: {config.tokens}"
+        )
     grid = (triton.cdiv(n_out, config.rows) * triton.cdiv(m, config.tokens),)
     _int4_dot[grid](
         x, weight, parameters, bias, out, m, x.stride(0), out.stride(0), n_out, width, parameters.shape[1], group,
@@ -214,9 +223,9 @@ def _is_nvidia(x: Tensor) -> bool:
     return bool(triton.runtime.driver.active.get_current_target().backend == "cuda")
 
 
-def choose(m: int, n: int, k: int) -> NarrowConfig:
+def choose(m: int, n: int, k: int, group: int = BLOCK) -> NarrowConfig:
     """The configuration measured on this GPU, else one by rule."""
-    size = bucket(m)
+    size = min(bucket(m), most_tokens(group))
     if found := tuned("int4_linear", f"{size}/{n}/{k}") or tuned("int4_linear", f"{size}"):
         return NarrowConfig(**found)
     parts = 4 if k >= 4 * BLOCK else 1

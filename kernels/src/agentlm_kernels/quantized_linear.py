@@ -176,7 +176,8 @@ def quantized_linear(
             return fp8_linear(x, weight.data, weight.scales, bias, out)
         return _in_pieces(x, weight, bias, out)
     if weight.kind == "int4":
-        config = four.choose(eight.MOST_TOKENS, weight.rows, weight.columns) if invariant else None
+        shape = (weight.rows, weight.columns, weight.group)
+        config = four.choose(eight.MOST_TOKENS, *shape) if invariant else None
         return four.int4_linear(x, weight.data, weight.scales, weight.group, bias, out, out_dtype, config)
     config = eight.choose(eight.MOST_TOKENS, weight.rows, weight.columns) if invariant else None
     return eight.byte_linear(x, weight.data, weight.scales, bias, out, out_dtype, config)

@@ -9,6 +9,7 @@ from agentlm.ops.dtypes import STORED_DTYPES
 from agentlm.ops.upload import Upload
 from agentlm_kernels.quantized_linear import QuantizedWeight, concatenate, from_awq, from_gptq
 
+OTHERWISE = "Use another quantization of the model, or backend='cpu', which widens it."
 MULTIPLE = 128
 """Groups of columns are 32, 64 or a multiple of so many: what the kernels unpack together."""
 
@@ -20,7 +21,7 @@ def narrow_weight(matrix: NarrowRef, upload: Upload) -> QuantizedWeight:
     if group not in (32, 64) and group % MULTIPLE:
         raise QuantizedModelError(
             f"{matrix.words.name!r} in {matrix.file} has groups of {group} columns; on a GPU they are 32, 64 or a multiple "
-            f"of {MULTIPLE}. Use another quantization of the model, or backend='cpu', which widens it."
+            f"of {MULTIPLE}. {OTHERWISE}"
         )
     words, zeros, scales = (
         upload.rows([part], STORED_DTYPES[part.dtype]) for part in (matrix.words, matrix.zeros, matrix.scales)
@@ -38,12 +39,7 @@ def narrow_weight(matrix: NarrowRef, upload: Upload) -> QuantizedWeight:
 def put_together(narrow: Sequence[QuantizedWeight], weights: Sequence[TensorRef]) -> QuantizedWeight:
     """Matrices that are multiplied as one. Raises `QuantizedModelError` where they cannot be."""
     names = ", ".join(weight.name for weight in weights)
-    if len(narrow) != len(weights):
-        raise QuantizedModelError(
-            f"some of {names} are narrow and some are not; they are computed as one matrix. Use another quantization of "
-            "the model."
-        )
     try:
         return concatenate(narrow)
     except ValueError as error:
-        raise QuantizedModelError(f"{names}, which are computed as one matrix: {error}") from error
+        raise QuantizedModelError(f"{names} are computed as one matrix, but {error}. {OTHERWISE}") from error
