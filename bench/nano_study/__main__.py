@@ -23,7 +23,10 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes: whether all of it runs")
     parser.add_argument("--record", type=Path, help="a JSON file for the results")
     parser.add_argument(
-        "--at-once", type=int, default=min(2, len(cores)), help="tunings at once, each on its share of the cores"
+        "--at-once",
+        type=int,
+        default=min(2, len(cores)),
+        help="tunings at once, each on its share of the cores",
     )
     given = parser.parse_args()
     try:
