@@ -108,6 +108,7 @@ def rendered_of(conversations: Conversations) -> "Rendered":
         item=np.full(count, -1),
         reward=np.full(count, np.nan),
         tag_sets=((),),
+        conversations=(count,),
         left_out=({},),
         examples=(),
     )

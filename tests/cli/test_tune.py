@@ -67,14 +67,18 @@ def test_the_first_word_is_a_command_or_a_configuration(file, tmp_path, monkeypa
 def test_flags_change_the_configuration(file):
     printed = tune(
         file, "--epochs", 1.5, "--eta", 0.3, "--seed", 7, "--learning-rate", "2e-4", "--deterministic", "--set",
-        "training.clip=false", "--set", "data.over_length=split", "--set", "checkpoints.every=3", "--print-config",
+        "training.clip=false", "--chat-template", "own.jinja", "--set", "data.over_length=split",
+        "--set", "checkpoints.every=3", "--print-config",
     )  # fmt: skip
     assert printed.exit_code == 0, printed.output
     changed = file.with_name("changed.toml")
     changed.write_text(printed.output, encoding="utf-8")
     read = TuneConfig.load(changed)
     assert (read.training.steps, read.training.epochs, read.training.clip) == (None, 1.5, None)
+    told = "# Not set: model.revision, training.steps, lora, dpo, evaluation.every, evaluation.tasks_every"
+    assert printed.output.splitlines()[-1] == told
     assert (read.data.eta, read.seed, read.training.learning_rate) == (0.3, 7, 2e-4)
+    assert read.model.chat_template == "own.jinja"
     assert (read.training.deterministic, read.data.over_length, read.checkpoints.every) == (True, "split", 3)
 
 
@@ -116,7 +120,8 @@ def test_a_run_is_interrupted_once_and_goes_on(file, tmp_path):
     process.send_signal(signal.SIGINT)
     out, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with: agentlm tune" in told
+    # With the file that knows the flags.
+    assert f"go on with: agentlm tune {tmp_path / 'out' / 'config.toml'} --resume" in told
     assert "conversations, drawn" in told
     assert out == ""
     (saved,) = (tmp_path / "out" / "checkpoints").iterdir()

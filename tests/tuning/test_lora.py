@@ -12,6 +12,7 @@ import torch
 from agentlm import LLM, SamplingParams
 from agentlm.errors import AdapterError, ConfigError
 from agentlm.model.weights import Checkpoint
+from agentlm.tuning.log import events
 from agentlm.tuning.merge import merge
 from agentlm.tuning.run import run
 from tests.tuning.runs import config, losses
@@ -112,6 +113,26 @@ def test_training_goes_on_from_an_adapter_of_peft(adapted: Path, tmp_path: Path)
         np.testing.assert_allclose(a, b, atol=1e-9)
     with pytest.raises(AdapterError, match="has rank \\[2\\]"):
         run(config(adapted, output=str(tmp_path / "other"), lora=lora | {"rank": 4}), quiet=True)
+
+
+def test_what_is_trained_is_what_the_merged_model_computes(adapted: Path, tmp_path: Path) -> None:
+    """At a scale that is not 1, and not its own square: held-out losses of the run's end and of the merged model."""
+    held = {"sources": [{"name": "held", "path": str(adapted / "held.jsonl")}]}
+    lora: dict[str, Any] = {"lora": {"rank": 4, "alpha": 12.0}, "training__learning_rate": 1e-2}
+    run(config(adapted, output=str(tmp_path / "out"), evaluation=held, **lora), quiet=True)
+    merged = merge(adapted / "base", tmp_path / "out" / "adapter", tmp_path / "merged")
+    # A step that moves nothing, for the evaluation after it.
+    still = {"model__path": str(merged), "training__steps": 1, "training__learning_rate": 1e-12}
+    run(config(adapted, output=str(tmp_path / "again"), evaluation=held, **still), quiet=True)
+    trained, computed = (
+        [
+            line["loss"]["held"]
+            for line in events(tmp_path / name / "log.jsonl")
+            if line["event"] == "evaluation"
+        ]
+        for name in ("out", "again")
+    )
+    assert computed == pytest.approx(trained, rel=1e-5)
 
 
 def test_a_new_adapter_changes_nothing(adapted: Path, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from agentlm import LLM, SamplingParams
 from agentlm._engine import ChatTemplate, Tokenizer
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder
-from agentlm.model.random import Shape
+from agentlm.model.random import Shape, family_config
 from agentlm.model.weights import Checkpoint
 from agentlm.ops.packed import PackedContext
 from agentlm.ops.reference import Chunk, ReferenceOps
-from agentlm.tuning.model import Batch, TrainableDecoder
+from agentlm.tuning.model import Batch, TrainableDecoder, random_tensors
 from tests.tuning.runs import SHAPE, TIED, load, sums, write_base
 
 LENGTHS = (70, 5, 33, 100, 1, 34, 71)
@@ -141,6 +141,15 @@ def test_trainer_and_server_give_the_same_logprobs(tmp_path: Path) -> None:
             assert answer.prompt_logprobs is not None
             served = answer.prompt_logprobs[1:]
             np.testing.assert_allclose(logprobs.numpy(), np.asarray(served, dtype=np.float32), atol=2e-4)
+
+
+def test_new_weights_are_as_wide_as_gpt_2_s_rule_says() -> None:
+    config = ModelConfig.from_json(family_config("llama2", Shape(8, 64, 128, 4, 4, vocab=264, context=64)))
+    spreads = {name: float(tensor.std()) for name, tensor in random_tensors(config, 0) if tensor.dim() > 1}
+    for name, spread in spreads.items():
+        narrow = name.endswith(("o_proj.weight", "down_proj.weight"))
+        # Sixteen additions to the residual stream: a quarter.
+        assert spread == pytest.approx(0.02 / 4 if narrow else 0.02, rel=0.05), name
 
 
 def test_a_conversation_longer_than_the_model_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,17 @@ def test_no_step_is_lost_to_the_warm_up(warmup: float, first: float) -> None:
     assert min(rates(warmup=warmup)) > 0
 
 
+@pytest.mark.parametrize(
+    ("warmup", "steps", "rising"),
+    [(0.03, 50, 2), (0.07, 100, 7), (0.14, 50, 7), (0.001, 100, 1), (0.0, 9, 0)],
+)
+def test_a_part_of_a_step_of_warm_up_is_a_step(warmup: float, steps: int, rising: int) -> None:
+    found = rates(steps, warmup=warmup, schedule="linear")
+    assert found[:rising] == pytest.approx([(step + 1) / rising for step in range(rising)])
+    assert found[rising] == 1.0
+    assert found[rising + 1] < 1.0
+
+
 def parts(seed: int = 0) -> list[tuple[str, nn.Parameter]]:
     torch.manual_seed(seed)
     return [

@@ -164,6 +164,7 @@ def test_a_trained_token_is_predicted_by_the_one_before_it_in_its_conversation(
         item=np.full(len(masks), -1),
         reward=np.full(len(masks), np.nan),
         tag_sets=((),),
+        conversations=(len(lengths),),
         left_out=({},),
         examples=(),
     )

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import ConfigError
@@ -141,6 +144,23 @@ def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(finished: Path, 
     assert not list((tmp_path / "out" / "checkpoints").glob(".step-*"))
     logged = [line["step"] for line in events(tmp_path / "out" / "log.jsonl") if line["event"] == "step"]
     assert logged == list(range(1, 13))
+
+
+def test_a_run_that_goes_on_counts_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 2)
+        run(again(finished, tmp_path / "out"), quiet=True)
+    run(again(finished, tmp_path / "out"), resume=True, quiet=True)
+    parts, whole = (
+        [line for line in events(out / "log.jsonl") if line["event"] == "step"]
+        for out in (tmp_path / "out", finished / "out")
+    )
+    for name in ("tokens", "trained_tokens"):
+        assert [line[name] for line in parts] == [line[name] for line in whole]
+    seconds = [line["seconds"] for line in parts]
+    assert seconds == sorted(seconds)
 
 
 def test_losses_are_told_by_tag(tmp_path: Path) -> None:
@@ -318,6 +338,28 @@ def test_how_a_step_is_computed_changes_nothing(
     assert norms(tmp_path / "out") == pytest.approx(norms(finished / "out"), rel=1e-4)
 
 
+def test_activation_checkpointing_keeps_less(finished: Path, tmp_path: Path) -> None:
+    kept = {}
+    for way in ("none", "layers"):
+        sizes: list[int] = []
+
+        def note(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        changes = {"training__activation_checkpointing": way, "training__steps": 1, "training__clip": None}
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            run(again(finished, tmp_path / way, **changes), quiet=True)
+        kept[way] = sum(sizes)
+    assert 0 < kept["layers"] < kept["none"] / 2
+
+
+def test_deterministic_is_torch_s_own_switch(finished: Path, tmp_path: Path) -> None:
+    for way in (True, False):
+        run(again(finished, tmp_path / str(way), training__steps=1, training__deterministic=way), quiet=True)
+        assert torch.are_deterministic_algorithms_enabled() is way
+
+
 @pytest.fixture(scope="module")
 def by_two(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks make of the finished run, in several ways: one launch, for starting them takes longest."""
@@ -425,11 +467,14 @@ def test_a_full_directory_is_refused_without_resume(finished: Path, tmp_path: Pa
     ("change", "told"),
     [
         ({"training__learning_rate": 2e-3}, r"\[training\] differs: learning_rate"),
-        ({"seed": 1}, "the data, their mixture"),
+        ({"seed": 1}, "`seed` differs"),
+        ({"training__steps": 5}, r"\[training\] differs: steps\. "),
+        ({"training__batch": 2}, r"\[training\] differs: batch\. "),
         ({"data__eta": 0.5}, "the data, their mixture"),
         ({"model__path": "other"}, "the base model is another one"),
         ({"model__path": "template"}, "the tokenizer or the chat template is another one"),
         ({"data__sources": "words"}, "of the same lengths, and their tokens or loss masks are others"),
+        ({"data__sources": "masks"}, "of the same lengths, and their tokens or loss masks are others"),
     ],
 )
 def test_a_run_goes_on_as_itself_only(
@@ -450,11 +495,12 @@ def test_a_run_goes_on_as_itself_only(
         told_settings["model_max_length"] = 77
         (other / "tokenizer_config.json").write_text(json.dumps(told_settings), encoding="utf-8")
         change = {"model__path": str(other)}
-    elif change.get("data__sources") == "words":
+    elif (kind := change.get("data__sources")) is not None:
         lines = (finished / "agent.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
-        said = next(message for message in records[-1]["messages"] if message["role"] == "assistant")
-        said["content"] = said["content"].replace("It", "Is")
+        # One of several answers: the conversation is still trained.
+        said = max(records, key=lambda record: len(record["messages"]))["messages"][-1]
+        said |= {"content": said["content"].replace("It", "Is")} if kind == "words" else {"loss": False}
         file = write_records(tmp_path / "agent.jsonl", records)
         sources = settings(finished)["data"]["sources"]
         change = {"data__sources": [sources[0] | {"path": str(file)}, sources[1]]}
@@ -472,7 +518,13 @@ def test_a_full_disk_is_told_before_the_first_step(
     with pytest.raises(TuneError, match="GB free; 3 checkpoints of"):
         run(again(finished, tmp_path / "out"), quiet=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rendered"]
-    monkeypatch.undo()
+    # Three checkpoints of weights and two moments, and the result: 4 bytes a number. One byte less is too little.
+    checkpoint = Checkpoint.open(finished / "base")
+    needed = sum(np.prod(tensor.shape) for tensor in checkpoint.tensors()) * 4 * (3 * 3 + 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(needed) - 1))
+    with pytest.raises(TuneError, match="GB free; 3 checkpoints of"):
+        run(again(finished, tmp_path / "out"), quiet=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(needed)))
     assert run(again(finished, tmp_path / "out"), quiet=True).step == 4
 
 

@@ -10,7 +10,7 @@ from agentlm.model.config import ModelConfig
 from agentlm.ops.packed import PackedContext
 from agentlm.tuning.config import TuneConfig
 from agentlm.tuning.model import Batch
-from agentlm.tuning.work import estimate, peak, step_operations
+from agentlm.tuning.work import estimate, peak, step_operations, told
 from tests.tuning.runs import load, write_base
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -50,6 +50,33 @@ def test_the_recipe_is_estimated_from_known_shapes() -> None:
     assert one.tokens_per_second * 43.6e9 == pytest.approx(0.39 * 989e12, rel=0.05)
     assert eight.hours == pytest.approx(one.hours / 8)
     assert eight.memory < one.memory / 4
+
+
+def test_memory_is_the_sum_of_its_parts() -> None:
+    tune = TuneConfig.load(RECIPES / "agentlm-7b.toml", [("training.activation_checkpointing", "none")])
+    one = estimate(tune, ModelConfig.load(RECIPES / "llama-2-7b"), 1, "H200")
+    parts = (one.weights, one.gradients, one.states, one.gathered, one.activations)
+    assert min(parts) > 1e9
+    assert one.memory == sum(parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ([], ("model: 6.74 B parameters", ": 524 M tokens", "1 × H200: 16.", " h, ", "weights 27.0 GB")),
+        (
+            [("training.steps", 1), ("training.batch", 1), ("data.length", 512)],
+            (": 0.51 k tokens", "1 × H200: 0.05 s, "),
+        ),
+    ],
+)
+def test_an_estimate_is_told_in_units_that_fit(
+    changes: list[tuple[str, int]], lines: tuple[str, ...]
+) -> None:
+    tune = TuneConfig.load(RECIPES / "agentlm-7b.toml", changes)
+    text = "\n".join(told(tune, ModelConfig.load(RECIPES / "llama-2-7b"), "H200"))
+    for line in lines:
+        assert line in text, text
 
 
 def test_peaks_are_found_by_the_name_that_torch_gives() -> None:

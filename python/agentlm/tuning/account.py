@@ -15,7 +15,7 @@ from agentlm.tuning.config import SourceSection, TuneConfig
 from agentlm.tuning.mixture import streams
 from agentlm.tuning.plan import Plan, make_plan
 from agentlm.tuning.preference import Pairs, plan_pairs
-from agentlm.tuning.rendering import Rendered, files_of
+from agentlm.tuning.rendering import LOST_TURNS, Rendered, files_of
 
 
 def plan_of(config: TuneConfig, rendered: Rendered, pairs: Pairs | None = None) -> Plan:
@@ -69,7 +69,7 @@ def tags_told(rendered: Rendered, counts: npt.NDArray[np.int64]) -> frozenset[st
 def left_out_told(sources: Sequence[SourceSection], rendered: Rendered) -> list[str]:
     """What was not taken of each source and why, a line a source and reason, and an example of each."""
     lines = [
-        f"{source.name}: {number} conversations left out: {reason}"
+        f"{source.name}: {number} conversations {'' if reason == LOST_TURNS else 'left out: '}{reason}"
         for source, left_out in zip(sources, rendered.left_out, strict=True)
         for reason, number in left_out.items()
     ]
@@ -120,9 +120,11 @@ def mixture_told(config: TuneConfig, rendered: Rendered, plan: Plan) -> list[str
         own = rendered.source == index
         times = int(counts[own].sum())
         own_trained = int((counts[own] * rendered.trained[own]).sum())
+        pieces, whole = int(own.sum()), rendered.conversations[index]
+        told = f"{whole} conversations" + (f" in {pieces} pieces" if pieces > whole else "")
         lines.append(
-            f"{source.name}: {int(own.sum())} conversations, drawn {times} times ({times / drawn:.1%} of all, "
-            f"{own_trained / trained:.1%} of trained tokens), {times / max(1, int(own.sum())):.2f} epochs"
+            f"{source.name}: {told}, drawn {times} times ({times / drawn:.1%} of all, "
+            f"{own_trained / trained:.1%} of trained tokens), {times / max(1, pieces):.2f} epochs"
         )
     lines += left_out_told(config.data.sources, rendered)
     packs = sum(len(step) for step in plan.steps)

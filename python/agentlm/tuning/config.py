@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from agentlm.errors import ConfigError
-from agentlm.tuning.tables import change, plain, section, toml
+from agentlm.tuning.tables import absent, change, plain, section, toml
 
 INITS = ("weights", "random")
 DTYPES = ("float32", "bfloat16")
@@ -415,8 +415,8 @@ class TuneConfig:
         return plain(self)  # type: ignore[no-any-return]
 
     def to_toml(self) -> str:
-        """The whole configuration, defaults included, as a file that `load` reads."""
-        return toml(self.to_dict())
+        """The whole configuration, defaults included, as a file that `load` reads; what is not set is named at its end."""
+        return f"{toml(self.to_dict())}\n# Not set: {', '.join(absent(self))}\n"
 
 
 def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ _REASONS = {
     "model": "`model.init` differs",
     "base": "the base model is another one",
     "tokenizer": "the tokenizer or the chat template is another one",
-    "plan": "the data, their mixture, `data.length` or `training.batch` differ",
+    "plan": "the data, their mixture or `data.length` differ",
     "data": "the conversations are of the same lengths, and their tokens or loss masks are others",
     "mixture": "[data] differs",
     "lora": "[lora] differs",
@@ -30,10 +30,11 @@ def identity(config: TuneConfig, base: Path, plan: Plan, rendered: Rendered) -> 
     """What a run is, as plain JSON."""
     made = {
         **of_base(config, base),
+        **_of_training(config),
+        # Last, as other steps or another seed make another plan, and are the reason that should be told.
         "plan": plan.digest(),
         # A plan is of lengths: other words or masks of the same lengths have the same one.
         "data": rendered.digest(),
-        **_of_training(config),
     }
     return _plain(made)
 

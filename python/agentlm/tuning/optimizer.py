@@ -18,7 +18,8 @@ def learning_rate(training: TrainingSection, step: int, steps: int) -> float:
 
     The first step's rate is not 0, and the last one's is `final_learning_rate` times the peak but for one part.
     """
-    warm = math.ceil(training.warmup * steps)
+    # Seven per cent of 100 steps are 7, and 0.07 * 100 is a little more.
+    warm = math.ceil(training.warmup * steps - 1e-6)
     if step < warm:
         return training.learning_rate * (step + 1) / warm
     passed = (step - warm) / max(1, steps - warm)

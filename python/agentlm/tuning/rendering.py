@@ -27,7 +27,7 @@ from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.tuning.config import SourceSection
 from agentlm.tuning.record import Conversation, Message, read
 
-LAYOUT = 3
+LAYOUT = 4
 """Changes with what is kept."""
 GROUP = 256
 """Conversations that are rendered between two looks at the files: what is in memory besides the tokens."""
@@ -45,6 +45,7 @@ TOKENIZER_FILES = (
 
 NO_TRAINED = "no trained token"
 TOO_LONG = "too long"
+LOST_TURNS = "left out in part: turns that are too long even alone"
 REFUSED = "refused by the chat template"
 
 
@@ -73,8 +74,10 @@ class Rendered:
     reward: npt.NDArray[np.float64]
     """What each one got; not a number where that is not known."""
     tag_sets: tuple[tuple[str, ...], ...]
+    conversations: tuple[int, ...]
+    """For each source, how many were taken, in however many pieces."""
     left_out: tuple[Mapping[str, int], ...]
-    """For each source, how many were not taken, by reason."""
+    """For each source, how many were not taken, or not as a whole, by reason."""
     examples: tuple[str, ...]
     """For each source and reason, the first one and what was wrong, in words."""
 
@@ -163,11 +166,13 @@ def _render_all(
     items: dict[tuple[str | None, str], int] = {}
     item_of: list[int] = []
     reward_of: list[float] = []
+    taken: list[int] = []
     left_out: list[dict[str, int]] = []
     examples: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for index, source in enumerate(sources):
             missing: Counter[str] = Counter()
+            whole = 0
             found = _pieces(pool, renderer, files[index])
             for count, (place, conversation, pieces, reason, why) in enumerate(found, 1):
                 if progress is not None and count % GROUP == 0:
@@ -181,6 +186,7 @@ def _render_all(
                     if not missing[reason]:
                         examples.append(f"{source.name}: {place} ({conversation.id}): {why}")
                     missing[reason] += 1
+                whole += bool(pieces)
                 for own_ids, own_mask in pieces:
                     ids.append(own_ids)
                     mask.append(own_mask)
@@ -189,6 +195,7 @@ def _render_all(
                     tried = (conversation.task, conversation.item or "")
                     item_of.append(items.setdefault(tried, len(items)) if conversation.item else -1)
                     reward_of.append(math.nan if conversation.reward is None else conversation.reward)
+            taken.append(whole)
             left_out.append(dict(missing))
     if not ids:
         raise RenderingError(
@@ -205,6 +212,7 @@ def _render_all(
         item=np.asarray(item_of, dtype=np.int64),
         reward=np.asarray(reward_of, dtype=np.float64),
         tag_sets=tuple(tags),
+        conversations=tuple(taken),
         left_out=tuple(left_out),
         examples=tuple(examples),
     )
@@ -247,7 +255,8 @@ class _Renderer:
         except ChatTemplateError as error:
             return [], REFUSED, str(error)
         if lost:
-            return pieces, TOO_LONG, f"{why}; {lost} turns did not fit even alone"
+            reason = LOST_TURNS if pieces else TOO_LONG
+            return pieces, reason, f"{why}; {lost} turns did not fit even alone"
         if not pieces:
             return [], NO_TRAINED, f"{why}, and none of them is trained"
         return pieces, None, ""
@@ -336,7 +345,9 @@ def _keep(kept: Path, rendered: Rendered) -> None:
     try:
         for name in _ARRAYS:
             np.save(made / f"{name}.npy", getattr(rendered, name))
-        told = {name: getattr(rendered, name) for name in ("tag_sets", "left_out", "examples")}
+        told = {
+            name: getattr(rendered, name) for name in ("tag_sets", "conversations", "left_out", "examples")
+        }
         (made / "about.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
         made.chmod(0o755)
         made.rename(kept)
@@ -350,6 +361,7 @@ def _kept(kept: Path) -> Rendered:
     return Rendered(
         **arrays,
         tag_sets=tuple(map(tuple, about["tag_sets"])),
+        conversations=tuple(about["conversations"]),
         left_out=tuple(about["left_out"]),
         examples=tuple(about["examples"]),
     )

@@ -49,6 +49,7 @@ from agentlm.tuning.work import peak, step_operations
 MODEL_NAME = "model"
 ADAPTER_NAME = "adapter"
 RUN_NAME = "run.json"
+CONFIG_NAME = "config.toml"
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -327,7 +328,7 @@ class _Run:
             "sources": digests_of_sources(self.config),
         }
         _write_whole(self.directory / RUN_NAME, json.dumps(about, indent=2) + "\n")
-        _write_whole(self.directory / "config.toml", self.config.to_toml())
+        _write_whole(self.directory / CONFIG_NAME, self.config.to_toml())
 
     def _check_same(self, step: int, now: dict[str, Any]) -> None:
         """Raises `TuneError` if the checkpoint is of another run."""
@@ -335,7 +336,7 @@ class _Run:
         if told is not None:
             raise TuneError(
                 f"{self.directory} holds a run that this one cannot go on from: {told}. Go on with the configuration "
-                f"in {self.directory / 'config.toml'}, or choose another output."
+                f"in {self.directory / CONFIG_NAME}, or choose another output."
             )
 
     def _adapter(self) -> Mapping[str, LoraModule] | None:

@@ -105,6 +105,18 @@ def plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
+def absent(value: Any, path: str = "") -> list[str]:
+    """The dotted keys and tables of a dataclass that are not set."""
+    found = []
+    for f in fields(value):
+        own, where = getattr(value, f.name), f"{path}{f.name}"
+        if own is None and f.default is None:
+            found.append(where)
+        elif is_dataclass(own):
+            found += absent(own, f"{where}.")
+    return found
+
+
 def toml(values: Mapping[str, Any], path: str = "") -> str:
     """What `plain` gave, as TOML: values first, then tables."""
     lines, tables = [], []

@@ -154,12 +154,12 @@ def told(tune: TuneConfig, config: ModelConfig, gpu: str) -> list[str]:
     lora = "" if tune.lora is None else f", LoRA of rank {tune.lora.rank}"
     inputs = (
         (
-            f"model: {parameters / 1e9:.2f} B parameters, {config.layers} layers, hidden {config.hidden}, "
+            f"model: {_short(parameters, _COUNTS)} parameters, {config.layers} layers, hidden {config.hidden}, "
             f"vocabulary {config.vocab}"
         ),
         (
             f"run: {steps:,} steps of {training.batch} packs of {tune.data.length:,} tokens, all of them full: "
-            f"{steps * tokens / 1e6:,.0f} M tokens"
+            f"{_short(steps * tokens, _COUNTS)} tokens"
         ),
         (
             f"computed in {training.dtype}, optimizer state {training.optimizer_state}, "
@@ -182,7 +182,20 @@ def told(tune: TuneConfig, config: ModelConfig, gpu: str) -> list[str]:
             "activations and logits": one.activations,
         }
         lines.append(
-            f"{gpus} × {gpu}: {one.hours:.1f} h, {one.tokens_per_second:,.0f} tokens/s, {one.memory / 1e9:.0f} GB a GPU "
-            f"({fits}): {', '.join(f'{name} {size / 1e9:.1f}' for name, size in parts.items())}"
+            f"{gpus} × {gpu}: {_short(3600 * one.hours, _TIMES)}, {one.tokens_per_second:,.0f} tokens/s, "
+            f"{_short(one.memory, _BYTES)} a GPU "
+            f"({fits}): {', '.join(f'{name} {_short(size, _BYTES)}' for name, size in parts.items())}"
         )
     return lines
+
+
+_COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_TIMES = ((3600, "h"), (60, "min"), (1, "s"))
+_BYTES = ((1e9, "GB"), (1e6, "MB"))
+
+
+def _short(number: float, units: tuple[tuple[float, str], ...]) -> str:
+    """In the largest unit that it reaches, to about three digits."""
+    size, unit = next(((size, unit) for size, unit in units if number >= size), units[-1])
+    value = number / size
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"

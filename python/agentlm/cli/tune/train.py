@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--output", "output", click.Path(file_okay=False), "Directory of the run."),
     ("--model", "model.path", click.STRING, "Checkpoint directory or hub name."),
+    (
+        "--chat-template",
+        "model.chat_template",
+        click.Path(dir_okay=False),
+        "Jinja file that takes the place of the checkpoint's own template.",
+    ),
     ("--steps", "training.steps", click.INT, "Optimizer steps; takes the place of epochs."),
     ("--epochs", "training.epochs", click.FLOAT, "Epochs; takes the place of steps."),
     ("--batch", "training.batch", click.INT, "Packs an optimizer step, over all ranks."),
@@ -150,14 +156,16 @@ def train(
         return
     prepare(settings)
     from agentlm.tuning.parallel import launched
-    from agentlm.tuning.run import run
+    from agentlm.tuning.run import CONFIG_NAME, run
 
     rank, world, local_rank = launched()
     outcome = run(settings, resume=resume, quiet=quiet, rank=rank, world=world, local_rank=local_rank)
     if rank == 0:
         if outcome.result is None:
             click.echo(
-                f"interrupted: saved after step {outcome.step}; go on with: agentlm tune {config} --resume",
+                # The file that the run wrote: it knows what flags changed in the one that was given.
+                f"interrupted: saved after step {outcome.step}; go on with: agentlm tune "
+                f"{Path(settings.output) / CONFIG_NAME} --resume",
                 err=True,
             )
         else:
