@@ -74,6 +74,15 @@ def test_without_a_model_the_bundled_one_answers_and_says_what_it_is(tmp_path, c
     assert not list(tmp_path.iterdir())
 
 
+def test_the_mock_backend_is_not_said_to_be_the_bundled_model():
+    ran = agentlm("generate", "Hello!", "--backend", "mock", "--mock-step-time", 0, "--max-new-tokens", 2)
+    assert ran.returncode == 0
+    assert (
+        ran.stderr
+        == "note: no model was given: the mock backend makes tokens up, of agentlm-nano's vocabulary\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("lines", "named"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from agentlm import LLM, SamplingParams
 from agentlm.errors import EngineClosedError, InvalidRequestError
+from agentlm.events import LoopMailbox
 from tests.model.small import make_small
 
 
@@ -49,6 +50,22 @@ def test_a_stream_is_the_completion(llm):
     chunks = asyncio.run(run())
     assert "".join(chunk.text for chunk in chunks) == chunks[-1].completion.text
     assert chunks[-1].completion.token_ids == llm.generate("some text", params)[0].token_ids
+
+
+def test_a_loop_is_woken_for_events_and_for_nothing_else(llm, monkeypatch):
+    woken = []
+
+    def deliver(box, real=LoopMailbox._deliver):
+        woken.append(None)
+        real(box)
+
+    monkeypatch.setattr(LoopMailbox, "_deliver", deliver)
+
+    async def run():
+        return [chunk async for chunk in llm.astream("x", SamplingParams(max_new_tokens=20, ignore_eos=True))]
+
+    assert len(asyncio.run(run())) == 20
+    assert 1 <= len(woken) <= 20
 
 
 def test_the_loop_runs_while_requests_do(llm):

@@ -102,3 +102,34 @@ impl StopMatcher {
             .unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every text of these letters with as many of them.
+    fn texts(length: usize) -> impl Iterator<Item = String> {
+        (0..1_usize << length).map(move |bits| {
+            (0..length)
+                .map(|at| if bits >> at & 1 == 0 { 'a' } else { 'b' })
+                .collect()
+        })
+    }
+
+    #[test]
+    fn a_stop_string_is_found_where_it_first_ends_also_where_it_overlaps_itself() {
+        for stop in (1..=5).flat_map(texts) {
+            for text in texts(9) {
+                let mut matcher = StopMatcher::new(std::slice::from_ref(&stop));
+                let found = matcher.feed(text.as_bytes()).map(|found| (found.end, found.len));
+                let expected = text.find(&stop).map(|at| (at + stop.len(), stop.len()));
+                assert_eq!(found, expected, "{stop} in {text}");
+                if expected.is_none() {
+                    let may_become = |n: &usize| stop.starts_with(&text[text.len() - n..]);
+                    let held = (0..stop.len()).rev().find(may_become);
+                    assert_eq!(Some(matcher.held()), held, "{stop} after {text}");
+                }
+            }
+        }
+    }
+}

@@ -23,7 +23,7 @@ def command(system: str | None, chat_template: str | None, **options: Any) -> No
     start = [{"role": "system", "content": system}] if system else []
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
         if not llm.info.is_chosen:
-            click.echo(f"note: {bundled.NOTE}", err=True)
+            click.echo(f"note: {bundled.note(llm.info.backend)}", err=True)
         messages = list(start)
         while True:
             try:

@@ -68,7 +68,7 @@ def command(
     params = [_params(job) for job in jobs]
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
         if not llm.info.is_chosen:
-            click.echo(f"note: {bundled.NOTE}", err=True)
+            click.echo(f"note: {bundled.note(llm.info.backend)}", err=True)
         prompts: list[Any] = [job.prompt for job in jobs]
         if chat:
             prompts = [_rendered(llm, job) for job in jobs]

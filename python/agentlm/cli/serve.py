@@ -172,7 +172,7 @@ def command(
         running = open_engine(config, progress)
     info = running.info
     if not info.is_chosen:
-        say(bundled.NOTE)
+        say(bundled.note(info.backend))
     try:
         template = running.chat_template(chat_template)
         say(f"chat template: {template.source}")

@@ -289,6 +289,32 @@ fn the_latest_arrival_is_preempted_and_the_oldest_uses_the_whole_pool() {
 }
 
 #[test]
+fn of_an_unused_beginning_the_end_is_given_up_first() {
+    let mut desk = Desk::new(config(6, 4, 128, 1));
+    desk.submit(1, vec![1; 65], new_tokens(1));
+    desk.step(5);
+    // Two blocks are free and four are cached: it takes two of those.
+    desk.submit(2, vec![2; 50], new_tokens(1));
+    desk.step(5);
+    desk.submit(3, vec![1; 65], new_tokens(1));
+    assert_eq!(desk.step(5)[0].computed, 32);
+}
+
+#[test]
+fn nobody_is_admitted_into_the_blocks_that_who_runs_will_need() {
+    let mut desk = Desk::new(config(4, 4, 128, 1));
+    desk.submit(1, vec![1; 4], new_tokens(20));
+    desk.step(5);
+    // There are three blocks for it, until the first request needs its second one.
+    desk.submit(2, vec![2; 48], new_tokens(9));
+    while desk.core.live() > 0 {
+        desk.step(5);
+    }
+    let stats = desk.core.stats();
+    assert_eq!((stats.finished_length, stats.preemptions), (2, 0));
+}
+
+#[test]
 fn overlap_plans_a_decode_before_its_token_is_known() {
     let mut desk = Desk::new(config(8, 4, 64, 2));
     desk.submit(1, vec![1; 4], new_tokens(3));

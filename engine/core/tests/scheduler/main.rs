@@ -13,6 +13,7 @@ mod device;
 mod features;
 #[cfg(feature = "mutations")]
 mod mutations;
+mod params;
 mod properties;
 mod reference;
 mod world;

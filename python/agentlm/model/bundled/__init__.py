@@ -9,8 +9,6 @@ from pathlib import Path
 from agentlm.errors import ConfigError
 
 NAME = "agentlm-nano"
-NOTE = f"no model was given: {NAME}, a demonstration model of 3.9 M parameters that knows little, answers"
-"""What is said aloud when it answers because nobody chose."""
 FILES = (
     "config.json",
     "generation_config.json",
@@ -34,3 +32,10 @@ def directory() -> Path:
             "or name another `model`"
         )
     return found
+
+
+def note(backend: str) -> str:
+    """What is said aloud where nobody chose a model."""
+    if backend == "mock":
+        return f"no model was given: the mock backend makes tokens up, of {NAME}'s vocabulary"
+    return f"no model was given: {NAME}, a demonstration model of 3.9 M parameters that knows little, answers"
