@@ -8,6 +8,7 @@ mod kernels;
 pub mod kv_cache;
 pub mod linear;
 pub mod memory;
+mod outer_product;
 pub mod pool;
 pub mod rounding;
 pub mod rows;

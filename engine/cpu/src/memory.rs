@@ -114,12 +114,13 @@ impl Drop for Mapping {
     }
 }
 
-/// Values from one row to the next of a matrix whose rows are read together, a column at a time: rows that are a multiple of
-/// 4 KiB apart would fall into one set of the first cache and push each other out.
+/// Values from one row to the next of a matrix of which some rows are read together, a stretch of each: rows a multiple of 2 KiB
+/// apart would fall into the same sets of the first cache and push each other out, an odd multiple of 1 KiB spreads them.
 #[must_use]
 pub const fn row_stride(dim: usize) -> usize {
-    if dim > 0 && dim.is_multiple_of(4096 / size_of::<f32>()) {
-        dim + 64 / size_of::<f32>()
+    const KIB: usize = 1024 / size_of::<f32>();
+    if dim > 0 && dim.is_multiple_of(2 * KIB) {
+        dim + KIB
     } else {
         dim
     }

@@ -1,4 +1,4 @@
-//! AVX-512 microkernels: tiles of up to 14 x 32 or 6 x 64 with the accumulators in registers.
+//! AVX-512 microkernels: tiles of up to 14 x 32 with the accumulators in registers.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -6,7 +6,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::choice::{F16, F32, choose_microkernels, size, step_bytes};
-use super::tile::{A_STRIDE, Kernel, Tile, UNROLL};
+use super::tile::{Kernel, Tile, UNROLL};
+use crate::outer_product::{Address, MAX_ROWS, outer_product};
 use crate::weight::GROUP;
 
 /// The AVX-512 microkernels.
@@ -14,6 +15,8 @@ pub(super) struct Avx512;
 
 /// How far ahead B is fetched from the second cache into the first; 0.5 to 2 KiB measured alike, the most a little best.
 const NEAR_BYTES: usize = 2048;
+/// So many turns of [`UNROLL`] steps before the end all of C has been asked for.
+const C_TURNS: usize = 8;
 
 /// Sixteen values as f32.
 ///
@@ -54,61 +57,54 @@ unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
     reason = "rows and vectors index several things alike"
 )]
 unsafe fn tile<const ROWS: usize, const VECTORS: usize, const FORMAT: u8>(tile: &Tile) {
+    const { assert!(VECTORS == 2) };
     let step_bytes = step_bytes(FORMAT);
-    let mut acc = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-    // As many as fourteen rows are addressed by constants; so few as six have registers for it.
-    let a_stride = if VECTORS > 2 { tile.a_stride } else { A_STRIDE };
-    // Where a vector of B lies: two to a group.
-    let column = |b: *const u8, v: usize| b.wrapping_add(v / 2 * tile.b_next + v % 2 * 16 * size(FORMAT));
-    // One step for all rows and columns. A macro, not a function: were `acc` borrowed by a call, the compiler would keep
-    // it in memory.
+    let mut acc = [[_mm512_setzero_ps(); 2]; ROWS];
+    let stride = tile.a_stride * size_of::<f32>();
+    let (three, five) = (3 * stride, 5 * stride);
     macro_rules! advance {
-        ($a:expr, $b:expr) => {{
-            let (a, b): (*const f32, *const u8) = ($a, $b);
-            let mut columns = [_mm512_setzero_ps(); VECTORS];
-            for v in 0..VECTORS {
-                columns[v] = load::<FORMAT>(column(b, v));
-            }
-            for row in 0..ROWS {
-                let x = _mm512_set1_ps(*a.add(row * a_stride));
-                for v in 0..VECTORS {
-                    acc[row][v] = _mm512_fmadd_ps(x, columns[v], acc[row][v]);
+        ($low:ident, $high:ident, $b:ident: $($step:literal)*) => {
+            $(
+                let from = $b.add($step * step_bytes);
+                let columns = [load::<FORMAT>(from), load::<FORMAT>(from.add(step_bytes / VECTORS))];
+                for line in 0..(VECTORS * size(FORMAT)).div_ceil(4) {
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(NEAR_BYTES + line * 64).cast());
                 }
-            }
-        }};
+                outer_product!(acc[ROWS] += ($low, $high)[stride, three, five][$step] * columns);
+            )*
+        };
     }
-    let mut a = tile.a;
+    let mut low = tile.a.cast::<u8>();
+    let mut high = low.wrapping_add(Address::middle(ROWS) * stride);
     let mut b = tile.b;
     let mut ahead = tile.ahead;
+    let turns = tile.steps / UNROLL;
+    // C is fetched towards the end, a row a turn: earlier, B would push it out of the first cache again.
+    let c_from = turns.saturating_sub(ROWS + C_TURNS);
     let mut c_row = tile.c.cast_const();
-    // SAFETY: `a` has ROWS rows of `steps` values `a_stride` apart, `b` has `steps` rows of 32 values for each two vectors;
-    // the loops stay below `steps`. A prefetch cannot fault.
+    // SAFETY: `a` has ROWS rows of `steps` values `a_stride` apart, `b` has `steps` rows of a group; the loops stay below
+    // `steps`. A prefetch cannot fault.
     unsafe {
-        for turn in 0..tile.steps / UNROLL {
+        for turn in 0..turns {
             for _ in 0..tile.ahead_lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                 ahead = ahead.wrapping_add(64);
             }
-            for step in 0..UNROLL {
-                for line in 0..(VECTORS * size(FORMAT)).div_ceil(4) {
-                    let near =
-                        column(b, line * 4 / size(FORMAT)).wrapping_add(step * step_bytes + NEAR_BYTES);
-                    _mm_prefetch::<_MM_HINT_T0>(near.cast());
-                }
-                // C, a row a turn: all at once would hold up B.
-                if step < VECTORS {
-                    _mm_prefetch::<_MM_HINT_T0>(c_row.wrapping_add(step * 16).cast());
-                }
-                advance!(a.add(step), b.add(step * step_bytes));
-            }
-            if turn + 1 < ROWS {
+            _mm_prefetch::<_MM_HINT_T0>(c_row.cast());
+            _mm_prefetch::<_MM_HINT_T0>(c_row.wrapping_add(16).cast());
+            if turn.wrapping_sub(c_from) < ROWS - 1 {
                 c_row = c_row.wrapping_add(tile.c_stride);
             }
-            a = a.add(UNROLL);
+            advance!(low, high, b: 0 1 2 3);
+            low = low.add(UNROLL * size_of::<f32>());
+            high = high.wrapping_add(UNROLL * size_of::<f32>());
             b = b.add(UNROLL * step_bytes);
         }
-        for step in 0..tile.steps % UNROLL {
-            advance!(a.add(step), b.add(step * step_bytes));
+        for _ in 0..tile.steps % UNROLL {
+            advance!(low, high, b: 0);
+            low = low.add(size_of::<f32>());
+            high = high.wrapping_add(size_of::<f32>());
+            b = b.add(step_bytes);
         }
     }
     // Loops over `acc` stay this simple so that all of them are unrolled: one that is not would force it into memory.
@@ -182,10 +178,10 @@ unsafe fn widen<const FORMAT: u8>(from: *const u8, steps: usize, to: *mut f32) {
 }
 
 impl Kernel for Avx512 {
-    const GROUP_ROWS: usize = 14;
+    const GROUP_ROWS: usize = MAX_ROWS;
     const PANEL_ROWS: usize = 0;
-    const LARGE_ROWS: usize = 6;
-    const LARGE_PANELS: usize = 4;
+    const LARGE_ROWS: usize = MAX_ROWS;
+    const LARGE_PANELS: usize = 2;
     const B_STATIONARY: bool = false;
     const DIRECT_TILES: usize = 2;
     const BLOCK_TILES: usize = 1;
@@ -195,6 +191,5 @@ impl Kernel for Avx512 {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         widened as F32;
         2 panels => 2 vectors: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-        4 panels of F32 => 4 vectors: 1 2 3 4 5 6;
     }
 }

@@ -68,8 +68,6 @@ pub(super) struct Activations {
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub start: *const u8,
-    /// Bytes to the same k-block of the next group.
-    pub next: usize,
     pub layout: Layout,
 }
 
@@ -81,7 +79,7 @@ pub(super) struct Tiling {
     height: usize,
     /// So many first tiles have one row more.
     higher: usize,
-    /// Panels that a tile spans: 2 are a group, 4 two of them.
+    /// Panels that a tile spans: 2 are a group.
     pub panels: usize,
 }
 
@@ -124,11 +122,10 @@ impl Job<'_> {
         (self.weight.k() - k_block * K_BLOCK).min(K_BLOCK)
     }
 
-    /// Computes all tiles of `tiles` in one k-block of one group (or of two, where tiles span two); `each` runs before
-    /// every tile and says what to prefetch.
+    /// Computes all tiles of `tiles` in one k-block of one group; `each` runs before every tile and says what to prefetch.
     ///
     /// # Safety
-    /// As [`run`]; `a` holds the rows of `tiles`, `b` the k-block of the groups.
+    /// As [`run`]; `a` holds the rows of `tiles`, `b` the k-block of the group.
     pub unsafe fn tiles<K: Kernel>(
         &self,
         tiling: Tiling,
@@ -141,7 +138,7 @@ impl Job<'_> {
         let steps = self.steps(k_block);
         let first_row = tiling.start(tiles.start);
         let last = k_block + 1 == self.k_blocks();
-        for part in 0..(GROUP / PANEL).div_ceil(tiling.panels) {
+        for part in 0..GROUP / PANEL / tiling.panels {
             let column = group * GROUP + part * PANEL;
             if column >= self.weight.n() {
                 break;
@@ -165,7 +162,6 @@ impl Job<'_> {
                         a: a.start.add((rows.start - first_row) * a.stride),
                         a_stride: a.stride,
                         b: b.start.add(offset),
-                        b_next: b.next,
                         layout: b.layout,
                         steps,
                         ahead: ahead.start,

@@ -53,13 +53,11 @@ pub(super) unsafe fn run<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch:
                     K::widen(weight.dtype(), packed, steps, scratch.b);
                     Block {
                         start: scratch.b.cast(),
-                        next: 0,
                         layout: Layout::Widened,
                     }
                 } else {
                     Block {
                         start: packed,
-                        next: 0,
                         layout: Layout::Packed(weight.dtype()),
                     }
                 };

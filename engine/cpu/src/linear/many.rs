@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::driver::{Activations, Ahead, Block, Job, LINE, Tiling};
 use super::scratch::{WIDENED_GROUPS, WorkerScratch};
-use super::tile::{Kernel, Layout, PANEL, UNROLL};
+use super::tile::{Kernel, Layout, UNROLL};
 use crate::dtype::Dtype;
 use crate::pool::Worker;
 use crate::weight::{GROUP, K_BLOCK, PackedWeight};
@@ -33,9 +33,7 @@ struct Task {
 /// As [`super::driver::run`].
 pub(super) unsafe fn run<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch: &WorkerScratch) {
     const { assert!(K::TASK_GROUPS <= WIDENED_GROUPS) };
-    // Columns are cut where tiles end.
-    let unit = K::LARGE_PANELS.div_ceil(GROUP / PANEL);
-    let units = job.weight.groups().div_ceil(unit);
+    let groups = job.weight.groups();
     let row_chunks = job.m.div_ceil(TASK_ROWS);
     let tiling = Tiling::many::<K>(job.m);
     let most = if direct::<K>(job.weight) {
@@ -44,16 +42,16 @@ pub(super) unsafe fn run<K: Kernel>(worker: &Worker<'_>, job: &Job<'_>, scratch:
     } else {
         K::TASK_GROUPS
     };
-    let task_units = (units * row_chunks)
+    let task_groups = (groups * row_chunks)
         .div_ceil(TASKS_PER_WORKER * worker.count())
-        .clamp(1, most / unit);
-    let column_chunks = units.div_ceil(task_units);
+        .clamp(1, most);
+    let column_chunks = groups.div_ceil(task_groups);
     worker.parallel_for(column_chunks * row_chunks, |index| {
         let (column_chunk, row_chunk) = (index / row_chunks, index % row_chunks);
         let cut = |chunk: usize| {
             // The wider chunks first, so that the workers end together.
-            let (width, wider) = (units / column_chunks, units % column_chunks);
-            ((chunk * width + chunk.min(wider)) * unit).min(job.weight.groups())
+            let (width, wider) = (groups / column_chunks, groups % column_chunks);
+            chunk * width + chunk.min(wider)
         };
         let task = Task {
             tiling,
@@ -119,7 +117,6 @@ unsafe fn by_column<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scrat
                 K::widen(weight.dtype(), weight.block_ptr(group, k_block), steps, scratch.b);
                 let b = Block {
                     start: scratch.b.cast(),
-                    next: 0,
                     layout: Layout::Widened,
                 };
                 job.tiles::<K>(task.tiling, tiles.clone(), (group, k_block), a, b, || {
@@ -148,14 +145,13 @@ unsafe fn by_row<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scratch:
             unsafe { K::widen(dtype, weight.block_ptr(group, k_block), steps, slot(group)) };
         }
     }
-    let unit = task.tiling.panels.div_ceil(GROUP / PANEL);
     // The task's next k-block, group by group, is fetched during all tiles of this one.
     let next_bytes = if k_block + 1 < job.k_blocks() {
         job.steps(k_block + 1) * GROUP * dtype.size()
     } else {
         0
     };
-    let calls = columns.len().div_ceil(unit) * task.tiles.len();
+    let calls = columns.len() * task.tiles.len();
     let lines = (columns.len() * next_bytes).div_ceil(calls * AHEAD_BYTES);
     let (mut next_group, mut fetched) = (columns.start, 0);
     let mut ahead = || {
@@ -172,19 +168,16 @@ unsafe fn by_row<K: Kernel>(job: &Job<'_>, task: &Task, k_block: usize, scratch:
     for tile in task.tiles.clone() {
         // SAFETY: the tile is one of the task's.
         let a = unsafe { activations(job, task.tiling, tile, k_block) };
-        for group in columns.clone().step_by(unit) {
-            let (start, next) = if direct::<K>(weight) {
-                (weight.block_ptr(group, k_block), weight.group_bytes())
-            } else {
-                (slot(group).cast::<u8>().cast_const(), SLOT * size_of::<f32>())
-            };
+        for group in columns.clone() {
             let b = Block {
-                start,
-                // A last single group is computed twice; the second half falls outside of C.
-                next: if group + 1 < columns.end { next } else { 0 },
+                start: if direct::<K>(weight) {
+                    weight.block_ptr(group, k_block)
+                } else {
+                    slot(group).cast()
+                },
                 layout: Layout::Widened,
             };
-            // SAFETY: as `run`; the k-block's groups lie at `b`.
+            // SAFETY: as `run`; the k-block's group lies at `b`.
             unsafe {
                 job.tiles::<K>(task.tiling, tile..tile + 1, (group, k_block), a, b, &mut ahead);
             }

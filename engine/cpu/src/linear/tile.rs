@@ -26,16 +26,10 @@ pub(super) enum Layout {
 pub(super) struct Tile {
     /// First row's activations.
     pub a: *const f32,
-    /// Values from one row of them to the next; [`A_STRIDE`] where a tile of one group has more than one row.
+    /// Values from one row of them to the next.
     pub a_stride: usize,
     /// First value of the tile's columns.
     pub b: *const u8,
-    /// Bytes from there to the same columns of the next group; only a tile that spans two reads them.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "only AVX-512 has such tiles")
-    )]
-    pub b_next: usize,
     pub layout: Layout,
     /// Steps, `1..=K_BLOCK`.
     pub steps: usize,
@@ -62,7 +56,7 @@ pub(super) trait Kernel {
     const PANEL_ROWS: usize;
     /// Rows of the tiles of a large product.
     const LARGE_ROWS: usize;
-    /// Panels that the tiles of a large product span: 1, 2 (a group), or 4 (two groups).
+    /// Panels that the tiles of a large product span: 1 or 2 (a group).
     const LARGE_PANELS: usize;
     /// Whether a large product keeps a panel of B in the first cache (rather than the rows of A).
     const B_STATIONARY: bool;
@@ -76,8 +70,7 @@ pub(super) trait Kernel {
     /// Computes a tile of `rows` rows that spans so many panels.
     ///
     /// # Safety
-    /// The machine has the instruction set; `rows` is `1..=GROUP_ROWS` for 2 panels, `1..=PANEL_ROWS` for one,
-    /// `1..=LARGE_ROWS` for four (widened B only); `a`, `b`, `c` and `bias` are valid for what [`Tile`] says, and nobody
+    /// The machine has the instruction set; `rows` is `1..=GROUP_ROWS` for 2 panels, `1..=PANEL_ROWS` for one; `a`, `b`, `c` and `bias` are valid for what [`Tile`] says, and nobody
     /// else touches those elements of C.
     unsafe fn tile(rows: usize, panels: usize, tile: &Tile);
 

@@ -7,6 +7,8 @@
 )]
 
 use super::TILE;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 #[cfg(target_arch = "aarch64")]
 use crate::kernels::neon::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -48,7 +50,7 @@ impl Stored for u16 {
 }
 
 /// Most query rows that one call keeps in registers.
-pub(super) const MAX_GROUP: usize = 12;
+pub(super) const MAX_GROUP: usize = 14;
 
 /// The blocks of a tile: keys `[dim][16]` and values `[16][value_dim]`.
 #[derive(Clone, Copy)]
@@ -59,7 +61,19 @@ pub(super) struct Tile<E> {
     pub(super) ahead: [isize; TILE / BLOCK],
 }
 
-/// `out[r][p] = sum over d, in order, of q[r][d] * keys[d][p]` for one of `pieces` equal pieces of the tile's positions.
+#[cfg(target_arch = "x86_64")]
+impl<E> Tile<E> {
+    /// The same addresses, for a format that is f32 where only the caller knows it.
+    fn cast(&self) -> Tile<f32> {
+        Tile {
+            keys: self.keys.map(<*const E>::cast),
+            values: self.values.map(<*const E>::cast),
+            ahead: self.ahead,
+        }
+    }
+}
+
+/// `out[r][p] = sum over d, in order, of q[r][d] * keys[d][p]` for positions `from..to`, a multiple of 32 each.
 ///
 /// # Safety
 /// `q` holds `M` rows of `dim` values, `out` `M` rows of [`TILE`]; every block of the tile is readable (what it holds does not matter).
@@ -68,19 +82,16 @@ unsafe fn scores<S: Simd, E: Stored, const M: usize, const N: usize>(
     q: *const f32,
     dim: usize,
     tile: &Tile<E>,
-    (piece, pieces): (usize, usize),
+    (from, to): (usize, usize),
     out: *mut f32,
 ) {
-    let vectors = TILE / S::LANES;
-    // A register block wider than a piece takes the whole tile at the first piece.
-    let (from, to) = match vectors / pieces {
-        each if each >= N => (piece * each, (piece + 1) * each),
-        _ if piece == 0 => (0, vectors),
-        _ => return,
-    };
+    // A wider register block takes the whole tile the first time.
+    if from % (N * S::LANES) != 0 {
+        return;
+    }
     // SAFETY: the caller's promise; offsets stay within blocks.
     unsafe {
-        for j0 in (from..to).step_by(N) {
+        for j0 in (from / S::LANES..to / S::LANES).step_by(N) {
             let mut from = [tile.keys[0]; N];
             let mut ahead = [0; N];
             for (j, from) in from.iter_mut().enumerate() {
@@ -207,7 +218,7 @@ pub(super) trait Products: Simd {
         q: *const f32,
         dim: usize,
         tile: &Tile<E>,
-        piece: (usize, usize),
+        positions: (usize, usize),
         out: *mut f32,
     );
 
@@ -226,9 +237,11 @@ pub(super) trait Products: Simd {
     );
 }
 
-/// `$groups[left]` rows are taken when fewer than `$most` are left; `$rows x $vectors` are the register blocks.
+/// `$groups[left]` rows are taken when fewer than `$most` are left; `$rows x $vectors` are the register blocks. The products of
+/// `$most` rows may be a module's own, for tiles of f32.
 macro_rules! products {
-    ($simd:ident, $groups:expr, [$($rows:literal x $vectors:literal),*], $most:literal x $most_vectors:literal) => {
+    ($simd:ident, $groups:expr, [$($rows:literal x $vectors:literal),*], $most:literal x $most_vectors:literal
+        $(, of f32 by $module:ident)?) => {
         impl Products for $simd {
             #[inline(always)]
             fn group(left: usize) -> usize {
@@ -237,12 +250,13 @@ macro_rules! products {
             }
 
             #[inline(always)]
-            unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, piece: (usize, usize), out: *mut f32) {
+            unsafe fn scores<E: Stored>(count: usize, q: *const f32, dim: usize, tile: &Tile<E>, positions: (usize, usize), out: *mut f32) {
                 // SAFETY: the caller's promise.
                 unsafe {
                     match count {
-                        $($rows => scores::<Self, E, $rows, $vectors>(q, dim, tile, piece, out),)*
-                        _ => scores::<Self, E, $most, $most_vectors>(q, dim, tile, piece, out),
+                        $($rows => scores::<Self, E, $rows, $vectors>(q, dim, tile, positions, out),)*
+                        $(_ if !E::AHEAD => $module::scores(q, dim, &tile.cast(), positions, out),)?
+                        _ => scores::<Self, E, $most, $most_vectors>(q, dim, tile, positions, out),
                     }
                 }
             }
@@ -259,21 +273,18 @@ macro_rules! products {
             ) {
                 let mut column = 0;
                 macro_rules! whole_blocks {
-                    ($m:literal, $n:literal) => {
+                    ($n:literal, $weighted_sum:expr, $tile:expr) => {
                         while column + $n * Self::LANES <= value_dim {
                             // SAFETY: the caller's promise; the columns are below `value_dim`.
-                            unsafe {
-                                weighted_sum::<Self, E, $m, $n>(
-                                    weights, alpha, tile, positions, value_dim, column, out,
-                                );
-                            }
+                            unsafe { $weighted_sum(weights, alpha, $tile, positions, value_dim, column, out) };
                             column += $n * Self::LANES;
                         }
                     };
                 }
                 match count {
-                    $($rows => whole_blocks!($rows, $vectors),)*
-                    _ => whole_blocks!($most, $most_vectors),
+                    $($rows => whole_blocks!($vectors, weighted_sum::<Self, E, $rows, $vectors>, tile),)*
+                    $(_ if !E::AHEAD => whole_blocks!($most_vectors, $module::weighted_sum, &tile.cast()),)?
+                    _ => whole_blocks!($most_vectors, weighted_sum::<Self, E, $most, $most_vectors>, tile),
                 }
                 // Heads that are not a multiple of the register block: row by row, the same sums.
                 for column in (column..value_dim).step_by(Self::LANES) {
@@ -300,7 +311,7 @@ products!(Avx2, [0, 1, 2, 3, 4, 3], [1 x 2, 2 x 2, 3 x 2, 4 x 2], 6 x 2);
 #[cfg(target_arch = "x86_64")]
 products!(
     Avx512,
-    [0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8],
-    [1 x 4, 2 x 4, 3 x 4, 4 x 4, 6 x 4, 8 x 2],
-    12 x 2
+    [0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8, 12, 12],
+    [1 x 4, 2 x 4, 3 x 4, 4 x 4, 6 x 4, 8 x 2, 12 x 2],
+    14 x 2, of f32 by avx512
 );

@@ -9,6 +9,7 @@
 //!
 //! Refuses to know how rows got their blocks.
 
+mod avx512;
 mod micro;
 mod plan;
 mod task;
@@ -27,7 +28,7 @@ pub(crate) const TILE: usize = 64;
 /// Positions after which the running result is folded into the total.
 pub(crate) const SPLIT: usize = 256;
 /// Most query rows of a task.
-pub(crate) const MAX_ROWS: usize = 192;
+pub(crate) const MAX_ROWS: usize = 182;
 
 const _: () = assert!(TILE.is_multiple_of(BLOCK) && SPLIT.is_multiple_of(TILE));
 

@@ -8,7 +8,7 @@ use super::{MAX_ROWS, SPLIT};
 /// Units of more query rows are not split over positions: there are enough of them, or they are decode of a very wide group.
 const SPLIT_ROWS: usize = 16;
 /// Fewest query rows of a unit that was cut to give every worker something.
-const MIN_ROWS: usize = 12;
+const MIN_ROWS: usize = 14;
 
 /// A run of query rows of one entry, computed for every KV head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

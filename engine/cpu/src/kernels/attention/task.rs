@@ -13,6 +13,8 @@ use crate::memory::{Mapping, MemoryError, SharedRows};
 
 /// From this many query rows on a tile of f16 is widened once instead of in every product.
 const WIDEN_ROWS: usize = 13;
+/// Values of a head of which keys and values of a tile stay in the first-level cache as they are.
+const WHOLE_DIM: usize = 64;
 
 /// What all tasks of one layer share.
 #[derive(Clone, Copy, Debug)]
@@ -306,8 +308,8 @@ unsafe fn soften<S: Simd>(parts: &Parts, seen: &[(i32, i32)], first: usize) {
     }
 }
 
-/// All rows of a task over one tile. Many rows take keys and values in halves, each half by all groups in turn, so that it
-/// stays in the first-level cache; that changes no sum's order.
+/// All rows of a task over one tile. Many rows take the keys and values of wide heads in halves, each half by all groups in turn,
+/// so that it stays in the first-level cache; that changes no sum's order.
 #[inline(always)]
 unsafe fn rows_tile<S: Products, E: Stored>(
     layer: &AttentionLayer<'_>,
@@ -329,7 +331,13 @@ unsafe fn rows_tile<S: Products, E: Stored>(
         }
         start += count;
     }
-    let pieces = if rows.count > MAX_GROUP { 2 } else { 1 };
+    let pieces = if rows.count > MAX_GROUP && value_dim > WHOLE_DIM {
+        2
+    } else {
+        1
+    };
+    // One past the last position of the tile that a group sees.
+    let end = |first: usize, count: usize| (position(first + count - 1) + 1 - tile_start).min(TILE);
     // SAFETY: the caller's promise; the rows are within the scratch.
     unsafe {
         for piece in 0..pieces {
@@ -337,7 +345,13 @@ unsafe fn rows_tile<S: Products, E: Stored>(
             while first < rows.count {
                 let count = S::group(rows.count - first);
                 let out = parts.weights.add(first * TILE);
-                S::scores(count, parts.q.add(first * dim), dim, tile, (piece, pieces), out);
+                let range = (
+                    piece * TILE / pieces,
+                    end(first, count)
+                        .next_multiple_of(TILE / 2)
+                        .min((piece + 1) * TILE / pieces),
+                );
+                S::scores(count, parts.q.add(first * dim), dim, tile, range, out);
                 first += count;
             }
         }
@@ -363,8 +377,8 @@ unsafe fn rows_tile<S: Products, E: Stored>(
                     // The first piece has applied the factor.
                     std::slice::from_raw_parts_mut(parts.alpha.add(first), count).fill(1.0);
                 }
-                let hi = (position(first + count - 1) + 1 - tile_start).min(TILE);
-                let range = (lo.max(piece * TILE / pieces), hi.min((piece + 1) * TILE / pieces));
+                let hi = end(first, count).min((piece + 1) * TILE / pieces);
+                let range = (lo.max(piece * TILE / pieces), hi);
                 if piece == 0 || range.0 < range.1 {
                     let out = parts.running.out.add(first * value_dim);
                     let (weights, alpha) = (parts.weights.add(first * TILE), parts.alpha.add(first));
