@@ -66,6 +66,17 @@ def test_pieces_arrive_whole(monkeypatch, size):
     assert torch.equal(queue.memory, given)
 
 
+def test_a_piece_is_read_while_the_one_before_crosses_the_bus(monkeypatch):
+    queue = Queue(16)
+    monkeypatch.setattr(uploads, "STAGE_BYTES", 8)
+    monkeypatch.setattr(torch.cuda, "Event", queue.event)
+    upload = Upload(torch.device("cpu"))
+    upload._stages = [torch.zeros(8, dtype=torch.uint8) for _ in range(2)]
+    upload._send(torch.arange(16, dtype=torch.uint8), queue)
+    assert queue.length == 2
+    assert not queue.memory.any(), "nobody has waited yet"
+
+
 class Part:
     """A tensor of the device's, from `start` on."""
 
