@@ -107,6 +107,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert outcome.result is None
     assert outcome.step == stop
     assert not (tmp_path / "out" / "model").exists()
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == [f"step-{stop:08}"]
     run(again(finished, tmp_path / "out"), resume=True, quiet=True)
     assert losses(tmp_path / "out") == losses(finished / "out")
     assert tensors(tmp_path / "out") == tensors(finished / "out")
@@ -352,6 +353,15 @@ def test_activation_checkpointing_keeps_less(finished: Path, tmp_path: Path) -> 
             run(again(finished, tmp_path / way, **changes), quiet=True)
         kept[way] = sum(sizes)
     assert 0 < kept["layers"] < kept["none"] / 2
+
+
+def test_a_tied_head_stays_tied(finished: Path, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", shape=TIED)
+    run(again(finished, tmp_path / "out", model__path=str(base), training__steps=1), quiet=True)
+    assert tensors(tmp_path / "out").keys() == tensors_of(base).keys()
+    for out, tied in ((tmp_path / "out", True), (finished / "out", False)):
+        told = json.loads((out / "model" / "config.json").read_text(encoding="utf-8"))
+        assert told["tie_word_embeddings"] is tied
 
 
 def test_deterministic_is_torch_s_own_switch(finished: Path, tmp_path: Path) -> None:
