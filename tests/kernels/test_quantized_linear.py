@@ -12,7 +12,6 @@ from agentlm_kernels import quantized_linear as quantized
 from agentlm_kernels.fp8_linear import fp8_linear, narrow_rows, reference_narrow_rows
 from agentlm_kernels.int8_linear import NarrowConfig
 from agentlm_kernels.quantized_linear import (
-    AWQ_ORDER,
     concatenate,
     dequantize,
     from_awq,
@@ -30,6 +29,8 @@ CLOSE = {
     torch.bfloat16: {"atol": 3e-2, "rtol": 1e-2},
     torch.float16: {"atol": 4e-3, "rtol": 2e-3},
 }
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Which column of eight is in each four bits of a word, lowest first: as the format says, whatever the package thinks."""
 KINDS = {"int8": quantize_int8, "fp8": quantize_fp8, "int4": quantize_int4}
 
 
