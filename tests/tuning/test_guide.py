@@ -50,6 +50,13 @@ def configuration(output: str) -> str:
     return found
 
 
+def write_inputs(at: Path) -> None:
+    """What the guide's first run takes: the two files of records and its configuration, made small."""
+    write_records(at / "agent-kept.jsonl", sums(20, "agent"))
+    write_records(at / "general-kept.jsonl", sums(60, "general", turns=6))
+    (at / "run.toml").write_text(small(configuration("runs/first")), encoding="utf-8")
+
+
 def answer(model: str) -> dict[str, Any]:
     """What `agentlm serve` answers, served as the guide says but for the port."""
     words = [model if word == "runs/first/model" else word for word in the_command("agentlm serve")[2:]]
@@ -66,9 +73,7 @@ def answer(model: str) -> dict[str, Any]:
 def test_the_guide_takes_a_newcomer_to_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_base(tmp_path / "MODEL")
-    write_records(tmp_path / "agent-kept.jsonl", sums(20, "agent"))
-    write_records(tmp_path / "general-kept.jsonl", sums(60, "general", turns=6))
-    (tmp_path / "run.toml").write_text(small(configuration("runs/first")), encoding="utf-8")
+    write_inputs(tmp_path)
     write_records(tmp_path / "tries.jsonl", TRIES)
     preferences = small(configuration("runs/preferred"))
     (tmp_path / "preferences.toml").write_text(preferences, encoding="utf-8")
@@ -88,9 +93,7 @@ def test_the_guide_takes_a_newcomer_to_a_model(tmp_path, monkeypatch):
 def test_the_guides_command_for_several_processes_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_base(tmp_path / "MODEL")
-    write_records(tmp_path / "agent-kept.jsonl", sums(20, "agent"))
-    write_records(tmp_path / "general-kept.jsonl", sums(60, "general", turns=6))
-    (tmp_path / "run.toml").write_text(small(configuration("runs/first")), encoding="utf-8")
+    write_inputs(tmp_path)
     # Two are as many as eight here; elsewhere another's ranks may meet at the usual port.
     words = ["2" if word == "8" else word for word in the_command("torchrun")]
     ran = run_program(words[0], "--standalone", *words[1:])
@@ -105,9 +108,7 @@ def test_the_guides_command_for_several_processes_is_run(tmp_path, monkeypatch):
 def test_the_guides_rejection_sampling_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "MODEL").symlink_to(bundled.directory())
-    write_records(tmp_path / "agent-kept.jsonl", sums(20, "agent"))
-    write_records(tmp_path / "general-kept.jsonl", sums(60, "general", turns=6))
-    (tmp_path / "run.toml").write_text(small(configuration("runs/first")), encoding="utf-8")
+    write_inputs(tmp_path)
     words = [
         "1" if before == "--rounds" else word.replace("--count 200", "--count 6")
         for before, word in pairwise(["", *the_command("agentlm tune evolve")])

@@ -69,36 +69,36 @@ macro_rules! outer_product {
             // Named, since a register without a type is printed wrong.
             let _value: std::arch::x86_64::__m512;
             match address.distance {
-                0 => std::arch::asm!(
-                    "vbroadcastss {value}, dword ptr [{from} + {offset}]",
-                    "vfmadd231ps {sum}, {value}, {column}",
-                    "vfmadd231ps {next}, {value}, {next_column}",
-                    value = out(zmm_reg) _value,
-                    from = in(reg) from,
-                    offset = const { 4 * $step },
-                    sum = inout(zmm_reg) *sum,
-                    next = inout(zmm_reg) *next,
-                    column = in(zmm_reg) $columns[0],
-                    next_column = in(zmm_reg) $columns[1],
-                    options(readonly, nostack, preserves_flags)
+                0 => outer_product!(
+                    @add "[{from} + {offset}]"; _value, from, $step, sum, next, $columns;
                 ),
-                distance => std::arch::asm!(
-                    "vbroadcastss {value}, dword ptr [{from} + {distance} * {scale} + {offset}]",
-                    "vfmadd231ps {sum}, {value}, {column}",
-                    "vfmadd231ps {next}, {value}, {next_column}",
-                    value = out(zmm_reg) _value,
-                    from = in(reg) from,
+                distance => outer_product!(
+                    @add "[{from} + {distance} * {scale} + {offset}]"; _value, from, $step, sum, next, $columns;
                     distance = in(reg) match distance { 1 => $stride, 3 => $three, _ => $five },
                     scale = const { Address::of($row, $rows).scale },
-                    offset = const { 4 * $step },
-                    sum = inout(zmm_reg) *sum,
-                    next = inout(zmm_reg) *next,
-                    column = in(zmm_reg) $columns[0],
-                    next_column = in(zmm_reg) $columns[1],
-                    options(readonly, nostack, preserves_flags)
                 ),
             }
         })*
+    };
+    (
+        @add $address:literal;
+        $value:ident, $from:ident, $step:literal, $sum:ident, $next:ident, $columns:ident;
+        $($operands:tt)*
+    ) => {
+        std::arch::asm!(
+            concat!("vbroadcastss {value}, dword ptr ", $address),
+            "vfmadd231ps {sum}, {value}, {column}",
+            "vfmadd231ps {next}, {value}, {next_column}",
+            $($operands)*
+            value = out(zmm_reg) $value,
+            from = in(reg) $from,
+            offset = const { 4 * $step },
+            sum = inout(zmm_reg) *$sum,
+            next = inout(zmm_reg) *$next,
+            column = in(zmm_reg) $columns[0],
+            next_column = in(zmm_reg) $columns[1],
+            options(readonly, nostack, preserves_flags)
+        )
     };
 }
 pub(crate) use outer_product;

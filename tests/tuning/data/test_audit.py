@@ -105,6 +105,11 @@ CASES = {
         ({"template": checkpoints.OTHER_PROMPT}, HELLO),
         ({"template": checkpoints.PROMPT_LEAD}, HELLO),
     ),
+    "drift: only the last turn's prompt says more": (
+        "drift",
+        ({"template": checkpoints.OTHER_LATER_PROMPT}, chat("Hi", "Hello", "Bye", "Bye")),
+        ({"template": checkpoints.OTHER_LATER_PROMPT}, HELLO),
+    ),
     "leak: another template's token": (
         "leak",
         ({}, chat("Hi", "Hello<|im_end|>")),

@@ -227,6 +227,8 @@ def test_the_same_content_and_the_same_item_stay_once():
     assert keep.fault(first) is None
     assert keep.fault(episode(*(step.upper() + " " for step in STEPS)))[0] == "duplicate"
     assert keep.fault(episode(*STEPS[1:], item="1"))[0] == "item"
+    # What was removed is not there to be repeated.
+    assert keep.fault(episode(*STEPS[1:], item="3")) is None
     assert keep.fault(episode(*STEPS[:-1], item="2")) is None
     assert keep.fault(episode(*STEPS[2:], item="1", task="household")) is None
 

@@ -70,8 +70,8 @@ pub(super) trait Kernel {
     /// Computes a tile of `rows` rows that spans so many panels.
     ///
     /// # Safety
-    /// The machine has the instruction set; `rows` is `1..=GROUP_ROWS` for 2 panels, `1..=PANEL_ROWS` for one; `a`, `b`, `c` and `bias` are valid for what [`Tile`] says, and nobody
-    /// else touches those elements of C.
+    /// The machine has the instruction set; `rows` is `1..=GROUP_ROWS` for 2 panels, `1..=PANEL_ROWS` for one; `a`, `b`, `c` and
+    /// `bias` are valid for what [`Tile`] says, and nobody else touches those elements of C.
     unsafe fn tile(rows: usize, panels: usize, tile: &Tile);
 
     /// Converts `steps * GROUP` packed values to f32: `[2][steps][PANEL]` if `B_STATIONARY`, else `[steps][GROUP]`.
