@@ -28,7 +28,9 @@ NO_SYSTEM = SOUND.replace(
 WITH_TOOLS = "{{- (tools | tojson) if tools else '' -}}" + SOUND
 HIDES_TOOLS = "{%- if tools -%}{%- endif -%}" + SOUND
 OTHER_PROMPT = SOUND.replace("'<|assistant|>' -", "'<|assistant|>Well, ' -")
-OTHER_LATER_PROMPT = SOUND.replace("'<|assistant|>' -", "'<|assistant|>' + 'Well, '[:6 * (messages | length - 1)] -")
+OTHER_LATER_PROMPT = SOUND.replace(
+    "'<|assistant|>' -", "'<|assistant|>' + 'Well, '[:6 * (messages | length - 1)] -"
+)
 PROMPT_LEAD = SOUND.replace("'|>' +", "('|> ' if message.role == 'assistant' else '|>') +")
 """Each differs from the sound one in what its name says."""
 
