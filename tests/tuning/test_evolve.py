@@ -66,14 +66,14 @@ def test_the_best_of_each_item_is_kept(tmp_path: Path) -> None:
     records = [
         {**record, "id": f"{item}-{reward}", "task": "t", "item": str(item), "reward": reward}
         for (item, reward), record in zip(
-            [(0, 0.5), (0, 0.9), (1, 0.2), (2, None)], sums(4, "tries"), strict=True
+            [(0, 0.5), (0, 0.9), (1, 0.2), (2, None), (3, 0.5)], sums(5, "tries"), strict=True
         )
     ]
     first = write_records(tmp_path / "first.jsonl", records)
     second = write_records(tmp_path / "second.jsonl", [{**records[1], "id": "later"}])
-    assert keep([first, second], tmp_path / "kept.jsonl", 0.5) == 1
-    (line,) = (tmp_path / "kept.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["id"] == "later"
+    assert keep([first, second], tmp_path / "kept.jsonl", 0.5) == 2
+    lines = (tmp_path / "kept.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["later", "3-0.5"]
 
 
 @pytest.mark.parametrize(

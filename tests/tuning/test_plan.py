@@ -136,6 +136,9 @@ def test_a_plan_by_conversations_trains_each_of_them() -> None:
     plan = make_plan(lengths, everything, seed=0, batch=4, capacity=512, drawn=600)
     assert plan.counts(300).tolist() == [2] * 300
     assert all(len(step) == 4 for step in plan.steps[:-1])
+    few = make_plan(lengths[:3], [Stream(0, np.arange(3), 1.0)], seed=0, batch=4, capacity=512, drawn=3)
+    assert few.counts(3).tolist() == [1, 1, 1]
+    assert len(few.steps) == 1
 
 
 @given(st.integers(1, 5), st.integers(1, 9))

@@ -480,6 +480,7 @@ def test_a_full_directory_is_refused_without_resume(finished: Path, tmp_path: Pa
         ({"seed": 1}, "`seed` differs"),
         ({"training__steps": 5}, r"\[training\] differs: steps\. "),
         ({"training__batch": 2}, r"\[training\] differs: batch\. "),
+        ({"training__betas": (0.9, 0.9)}, r"\[training\] differs: betas\. "),
         ({"data__eta": 0.5}, "the data, their mixture"),
         ({"model__path": "other"}, "the base model is another one"),
         ({"model__path": "template"}, "the tokenizer or the chat template is another one"),

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentlm.tuning import record as records
 from agentlm_evals.environments import WORLDS, Item, Split
+from agentlm_evals.environments.shop import BUY
 from agentlm_evals.environments.trajectory import expert_trajectory
 from agentlm_evals.episode import Caps, Sampling, main, play, play_all, read_records, summary
 from agentlm_evals.errors import ConfigError, DataError, LimitReached, ModelError
@@ -88,6 +91,37 @@ def test_the_four_outcomes(world, text, caps, outcome, why):
     assert played.score.outcome == outcome
     assert why in played.score.details.get("why", "")
     assert played.score.value == 0.0
+
+
+def test_an_episode_spends_its_tokens_and_no_more():
+    class Talks(Says):
+        async def generate(self, prompt, decoding, seed):
+            asked.append(decoding.max_new_tokens)
+            return Generation(self.text, "length", 0, decoding.max_new_tokens)
+
+    asked = []
+    caps = Caps(reply_tokens=10, tokens=25)
+    item = Item("household", Split.TEST, 0)
+    played = asyncio.run(play(WORLDS["household"], item, Talks("ACTION: look"), caps=caps))
+    assert asked == [10, 10, 5]
+    assert played.generated_tokens == 25
+
+
+class Hasty(Expert):
+    """An expert of the shop that buys before it has chosen a colour and a size."""
+
+    async def generate(self, prompt, decoding, seed):
+        reply = await super().generate(prompt, decoding, seed)
+        text = re.sub(
+            r"I choose the colour .*", f"I buy it.\n\nAction:\nclick[{BUY}]", reply.text, flags=re.DOTALL
+        )
+        return replace(reply, text=text)
+
+
+def test_a_part_of_what_was_wished_is_wrong_and_has_its_worth():
+    (item, *_) = SHOP
+    played = asyncio.run(play(WORLDS["shop"], item, Hasty([item])))
+    assert (played.score.outcome, played.score.value) == ("wrong", 0.5)
 
 
 HALF = "\ud83d"

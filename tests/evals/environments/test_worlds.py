@@ -1,10 +1,12 @@
 """Every world: its expert solves every item from what can be read, its splits never meet, doing nothing earns nothing."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from agentlm_evals.environments import HELD_IN, HELD_OUT, WORLDS, Item, Split, World, world_named
+from agentlm_evals.environments.shop import BUY
 from agentlm_evals.environments.world import split_of
 from agentlm_evals.errors import ConfigError, FormatError, UnknownTaskError
 
@@ -26,6 +28,18 @@ def test_the_expert_solves_every_item_within_the_rounds(world):
             game.act(world.form.read(world.reply(game.advise())))
         assert game.done, item.id
         assert game.reward == 1.0, item.id
+
+
+def test_the_shops_limit_is_a_price_below_which_one_buys():
+    shop = WORLDS["shop"]
+    for dearer, reward in ((0, 0.75), (1, 1.0)):
+        game = shop.begin(Item("shop", Split.TEST, 0))
+        while not game.done:
+            action = game.advise().action
+            if action == f"click[{BUY}]":
+                game.wish = replace(game.wish, below=game.page.price + dearer)
+            game.act(action)
+        assert game.reward == reward
 
 
 @worlds
