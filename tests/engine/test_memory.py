@@ -33,6 +33,23 @@ def test_this_machine_has_free_memory():
     assert 0 < available() < 2**50
 
 
+@pytest.mark.parametrize(
+    ("membership", "files", "free"),
+    [
+        ("0::/\n", {}, 2000 * 1024),
+        ("0::/\n", control_groups.memory("", 5000, 4000), 1000),
+        ("5:memory:/\n", control_groups.memory_1("", 5000, 4000), 1000),
+        ("0::/\n", control_groups.memory("", 2**40, 4000), 2000 * 1024),
+        ("0::/\n", control_groups.memory("", 5000, 6000), 0),
+    ],
+    ids=["no group", "version 2", "version 1", "a limit above what the machine has", "over its limit"],
+)
+def test_what_is_available_is_the_least_of_machine_and_control_groups(tmp_path, membership, files, free):
+    root = control_groups.write(tmp_path, membership, files)
+    (root / "proc" / "meminfo").write_text("MemAvailable:  2000 kB\n")
+    assert available(root) == free
+
+
 def test_the_machines_free_memory_is_read(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  16000 kB\nMemFree:  100 kB\nMemAvailable:  2000 kB\n")

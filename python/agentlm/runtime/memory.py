@@ -18,9 +18,12 @@ SHARE = 0.4
 """Share of the free memory that keys and values may take by default; pages are touched only as they fill."""
 
 
-def available() -> int:
-    """Bytes that can be allocated without swapping; the limits of the control groups count too."""
-    return max(min([machine_free(Path("/proc/meminfo")), *group_free(Path("/"))]), 0)
+def available(root: Path = Path("/")) -> int:
+    """Bytes that can be allocated without swapping; the limits of the control groups count too.
+
+    `root` is the file system's.
+    """
+    return max(min([machine_free(root / "proc" / "meminfo"), *group_free(root)]), 0)
 
 
 def machine_free(meminfo: Path) -> int:
