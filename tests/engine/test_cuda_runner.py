@@ -140,7 +140,11 @@ def test_requests_that_lost_their_blocks_go_on_as_they_would_have(device, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", [None, "int8"])
-def test_invariant_logits_are_the_same_bits_alone_in_company_and_behind_a_prefix(device, tiny, quantize):
+def test_invariant_logits_are_the_same_bits_alone_in_company_and_behind_a_prefix(
+    device, tiny, quantize, monkeypatch
+):
+    # Attention that cuts keys by how many rows there are may give the same bits here, and not elsewhere.
+    monkeypatch.setattr("agentlm.ops.triton.paged_decode", None)
     settings = SETTINGS | {"kv_cache_memory": 64 * BLOCK_BYTES, "batch_invariant": True, "quantize": quantize}
     prompts = [list(range(40, 57)), PROMPT]
     params = SamplingParams(max_new_tokens=2, ignore_eos=True, logprobs=True)

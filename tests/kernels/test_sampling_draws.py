@@ -5,6 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
+from agentlm_kernels.sampling.choose import _kth_largest
 from agentlm_kernels.sampling.noise import philox
 from agentlm_kernels.sampling.reference import reference_philox
 from tests.kernels.sampling_batches import Batch, Request, record, settings
@@ -125,3 +126,33 @@ def test_of_few_likely_tokens_each_may_be_drawn(device, guarded):
     batch.fast()
     batch.check(expected)
     assert set(batch.results.tensor[: len(requests)].tolist()) == set(likely)
+
+
+def test_bounds_of_large_logits_are_no_lower_than_what_is_drawn(device, guarded):
+    # A bound past twenty million is rounded to an even number; noise is not. Without a margin, seed 13
+    # draws another id.
+    vocab = 2048
+    requests = [
+        Request(record(seed_lo=seed, temperature=0.25), torch.full((vocab,), 4e6), [seed]) for seed in (3, 13)
+    ]
+    batch = Batch(requests, guarded, device, settings(vocab, device), width=vocab)
+    expected = batch.expected()
+    batch.fast()
+    batch.check(expected)
+
+
+@triton.jit
+def _kth(values, k, out):
+    tl.store(out, _kth_largest(tl.load(values + tl.arange(0, 16)), k))
+
+
+def test_the_kth_largest_is_no_lower(device):
+    # A lower bound would be right too, and gather more than is needed.
+    apart = [3, -2, 3, 0.5, -0.5, 1e-3, 7, 3, -INF, 1e30, -1e-30, 4, -7, 2, -INF, 1]
+    close = (torch.arange(16, dtype=torch.int32) + 0x40490FD0).view(torch.float32)
+    out = torch.zeros(1, device=device)
+    for values in (torch.tensor(apart), close, -close):
+        given, ordered = values.to(device), values.sort(descending=True).values.tolist()
+        for k in range(1, 17):
+            _kth[(1,)](given, k, out)
+            assert out.item() == ordered[k - 1]
