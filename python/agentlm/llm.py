@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from agentlm.errors import (
     OverloadedError,
 )
 from agentlm.events import Event, LoopMailbox, chunks, completion
-from agentlm.params import SamplingParams
+from agentlm.params import SamplingParams, Unnamed
 from agentlm.progress import generation_progress, loading_progress, wanted
 from agentlm.runtime.engine import EngineInfo, open_engine
 
@@ -382,7 +383,14 @@ class LLM:
 
     def _check(self, ids: list[int], params: SamplingParams) -> None:
         """Raises `InvalidRequestError` if `_submit` would; compiles the grammar if there is one."""
-        self._running.engine.check(ids, params, grammar=_grammar(params))
+        self._running.engine.check(ids, self._fitting(ids, params), grammar=_grammar(params))
+
+    def _fitting(self, ids: list[int], params: SamplingParams) -> SamplingParams:
+        """Parameters whose number of new tokens fills the context, if nobody named it and it does not fit."""
+        most = params.max_new_tokens
+        if isinstance(most, Unnamed) and len(ids) + most > self.info.max_total_tokens:
+            return replace(params, max_new_tokens=None)
+        return params
 
     def _check_adapter(self, adapter: str | None) -> None:
         """Raises `AdapterError` if `_submit` would."""
@@ -402,7 +410,7 @@ class LLM:
         self._running.check_usable()
         return self._running.engine.submit(
             ids,
-            params,
+            self._fitting(ids, params),
             mailbox,
             key,
             stream=stream,

@@ -16,6 +16,11 @@ _LARGEST = 3.4e38
 MAX_LOGIT_BIAS = 1024
 """Most entries of `logit_bias`."""
 
+
+class Unnamed(int):
+    """A number that no caller named: it gives way where it does not fit."""
+
+
 _OPTIONAL = frozenset({"max_new_tokens", "top_k", "seed", "top_p", "min_p", "typical_p"})
 """Fields that None turns off."""
 
@@ -45,8 +50,8 @@ class SamplingParams:
     Out-of-range values raise `InvalidRequestError`.
     """
 
-    max_new_tokens: int | None = 256
-    """Most tokens to generate, > 0; None fills the context."""
+    max_new_tokens: int | None = Unnamed(256)
+    """Most tokens to generate, > 0; None fills the context. By default 256, or fewer where the context ends sooner."""
     min_new_tokens: int = 0
     """End-of-sequence is not sampled before this many tokens."""
     ignore_eos: bool = False

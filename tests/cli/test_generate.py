@@ -29,6 +29,14 @@ def test_a_prompt_is_answered_on_standard_output_alone(mock):
     assert piped.stdout == ran.stdout
 
 
+def test_a_number_of_new_tokens_must_fit_only_if_it_is_named(mock):
+    ran = agentlm("generate", "tell me", "--max-total-tokens", 64, *mock)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    named = agentlm("generate", "tell me", "--max-total-tokens", 64, "--max-new-tokens", 256, *mock)
+    assert named.returncode == 1
+    assert "must be <= 64" in named.stderr
+
+
 def test_a_file_has_a_prompt_a_line_or_json(mock, tmp_path):
     source = tmp_path / "prompts.jsonl"
     source.write_text(

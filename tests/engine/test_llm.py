@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,18 @@ def test_a_prompt_that_the_engine_cannot_take_is_refused_with_numbers(cpu, promp
         next(cpu.stream(prompt, params))
     for word in named:
         assert word in str(caught.value)
+
+
+def test_new_tokens_that_nobody_named_end_with_the_context(cpu):
+    unnamed, prompt = SamplingParams(ignore_eos=True), [5] * 500
+    counts = [cpu.generate(ids, unnamed)[0].usage.completion_tokens for ids in ([5] * 256, [5] * 257, prompt)]
+    assert counts == [256, 255, 12]
+    assert len(list(cpu.stream(prompt, replace(unnamed, logprobs=True)))) == 12
+    assert cpu.generate(prompt, replace(unnamed, max_new_tokens=None))[0].usage.completion_tokens == 12
+    with pytest.raises(InvalidRequestError, match=r"<= 512\. Given: 500 .* 256 "):
+        cpu.generate(prompt, replace(unnamed, max_new_tokens=256))
+    with pytest.raises(InvalidRequestError, match="512"):
+        cpu.generate([5] * 512, unnamed)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ _MODEL_OPTIONS: tuple[Decorator, ...] = (
 )  # fmt: skip
 
 _SAMPLING_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Most tokens to generate."),
+    click.option("--max-new-tokens", type=int, help="Most tokens to generate [default: 256, or fewer where the context ends sooner]"),
     click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most likely token."),
     click.option("--top-p", type=float, help="Sample among the most likely tokens whose probabilities reach this sum."),
     click.option("--top-k", type=int, help="Sample among the k most likely tokens."),
