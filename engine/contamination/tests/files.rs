@@ -239,3 +239,66 @@ fn what_a_sets_samples_share_can_be_left_out_of_the_count() {
     assert!(scan.ignore_shared(&[0; 3], 0.4).is_err());
     assert!(scan.ignore_shared(&[0; 4], 1.5).is_err());
 }
+
+#[test]
+fn words_whose_hashes_collide_are_no_overlap() {
+    let directory = tempfile::tempdir().unwrap();
+    // Thue and Morse's sequence and its complement: 1024 of them have one value modulo 2^64 as polynomials of any odd base.
+    let sequence = |flipped: bool| {
+        let words = (0..1024_u32).map(|k| {
+            if (k.count_ones() % 2 == 1) == flipped {
+                "a"
+            } else {
+                "b"
+            }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let settings = Settings {
+        ngram: 1024,
+        skip_budget: 4,
+    };
+    let tail = words(0, 20);
+    let sample = format!("{} {tail}", sequence(false));
+    for (flipped, contaminated) in [(false, 1044), (true, 0)] {
+        let record = serde_json::json!({"text": format!("{} {tail}", sequence(flipped))});
+        let sources = vec![Source {
+            path: file(&directory, "t.jsonl", &record.to_string()),
+            form: Form::JsonLines,
+        }];
+        let mut scan = Scan::of_words(vec![vec![sample.clone()]], TokenKind::Words, settings).unwrap();
+        scan.read(sources, Vec::new(), 1, &mut |_| true).unwrap();
+        assert_eq!(scan.report(3).unwrap()[0].contaminated, contaminated);
+    }
+}
+
+#[test]
+fn the_longest_overlaps_are_shown_from_where_they_stand_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = |from, count| serde_json::json!({"text": words(from, count)}).to_string();
+    let content = format!("{}\n{}\n{}", record(0, 12), record(20, 14), record(40, 13));
+    // So many files that no thread gets them all.
+    let sources = (0..64)
+        .map(|k| Source {
+            path: file(&directory, &format!("{k}.jsonl"), &content),
+            form: Form::JsonLines,
+        })
+        .collect();
+    let mut scan = Scan::of_words(vec![vec![words(0, 60)]], TokenKind::Words, Settings::default()).unwrap();
+    scan.read(sources, Vec::new(), 4, &mut |_| true).unwrap();
+    for most in 0..4 {
+        let report = scan.report(most).unwrap().remove(0);
+        let shown: Vec<_> = report
+            .overlaps
+            .iter()
+            .map(|overlap| {
+                (
+                    overlap.place.path.file_stem().unwrap().to_str().unwrap(),
+                    overlap.place.line,
+                )
+            })
+            .collect();
+        assert_eq!(shown, [("0", 2), ("0", 3), ("0", 1)][..most]);
+        assert_eq!(report.more, 3 - most);
+    }
+}

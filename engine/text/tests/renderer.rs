@@ -160,18 +160,33 @@ fn the_trained_text_is_what_the_model_writes() {
 
 #[test]
 fn a_message_without_loss_is_not_trained() {
-    let mut messages = [user("What?"), assistant("Ok."), user("Sure?"), assistant("Yes.")];
-    messages[0]["loss"] = Value::Null;
+    let mut messages = [
+        user("What?"),
+        assistant("Ok."),
+        user("Sure?"),
+        assistant("Yes."),
+        user("Well?"),
+        assistant("Fine."),
+    ];
     messages[1]["loss"] = json!(false);
     messages[3]["loss"] = json!(true);
-    for name in ["llama2", "llama3", "tagged", "plain_turns"] {
-        let renderer = form(name);
+    messages[5]["loss"] = Value::Null;
+    // A template that would show the flag.
+    let counting = renderer(
+        byte_level(),
+        "{% for m in messages %}{{ m | length }}: {{ m.content }}<|eot_id|>{% endfor %}",
+    );
+    let forms = ["llama2", "llama3", "tagged", "plain_turns"].map(|name| (name, form(name)));
+    for (name, renderer) in forms.into_iter().chain([("counting", counting)]) {
         let rendered = renderer.conversation(&input(&messages)).unwrap();
         let text = trained_text(&renderer, &rendered);
-        assert!(text.contains("Yes.") && !text.contains("Ok."), "{name}: {text}");
+        assert!(
+            text.contains("Yes.") && text.contains("Fine.") && !text.contains("Ok."),
+            "{name}: {text}"
+        );
         assert_eq!(
             rendered.spans.iter().map(|span| span.trained).collect::<Vec<_>>(),
-            [false, true]
+            [false, true, true]
         );
         let mut without = messages.to_vec();
         without.iter_mut().for_each(|message| {
@@ -217,6 +232,22 @@ fn a_token_across_a_border_is_not_trained() {
         trained.ends_with(" the<|eot_id|>") && !trained.contains("wers the"),
         "{trained}"
     );
+}
+
+#[test]
+fn an_end_of_turn_that_swallows_white_space_is_trained() {
+    let mut json = json_fixture("byte_level.json");
+    for token in json["added_tokens"].as_array_mut().unwrap() {
+        token["rstrip"] = json!(true);
+    }
+    let renderer = renderer(
+        build(&json, "<|begin_of_text|>", "<|eot_id|>"),
+        "{% for m in messages %}{{ m.content }}<|eot_id|>\n{% endfor %}",
+    );
+    let rendered = renderer
+        .conversation(&input(&[user("Sure?"), assistant("Yes."), user("Well?")]))
+        .unwrap();
+    assert_eq!(trained_text(&renderer, &rendered), "Yes.<|eot_id|>");
 }
 
 #[test]
