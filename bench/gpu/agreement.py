@@ -19,9 +19,9 @@ from bench.workload import Tokens
 
 TIMES = 2.0
 MOST_REGRET = 0.2
-LENGTHS = (1, 3, 15, 16, 17, 40, 64, 100)
-LONG_LENGTHS = (200, 333, 511, 700)
-"""Of the random model's prompts, besides."""
+LENGTHS = (100, 64, 40, 17, 16, 15, 3, 1)
+LONG_LENGTHS = (700, 511, 333, 200)
+"""Of the random model's prompts, besides. The longest come first: the two are the first to be taken in."""
 NEW_TOKENS = 24
 GRAPHS = (1, 4, 16)
 FEW = 3
@@ -73,7 +73,7 @@ def _check(name: str, directory: Path, setup: Setup, say: Say) -> None:
     from agentlm.model.config import ModelConfig
 
     config = ModelConfig.load(directory)
-    lengths = [n for n in (*LENGTHS, *LONG_LENGTHS) if n + NEW_TOKENS < config.context_length]
+    lengths = [n for n in (*LONG_LENGTHS, *LENGTHS) if n + NEW_TOKENS < config.context_length]
     draw = random.Random(7)
     # Not the special ids, which both kinds of model have at the beginning or behind the bytes.
     prompts = [[draw.randrange(300, config.vocab) for _ in range(n)] for n in lengths]
@@ -87,8 +87,8 @@ def _check(name: str, directory: Path, setup: Setup, say: Say) -> None:
         fast = _generate(llm, prompts[:1], logprobs=False)[0]
         few = _generate(llm, prompts[:FEW])
         block_bytes = llm.info.kv_cache_bytes // llm.info.num_blocks
-    # The longest request fits, and little beside it.
-    blocks = -(-(max(lengths) + NEW_TOKENS) // 16) + 2
+    # The two longest prompts fit, and what is generated from both does not.
+    blocks = sum(-(-n // 16) for n in lengths[:2]) + 1
     with _engine(directory, setup, kv_cache_memory=blocks * block_bytes) as llm:
         preempted = _generate(llm, prompts)
         preemptions = int(llm.stats()["preemptions"])
