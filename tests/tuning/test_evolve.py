@@ -53,6 +53,9 @@ def test_what_scored_is_tuned_on(tmp_path: Path) -> None:
     assert [source.name for source in used.data.sources] == ["agent", "general", "evolved"]
     # A round that is done is not done again: its command could not run.
     assert evolve(config, "false {url} {output}", rounds=1, threshold=1.0) == [done]
+    # What earlier rounds kept stays, though nothing of the next one scores.
+    first, second = evolve(config, command(tmp_path, 0.0), rounds=2, threshold=1.0, serve=flags)
+    assert (first, second.generated, second.kept) == (done, 3, 2)
 
 
 def test_a_command_that_fails_leaves_nothing(tmp_path: Path) -> None:
