@@ -163,6 +163,14 @@ def test_threads_share_one_engine(mock):
     wait_idle(mock)
 
 
+def test_the_mocks_tokens_depend_on_their_position(mock):
+    """Or a text would go round as soon as an id comes again."""
+    first, second = (
+        mock.generate([[1] * n], SamplingParams(max_new_tokens=1, ignore_eos=True))[0] for n in (3, 4)
+    )
+    assert first.token_ids != second.token_ids
+
+
 def test_an_empty_batch_has_no_completions(mock):
     assert mock.generate([]) == []
     assert mock.chat([]) == []

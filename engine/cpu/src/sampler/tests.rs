@@ -291,6 +291,27 @@ fn filters_keep_what_sorting_keeps() {
 }
 
 #[test]
+fn min_p_keeps_what_lies_on_its_border() {
+    let border = 0.25_f32.ln();
+    let xs = [border, 0.0, border.next_down(), border.next_up()];
+    let record = SamplingRecord {
+        min_p: 0.25,
+        ..record()
+    };
+    let mut kept = Vec::with_capacity(xs.len());
+    for isa in Isa::available() {
+        for top_p in [1.0, 0.999] {
+            let record = SamplingRecord { top_p, ..record };
+            // SAFETY: only available sets are passed; there is room for the row.
+            unsafe { filter::keep(isa, &xs, &record, &mut kept) };
+            let mut ids: Vec<u32> = kept.iter().map(|c| c.id).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, [0, 1, 3], "{isa}, top_p {top_p}");
+        }
+    }
+}
+
+#[test]
 fn equal_logits_survive_top_k_together() {
     let xs = vec![1.0; 5000];
     let mut kept = Vec::with_capacity(5000);
