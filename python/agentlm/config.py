@@ -10,7 +10,7 @@ BACKENDS = ("auto", "cpu", "cuda", "mock")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 KV_CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "fp8")
 QUANTIZE = ("int8", "int4", "fp8", "gptq", "awq")
-CPU_ISAS = ("auto", "portable", "neon", "avx2", "avx512")
+CPU_ISAS = ("auto", "portable", "neon", "avx2", "avx512", "amx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

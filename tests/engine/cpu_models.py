@@ -32,7 +32,7 @@ KV_MEMORY = 1 << 25
 TIE = 1e-3
 """A greedy choice may differ from transformers' where its two largest logits are closer than this."""
 
-ISAS = ("portable", "neon", "avx2", "avx512")
+ISAS = ("portable", "neon", "avx2", "avx512", "amx")
 
 
 def need_isa(isa: str) -> None:

@@ -121,7 +121,7 @@ fn multiply_add_peak(pool: &Pool, isa: Isa, passes: usize) -> Option<f64> {
     let kernel: (unsafe fn(usize) -> f32, f64) = match isa {
         Isa::Portable | Isa::Neon => return None,
         Isa::Avx2 => (x86::peak_avx2, 12.0 * 8.0 * 2.0),
-        Isa::Avx512 => (x86::peak_avx512, 24.0 * 16.0 * 2.0),
+        Isa::Avx512 | Isa::Amx => (x86::peak_avx512, 24.0 * 16.0 * 2.0),
     };
     #[cfg(target_arch = "x86_64")]
     {

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::linear;
+
 /// An instruction set that kernels are written for, from the least to the most demanding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
@@ -18,11 +20,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with AMX for bfloat16, under Linux: linear layers of half-precision weights use it.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, whether or not this machine has it.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The best instruction set of this machine.
     #[must_use]
@@ -58,6 +62,7 @@ impl Isa {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            Self::Amx => linear::has_amx(),
         }
     }
 
@@ -69,6 +74,7 @@ impl Isa {
             Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -139,7 +145,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_allowed_ones() {
         let message = "sse9".parse::<Isa>().unwrap_err().to_string();
-        for expected in ["sse9", "portable", "neon", "avx2", "avx512"] {
+        for expected in ["sse9", "portable", "neon", "avx2", "avx512", "amx"] {
             assert!(message.contains(expected), "{message}");
         }
     }

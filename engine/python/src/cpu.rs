@@ -33,7 +33,7 @@ pub struct CpuBackend {
 
 #[pymethods]
 impl CpuBackend {
-    /// `isa` is "auto", "portable", "neon", "avx2" or "avx512".
+    /// `isa` is "auto", "portable", "neon", "avx2", "avx512" or "amx".
     #[new]
     fn new(threads: usize, isa: &str) -> PyResult<Self> {
         let isa = match isa {

@@ -462,7 +462,7 @@ macro_rules! isa_entry {
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    $crate::isa::Isa::Avx512 => avx512($($arg),*),
+                    $crate::isa::Isa::Avx512 | $crate::isa::Isa::Amx => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::isa::Isa::Avx2 => avx2($($arg),*),
                     // Part of the architecture: no feature to enable.

@@ -24,7 +24,7 @@ const C_TURNS: usize = 8;
 /// The pointer is readable for 16 values of the format.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
+pub(super) unsafe fn load<const FORMAT: u8>(from: *const u8) -> __m512 {
     // SAFETY: the caller's promise; the loads are unaligned ones.
     unsafe {
         match FORMAT {

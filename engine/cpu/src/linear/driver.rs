@@ -13,6 +13,8 @@ use crate::weight::{GROUP, K_BLOCK, PackedWeight};
 
 /// Most rows for which each worker packs all activations once and then only streams weights.
 pub(super) const SMALL_ROWS: usize = 28;
+/// The same with AMX.
+pub(super) const SPLIT_ROWS: usize = 32;
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
 

@@ -90,7 +90,7 @@ unsafe fn pack(job: &Job<'_>, k_block: usize, to: *mut f32) {
 
 /// Consecutive groups that one worker takes at a time: what it prefetches past a group's end is mostly its own next one.
 /// Towards the end single groups, so that the workers finish together.
-struct Runs {
+pub(super) struct Runs {
     long: usize,
     groups: usize,
 }
@@ -98,18 +98,18 @@ struct Runs {
 impl Runs {
     const LENGTH: usize = 4;
 
-    fn new(groups: usize, workers: usize) -> Self {
+    pub(super) fn new(groups: usize, workers: usize) -> Self {
         Self {
             long: groups.saturating_sub(Self::LENGTH * workers) / Self::LENGTH,
             groups,
         }
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.long + (self.groups - self.long * Self::LENGTH)
     }
 
-    fn get(&self, run: usize) -> Range<usize> {
+    pub(super) fn get(&self, run: usize) -> Range<usize> {
         if run < self.long {
             run * Self::LENGTH..(run + 1) * Self::LENGTH
         } else {

@@ -1,11 +1,14 @@
 //! Linear layers on packed weights: `out = x · Wᵀ + bias`, activations and sums in f32.
 //!
-//! **Numeric contract.** An output element is the sum over k-blocks of [`crate::weight::K_BLOCK`] steps, in order, each block one
-//! chain of multiply-adds from 0 in order, then the bias. That depends on `k` and on the instruction set only: not on the
+//! **Numeric contract.** An output element is the sum over k-blocks of [`crate::weight::K_BLOCK`] steps, in order, each block
+//! one chain of multiply-adds from 0 in order, then the bias; with AMX, for weights in half precision, the chain that its
+//! module tells. That depends on `k` and on the instruction set only, with AMX also on
+//! whether weights are in half precision: not on the
 //! number of rows, on which rows are computed together, on the number of workers or on who computed what.
 //!
 //! Refuses to know models and steps.
 
+mod amx;
 mod avx2;
 mod avx512;
 mod choice;
@@ -23,9 +26,18 @@ use thiserror::Error;
 pub use scratch::Scratch;
 pub use view::{Rows, RowsMut, ViewError};
 
+use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::pool::{Pool, PoolError, Worker};
 use crate::weight::PackedWeight;
+
+/// Whether this machine can run [`Isa::Amx`].
+pub(crate) fn has_amx() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return amx::is_available();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
 
 /// Arguments that do not fit each other.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -110,8 +122,10 @@ pub unsafe fn linear(
             Isa::Portable => driver::run::<portable::Portable>(worker, &job, &part),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => driver::run::<avx2::Avx2>(worker, &job, &part),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Isa::Amx if weight.dtype() != Dtype::F32 => amx::run(worker, &job, &part),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => driver::run::<avx512::Avx512>(worker, &job, &part),
+            Isa::Avx512 | Isa::Amx => driver::run::<avx512::Avx512>(worker, &job, &part),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => driver::run::<neon::Neon>(worker, &job, &part),
             // Those of other architectures, whose availability was checked.
