@@ -153,6 +153,39 @@ def test_ties_fall_to_the_lowest_id_and_stay_together(device, guarded, randoms):
     batch.check(expected)
 
 
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_equal_ones_at_exactly_p_are_as_many_as_reach_it(device, guarded, randoms, top_k):
+    """The exponential of a sum's logarithm is often more than the sum."""
+    vocab = 3000
+    requests = []
+    for n in (10, 22, 24, 30, 58):
+        xs = torch.full((vocab,), -200.0)
+        xs[torch.randperm(vocab)[:n]] = 5.0
+        requests.append(
+            Request(record(LOGPROBS, top_k=top_k, top_p=0.5, top_n=8), xs, history(randoms, vocab))
+        )
+    batch = Batch(requests, guarded, device, settings(vocab, device), width=vocab)
+    expected = batch.expected()
+    batch.full()
+    batch.check(expected)
+
+
+def test_values_that_scaling_makes_equal_stay_together(device, guarded, randoms):
+    vocab = 3000
+    xs = torch.full((vocab,), -50.0)
+    xs[0] = 30.0
+    xs[400] = 0.1
+    xs[300] = torch.nextafter(torch.tensor(0.1), torch.tensor(0.0))
+    requests = [
+        Request(record(LOGPROBS, top_k=2, top_n=3), xs, history(randoms, vocab)),
+        Request(record(LOGPROBS, top_n=3), xs.clone(), history(randoms, vocab)),
+    ]
+    batch = Batch(requests, guarded, device, settings(vocab, device), width=vocab)
+    expected = batch.expected()
+    batch.full()
+    batch.check(expected)
+
+
 def test_a_sample_does_not_depend_on_its_neighbours(device, guarded, randoms):
     vocab = 4100
     requests = mixed(randoms, vocab, ("plain", "all filters", "TGI's penalties", "watermark", "top_p"))

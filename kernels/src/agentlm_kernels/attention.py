@@ -435,7 +435,10 @@ def _prefill_config(head_dim: int, group: int, dtype: torch.dtype, scaled: bool)
     """Rows, keys a tile, warps and stages."""
     if found := tuned("paged_prefill", f"{head_dim}/{group}{'/fp8' if scaled else ''}"):
         return found["rows"], found["tile"], found["warps"], found["stages"]
-    if dtype == torch.float32 or head_dim > 128:
+    if dtype == torch.float32:
+        # Four warps would keep most of it outside of the registers.
+        return max(group, 32), 32, 8, 2
+    if head_dim > 128:
         return max(group, 32), 32, 4, 2
     return max(group, 128), 64 if scaled else 128, 8, 3
 

@@ -2,9 +2,8 @@
 //!
 //! **Numeric contract.** An output element is the sum over k-blocks of [`crate::weight::K_BLOCK`] steps, in order, each block
 //! one chain of multiply-adds from 0 in order, then the bias; with AMX, for weights in half precision, the chain that its
-//! module tells. That depends on `k` and on the instruction set only, with AMX also on
-//! whether weights are in half precision: not on the
-//! number of rows, on which rows are computed together, on the number of workers or on who computed what.
+//! module tells. That depends on `k`, on the instruction set, and with AMX on the weight's format: not on the number of rows,
+//! on which rows are computed together, on the number of workers or on who computed what.
 //!
 //! Refuses to know models and steps.
 

@@ -83,6 +83,13 @@ def _kth_largest(parts, k):
 
 
 @triton.jit
+def _at_least(parts, largest, k):
+    """What the k largest values lie at or above, and all that equal the last of them once they are scaled and rounded."""
+    bound = _kth_largest(parts, k)
+    return bound - 3e-7 * tl.abs(largest - bound)
+
+
+@triton.jit
 def _key(distance):
     """The order-preserving integer of a number >= 0."""
     return distance.to(tl.int32, bitcast=True)
@@ -192,14 +199,14 @@ def _top_n(
 
 
 @triton.jit
-def _log_total(stats, at, largest, by, subtiles: tl.constexpr, SUBTILES: tl.constexpr):
-    """The logarithm of the sum of `exp((x - largest) / by)` over a row."""
+def _total(stats, at, largest, by, subtiles: tl.constexpr, SUBTILES: tl.constexpr):
+    """The sum of `exp((x - largest) / by)` over a row."""
     cells = tl.arange(0, SUBTILES)
     own = tl.load(stats + at * 3 * subtiles + cells, mask=cells < subtiles, other=float("-inf"))
     total = tl.load(stats + (at * 3 + 2) * subtiles + cells, mask=cells < subtiles, other=0.0)
     exists = own > float("-inf")
     share = tl.where(exists, total * tl.exp2(tl.where(exists, own - largest, 0.0) * (LOG2_E / by)), 0.0)
-    return tl.log(tl.sum(share.to(tl.float64)))
+    return tl.sum(share.to(tl.float64))
 
 
 @triton.jit
@@ -243,7 +250,8 @@ def choose(
             filtered = is_filtered(record, flags, vocab)
             cut_key = NO_ID
             cut_id = NO_ID
-            total = _log_total(stats, sample, largest, by, subtiles, SUBTILES)
+            held = _total(stats, sample, largest, by, subtiles, SUBTILES)
+            total = tl.log(held)
             entropy = tl.zeros([], tl.float64)
             reach = NO_ID
             n = 0
@@ -256,7 +264,7 @@ def choose(
                 typical = real(record, TYPICAL_P)
                 bound = float("-inf")
                 if has_k:
-                    bound = tl.maximum(bound, _kth_largest(parts, k))
+                    bound = tl.maximum(bound, _at_least(parts, largest, k))
                 elif p < 1.0:
                     # All that is below holds less than 1 - p together, even if it were a whole vocabulary.
                     bound = largest + (tl.log((1.0 - p) / vocab) - 0.001) * by
@@ -269,12 +277,13 @@ def choose(
                         cut_key = _search(
                             values, ids, n, largest, by, k.to(tl.float64), NO_ID, NO_ID, total, entropy, 0, TILE
                         )  # fmt: skip
-                    mass, _many = _sums(
+                    held, _many = _sums(
                         values, ids, n, largest, by, cut_key, NO_ID, total, entropy, NO_ID, TILE
                     )
-                    total = tl.log(mass)
+                    total = tl.log(held)
                 if p < 1.0:
-                    target = p.to(tl.float64) * tl.exp(total)
+                    # Not of its logarithm, whose exponential may lie above it: ties at p itself would keep one more.
+                    target = p.to(tl.float64) * held
                     found = _search(
                         values, ids, n, largest, by, target, cut_key, NO_ID, total, entropy, 1, TILE
                     )
@@ -354,7 +363,7 @@ def choose(
                     # The model's own distribution, whatever was sampled from.
                     own = raw
                     largest, parts = row_largest(raw_stats, sample, subtiles, SUBTILES)
-                    base = _log_total(raw_stats, sample, largest, 1.0, subtiles, SUBTILES)
+                    base = tl.log(_total(raw_stats, sample, largest, 1.0, subtiles, SUBTILES))
                     by = 1.0
                     cut_key = NO_ID
                     cut_id = NO_ID
@@ -364,7 +373,7 @@ def choose(
                         base += largest.to(tl.float64)
                         largest = 0.0
                     if wanted > 0:
-                        bound = _kth_largest(parts, wanted)
+                        bound = _at_least(parts, largest, wanted)
                         n = _gather(
                             own, parts, own_hits, bound, values, ids, vocab, subtiles, SUBTILES, SUB, GATHER
                         )
@@ -400,7 +409,7 @@ def score(
         n = 0
         base = tl.zeros([], tl.float64)
         if exists:
-            base = largest.to(tl.float64) + _log_total(stats, at, largest, 1.0, subtiles, SUBTILES)
+            base = largest.to(tl.float64) + tl.log(_total(stats, at, largest, 1.0, subtiles, SUBTILES))
             logprob = clean(tl.load(own + following)).to(tl.float64) - base
             if wanted > 0:
                 bound = _kth_largest(parts, wanted)

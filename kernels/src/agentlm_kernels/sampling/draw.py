@@ -156,8 +156,8 @@ def draw(
     factor = LOG2_E / by
     bounds = tl.load(stats + (at * 3 + 1) * subtiles + cells, mask=cells < subtiles, other=float("-inf"))
     bounds = bounds - largest * factor
-    # Where numbers end: such subtiles are looked at.
-    bounds = tl.where(bounds != bounds, 3e38, bounds)
+    # Where numbers end, and fused or not the difference is none: such subtiles are looked at.
+    bounds = tl.where(tl.abs(bounds) < float("inf"), bounds, 3e38)
     bounds = tl.where(greedy, tl.where(parts == largest, 0.0, float("-inf")), bounds)
     bounds = tl.where(parts > float("-inf"), bounds, float("-inf"))
     # More than all roundings of bounds and noise; greedy rows end with the first subtile.
