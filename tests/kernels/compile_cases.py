@@ -124,6 +124,7 @@ def attention(
     *,
     window: int | None = None,
     cache: torch.dtype = BF16,
+    dtype: torch.dtype = BF16,
 ) -> None:
     """One launch of `paged_decode` or `paged_prefill`."""
     from agentlm_kernels.attention import (
@@ -149,8 +150,8 @@ def attention(
     if cache == FP8:
         given |= {name: meta(blocks, kv_heads, 16, dtype=FP32) for name in ("k_scale", "v_scale")}
     tokens = entries if what == "decode" else 2048
-    q = meta(tokens, (heads + 2 * kv_heads) * head_dim)
-    out = meta(tokens, heads * head_dim)
+    q = meta(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
+    out = meta(tokens, heads * head_dim, dtype=dtype)
     if what == "decode":
         workspace = DecodeWorkspace.allocate(entries, heads, kv_heads, head_dim, "meta")
         paged_decode(q, *caches, step, policy, workspace, out=out, **given)
@@ -196,6 +197,11 @@ def _prefill_mha() -> None:
 @case("prefill/window", "matrix")
 def _prefill_window() -> None:
     attention("prefill", 32, 8, window=4096)
+
+
+@case("prefill/float32")
+def _prefill_float32() -> None:
+    attention("prefill", 32, 8, cache=FP32, dtype=FP32)
 
 
 @case("prefill/fp8", "matrix", skip=NO_FP8)

@@ -250,8 +250,8 @@ def choose(
             filtered = is_filtered(record, flags, vocab)
             cut_key = NO_ID
             cut_id = NO_ID
-            held = _total(stats, sample, largest, by, subtiles, SUBTILES)
-            total = tl.log(held)
+            # Only typical-p asks for the logarithm of what is kept.
+            total = tl.zeros([], tl.float64)
             entropy = tl.zeros([], tl.float64)
             reach = NO_ID
             n = 0
@@ -272,17 +272,18 @@ def choose(
                 if (min_p > 0.0) & ((has_k == 0) | (p >= 1.0)):
                     bound = tl.maximum(bound, largest + (tl.log(min_p) - 0.001) * by)
                 n = _gather(own, parts, own_hits, bound, values, ids, vocab, subtiles, SUBTILES, SUB, GATHER)
-                if has_k:
-                    if k < n:
-                        cut_key = _search(
-                            values, ids, n, largest, by, k.to(tl.float64), NO_ID, NO_ID, total, entropy, 0, TILE
-                        )  # fmt: skip
-                    held, _many = _sums(
-                        values, ids, n, largest, by, cut_key, NO_ID, total, entropy, NO_ID, TILE
+                if has_k & (k < n):
+                    cut_key = _search(
+                        values, ids, n, largest, by, k.to(tl.float64), NO_ID, NO_ID, total, entropy, 0, TILE
                     )
-                    total = tl.log(held)
                 if p < 1.0:
-                    # Not of its logarithm, whose exponential may lie above it: ties at p itself would keep one more.
+                    # Of the sum itself: the exponential of its logarithm may lie above it, and ties at p keep one more.
+                    if has_k:
+                        held, _many = _sums(
+                            values, ids, n, largest, by, cut_key, NO_ID, total, entropy, NO_ID, TILE
+                        )
+                    else:
+                        held = _total(stats, sample, largest, by, subtiles, SUBTILES)
                     target = p.to(tl.float64) * held
                     found = _search(
                         values, ids, n, largest, by, target, cut_key, NO_ID, total, entropy, 1, TILE
@@ -354,7 +355,7 @@ def choose(
                 chosen = draw(
                     own, stats, sample, parts, largest, by, record, flags, position, subtiles, vocab, SUBTILES, SUB
                 )  # fmt: skip
-                base = total
+                base = tl.log(_total(stats, sample, largest, by, subtiles, SUBTILES))
             tl.store(results + sample, chosen)
             tl.store(token_at, chosen)
             logprob = tl.zeros([], tl.float64)
