@@ -10,11 +10,9 @@ use super::super::avx512::load;
 use super::super::choice::{BF16, F16};
 use super::super::driver::Job;
 use super::STEP;
-use super::split::{LANES, cut, high_part, lanes};
+use super::split::{INPUT_BYTES, LANES, cut, filled_up, high_part, lanes};
 use crate::weight::GROUP;
 
-/// Bytes of an input's weights.
-const INPUT_BYTES: usize = GROUP * 2;
 /// How far ahead they are fetched.
 const AHEAD_BYTES: usize = 3072;
 
@@ -58,9 +56,8 @@ pub(super) unsafe fn group<const LOW: bool>(job: &Job<'_>, group: usize, x: *con
             if k - first >= STEP {
                 step::<LOW>(weights, x.add(first), low.add(first), &mut sums);
             } else {
-                let mut whole = [0u8; STEP * INPUT_BYTES];
-                std::ptr::copy_nonoverlapping(weights, whole.as_mut_ptr(), (k - first) * INPUT_BYTES);
-                step::<LOW>(whole.as_ptr(), x.add(first), low.add(first), &mut sums);
+                let weights = filled_up(weights, k - first);
+                step::<LOW>(weights.as_ptr().cast(), x.add(first), low.add(first), &mut sums);
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::weight::GROUP;
 
 /// Values of a vector.
 pub(super) const LANES: usize = 16;
+/// Bytes of an input's weights.
+pub(super) const INPUT_BYTES: usize = GROUP * 2;
 /// How far ahead weights are fetched.
 const AHEAD_BYTES: usize = 3072;
 
@@ -99,17 +101,27 @@ fn rounded(upper: __m512, lower: __m512) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn split_weights<const LOW: bool>(from: *const u8, inputs: usize, to: *mut u8) {
-    const INPUT_BYTES: usize = GROUP * 2;
-    let mut filled = [0u8; STEP * INPUT_BYTES];
     // SAFETY: the caller's promise.
     unsafe {
         if inputs < STEP {
-            std::ptr::copy_nonoverlapping(from, filled.as_mut_ptr(), inputs * INPUT_BYTES);
-            split_step::<LOW>(filled.as_ptr(), to);
+            split_step::<LOW>(filled_up(from, inputs).as_ptr().cast(), to);
         } else {
             split_step::<LOW>(from, to);
         }
     }
+}
+
+/// The last inputs of a group as a whole step. On its own, since else the compiler makes the zeros in every step.
+///
+/// # Safety
+/// So many inputs, fewer than [`STEP`], lie at `from`.
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn filled_up(from: *const u8, inputs: usize) -> [[u8; INPUT_BYTES]; STEP] {
+    let mut whole = [[0; INPUT_BYTES]; STEP];
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from.cast(), whole.as_mut_ptr(), inputs) };
+    whole
 }
 
 /// # Safety
