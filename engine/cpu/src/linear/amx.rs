@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use split::{split_activations, split_weights};
-use tiles::{TILE, TILE_ROW, TILE_ROWS, load_sums, multiply, store_sums};
+use tiles::{Layout, TILE, TILE_ROW, TILE_ROWS, load_sums, multiply, store_sums};
 
 use super::driver::{Job, SPLIT_ROWS};
 use super::few::Runs;
@@ -282,9 +282,9 @@ impl Pass {
         // SAFETY: zeros and biases are there for a whole group, the same for all rows; `a` and `room` hold the step.
         unsafe {
             match (self.inputs.start, job.weight.bias()) {
-                (0, None) => load_sums::<TILES>(ZEROS.as_ptr(), 0, TILE_ROW),
-                (0, Some(bias)) => load_sums::<TILES>(bias[self.group * GROUP..].as_ptr(), 0, TILE_ROW),
-                _ => load_sums::<TILES>(self.sums, TILE_ROW, TILE),
+                (0, None) => load_sums::<TILES>(ZEROS.as_ptr(), Layout::rows(0)),
+                (0, Some(bias)) => load_sums::<TILES>(bias[self.group * GROUP..].as_ptr(), Layout::rows(0)),
+                _ => load_sums::<TILES>(self.sums, Layout::KEPT),
             }
             if weights != Weights::Split {
                 split(0);
@@ -306,7 +306,7 @@ impl Pass {
             if is_last {
                 self.put_out::<TILES>(job);
             } else {
-                store_sums::<TILES>(self.sums, TILE_ROW, TILE);
+                store_sums::<TILES>(self.sums, Layout::KEPT);
             }
         }
     }
@@ -339,12 +339,12 @@ impl Pass {
         // SAFETY: the output has the rows and columns.
         unsafe {
             if self.rows.len() == TILES * TILE_ROWS && columns == GROUP {
-                store_sums::<TILES>(to, job.out_stride * size_of::<f32>(), TILE_ROW);
+                store_sums::<TILES>(to, Layout::rows(job.out_stride * size_of::<f32>()));
                 return;
             }
             let mut whole = std::mem::MaybeUninit::<[f32; PASS_ROWS * GROUP]>::uninit();
             let whole = whole.as_mut_ptr().cast::<f32>();
-            store_sums::<TILES>(whole, GROUP * size_of::<f32>(), TILE_ROW);
+            store_sums::<TILES>(whole, Layout::rows(GROUP * size_of::<f32>()));
             for row in 0..self.rows.len() {
                 std::ptr::copy_nonoverlapping(whole.add(row * GROUP), to.add(row * job.out_stride), columns);
             }

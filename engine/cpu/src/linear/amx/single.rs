@@ -1,8 +1,8 @@
 //! One row without matrix registers, which would split the weights for a sixteenth of their work.
 //!
-//! Multiply-adds in the order in which the matrix registers add, so with the same bits: over a step's inputs one chain of the
-//! even ones and one of the odd ones, both from 0; their sum is added to what was there. Only results below 2⁻¹²⁶, which
-//! matrix registers flush to zero, may differ.
+//! Multiply-adds in the order in which the matrix registers add, so with the same bits: over a step's inputs one chain of
+//! the even ones and one of the odd ones, both from 0; their sum is added to what was there. Only results below 2⁻¹²⁶,
+//! which matrix registers flush to zero, may differ.
 
 use std::arch::x86_64::*;
 

@@ -93,8 +93,8 @@ fn rounded(upper: __m512, lower: __m512) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(upper, lower)) }
 }
 
-/// Splits a step of a group's weights: `[high, low][half][pair of inputs][16][2]`, filled up with zeros. Only half precision
-/// has low parts.
+/// Splits a step of a group's weights: `[high, low][half][pair of inputs][16][2]`, filled up with zeros. Only half
+/// precision has low parts.
 ///
 /// # Safety
 /// So many inputs, at most [`STEP`], lie at `from`; `to` is aligned to 64 bytes and has room.

@@ -46,64 +46,82 @@ pub(super) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
 }
 
-/// The sums are tiles 0 and 1, and for a second tile of rows 2 and 3; the others hold operands. No compiler uses tiles for
-/// anything of its own, so they keep their values from one of these functions to the next.
-///
-/// Rows lie `stride` bytes apart, the two tiles of a row `across`, the second tile of rows behind sixteen rows, or behind
-/// both tiles of the first where these lie one after the other.
+/// How the four tiles of sums lie in memory, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// From one row of a tile to the next.
+    stride: usize,
+    /// From the first columns to the others.
+    right: usize,
+    /// From the first rows to the others.
+    below: usize,
+}
+
+impl Layout {
+    /// One tile after the other.
+    pub(super) const KEPT: Self = Self {
+        stride: TILE_ROW,
+        right: TILE,
+        below: 2 * TILE,
+    };
+
+    /// As rows of a matrix; 0 apart they are all one row.
+    pub(super) const fn rows(stride: usize) -> Self {
+        Self {
+            stride,
+            right: TILE_ROW,
+            below: TILE_ROWS * stride,
+        }
+    }
+}
+
+/// Fills the sums: tiles 0 and 1, and for a second tile of rows 2 and 3. The others hold operands. No compiler uses tiles
+/// for anything of its own, so they keep their values from one of these functions to the next.
 ///
 /// # Safety
-/// Readable for the tiles; tiles are configured.
+/// Readable for the tiles; they are configured.
 #[inline(always)]
-pub(super) unsafe fn load_sums<const TILES: usize>(from: *const f32, stride: usize, across: usize) {
-    let next = second_rows(from.cast(), stride, across);
+pub(super) unsafe fn load_sums<const TILES: usize>(from: *const f32, layout: Layout) {
+    let below = from.wrapping_byte_add(layout.below);
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
-            "tileloadd tmm0, [{from} + {stride} * 1]",
+            "tileloadd tmm0, [{left} + {stride} * 1]",
             "tileloadd tmm1, [{right} + {stride} * 1]",
-            from = in(reg) from, right = in(reg) from.wrapping_byte_add(across), stride = in(reg) stride,
+            left = in(reg) from, right = in(reg) from.wrapping_byte_add(layout.right), stride = in(reg) layout.stride,
             options(readonly, nostack, preserves_flags)
         );
         if TILES == 2 {
             asm!(
-                "tileloadd tmm2, [{next} + {stride} * 1]",
+                "tileloadd tmm2, [{left} + {stride} * 1]",
                 "tileloadd tmm3, [{right} + {stride} * 1]",
-                next = in(reg) next, right = in(reg) next.wrapping_add(across), stride = in(reg) stride,
+                left = in(reg) below, right = in(reg) below.wrapping_byte_add(layout.right), stride = in(reg) layout.stride,
                 options(readonly, nostack, preserves_flags)
             );
         }
     }
 }
 
-fn second_rows(first: *const u8, stride: usize, across: usize) -> *const u8 {
-    first.wrapping_add(if across == TILE {
-        2 * TILE
-    } else {
-        TILE_ROWS * stride
-    })
-}
-
-/// As [`load_sums`].
+/// Writes the sums.
 ///
 /// # Safety
-/// Writable for the tiles; tiles are configured.
+/// Writable for the tiles; they are configured.
 #[inline(always)]
-pub(super) unsafe fn store_sums<const TILES: usize>(to: *mut f32, stride: usize, across: usize) {
-    let next = second_rows(to.cast(), stride, across);
+pub(super) unsafe fn store_sums<const TILES: usize>(to: *mut f32, layout: Layout) {
+    let below = to.wrapping_byte_add(layout.below);
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
-            "tilestored [{to} + {stride} * 1], tmm0",
+            "tilestored [{left} + {stride} * 1], tmm0",
             "tilestored [{right} + {stride} * 1], tmm1",
-            to = in(reg) to, right = in(reg) to.wrapping_byte_add(across), stride = in(reg) stride,
+            left = in(reg) to, right = in(reg) to.wrapping_byte_add(layout.right), stride = in(reg) layout.stride,
             options(nostack, preserves_flags)
         );
         if TILES == 2 {
             asm!(
-                "tilestored [{next} + {stride} * 1], tmm2",
+                "tilestored [{left} + {stride} * 1], tmm2",
                 "tilestored [{right} + {stride} * 1], tmm3",
-                next = in(reg) next, right = in(reg) next.wrapping_add(across), stride = in(reg) stride,
+                left = in(reg) below, right = in(reg) below.wrapping_byte_add(layout.right), stride = in(reg) layout.stride,
                 options(nostack, preserves_flags)
             );
         }
