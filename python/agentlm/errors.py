@@ -10,6 +10,20 @@ if TYPE_CHECKING:
     from agentlm.completion import Completion
 
 
+SHOWN = 80
+"""Most characters of a value that a message repeats."""
+
+
+def shown(value: object) -> str:
+    """What was given, as a message repeats it: its beginning, and never another error."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # An integer of thousands of digits, lists in lists in lists.
+        return f"a value of type {type(value).__name__}, too large to be shown"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
 class AgentLMError(Exception):
     """Base of all errors raised on purpose; anything else is a defect."""
 

@@ -3,18 +3,21 @@
 An engine checks what depends on it (lengths, how many stop strings) when a request is submitted.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Self
 
-from agentlm.errors import InvalidRequestError
-from agentlm.grammar import Grammar
+from agentlm.errors import InvalidRequestError, shown
+from agentlm.grammar import Grammar, check_unicode
 
 _LARGEST = 3.4e38
 """The engine computes in float32."""
 MAX_LOGIT_BIAS = 1024
 """Most entries of `logit_bias`."""
+_ID_DIGITS = 20
+"""Longer texts are no token ids."""
 
 
 class Unnamed(int):
@@ -33,11 +36,11 @@ _INTEGERS = (
 )
 
 _NUMBERS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-    ("temperature", ">= 0", lambda x: 0 <= x <= _LARGEST),
+    ("temperature", f">= 0 and <= {_LARGEST}", lambda x: 0 <= x <= _LARGEST),
     ("top_p", "> 0 and <= 1", lambda x: 0 < x <= 1),
     ("min_p", ">= 0 and < 1", lambda x: 0 <= x < 1),
     ("typical_p", "> 0 and <= 1", lambda x: 0 < x <= 1),
-    ("repetition_penalty", "> 0", lambda x: 0 < x <= _LARGEST),
+    ("repetition_penalty", f"> 0 and <= {_LARGEST}", lambda x: 0 < x <= _LARGEST),
     ("frequency_penalty", "from -2 to 2", lambda x: -2 <= x <= 2),
     ("presence_penalty", "from -2 to 2", lambda x: -2 <= x <= 2),
 )
@@ -93,7 +96,11 @@ class SamplingParams:
         value: Any
         stop: Any = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, Sequence) or not all(isinstance(one, str) and one for one in stop):
-            raise InvalidRequestError(f"`stop` must be strings, none of them empty. Given: {self.stop!r}")
+            raise InvalidRequestError(
+                f"`stop` must be strings, none of them empty. Given: {shown(self.stop)}"
+            )
+        for one in stop:
+            check_unicode(one, "`stop`")
         object.__setattr__(self, "stop", tuple(stop))
         for name, low, high in _INTEGERS:
             value = getattr(self, name)
@@ -101,21 +108,20 @@ class SamplingParams:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
                 raise InvalidRequestError(
-                    f"`{name}` must be an integer from {low} to {high}. Given: {value!r}"
+                    f"`{name}` must be an integer from {low} to {high}. Given: {shown(value)}"
                 )
         for name, allowed, fits in _NUMBERS:
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
-            # A value that is not a number (NaN) fits no range.
-            if isinstance(value, bool) or not isinstance(value, Real) or not fits(float(value)):
-                raise InvalidRequestError(f"`{name}` must be a number {allowed}. Given: {value!r}")
+            if not fits(_float(value)):
+                raise InvalidRequestError(f"`{name}` must be a number {allowed}. Given: {shown(value)}")
         for name in ("ignore_eos", "logprobs", "prompt_logprobs", "watermark"):
             if not isinstance(value := getattr(self, name), bool):
-                raise InvalidRequestError(f"`{name}` must be True or False. Given: {value!r}")
+                raise InvalidRequestError(f"`{name}` must be True or False. Given: {shown(value)}")
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
             raise InvalidRequestError(
-                f"`grammar` must be a Grammar, such as Grammar.regex('[a-z]+'). Given: {self.grammar!r:.80}"
+                f"`grammar` must be a Grammar, such as Grammar.regex('[a-z]+'). Given: {shown(self.grammar)}"
             )
         if self.logit_bias is not None:
             object.__setattr__(self, "logit_bias", _logit_bias(self.logit_bias))
@@ -126,15 +132,21 @@ class SamplingParams:
             )
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Reads a plain dictionary, as JSON gives it; an unknown key is refused.
 
         `grammar` may be in its plain form (`Grammar.from_dict`), and the ids of `logit_bias` may be text.
         Raises `InvalidRequestError`.
         """
+        if not isinstance(values, Mapping):
+            raise InvalidRequestError(
+                f"sampling parameters must be a mapping such as {{'temperature': 0.7}}. Given: {shown(values)}"
+            )
         known = {one.name for one in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise InvalidRequestError(f"unknown sampling parameters {unknown}; known: {sorted(known)}")
+        if unknown := sorted(map(shown, set(values) - known)):
+            raise InvalidRequestError(
+                f"unknown sampling parameters {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
         read = dict(values)
         if isinstance(grammar := values.get("grammar"), Mapping):
             read["grammar"] = Grammar.from_dict(grammar)
@@ -143,16 +155,27 @@ class SamplingParams:
         return cls(**read)
 
 
+def _float(value: Any) -> float:
+    """The number, or NaN, which fits no range, where it is none or larger than any float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
 def _id(token: Any) -> Any:
     """A token id that JSON wrote as a key; anything else as it is."""
-    return int(token) if isinstance(token, str) and token.isascii() and token.isdecimal() else token
+    is_id = isinstance(token, str) and token.isascii() and token.isdecimal() and len(token) <= _ID_DIGITS
+    return int(token) if is_id else token
 
 
 def _logit_bias(given: Any) -> dict[int, float]:
     """The biases by token id, checked. Raises `InvalidRequestError`."""
     if not isinstance(given, Mapping):
         raise InvalidRequestError(
-            f"`logit_bias` must be a mapping of token ids to numbers. Given: {given!r:.80}"
+            f"`logit_bias` must be a mapping of token ids to numbers. Given: {shown(given)}"
         )
     if len(given) > MAX_LOGIT_BIAS:
         raise InvalidRequestError(
@@ -161,11 +184,10 @@ def _logit_bias(given: Any) -> dict[int, float]:
     for token, value in given.items():
         if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < 2**32:
             raise InvalidRequestError(
-                f"`logit_bias` must name token ids from 0 to the vocabulary's last. Given: {token!r:.80}"
+                f"`logit_bias` must name token ids from 0 to the vocabulary's last. Given: {shown(token)}"
             )
-        # A value that is not a number (NaN) fits no range.
-        if isinstance(value, bool) or not isinstance(value, Real) or not -100 <= float(value) <= 100:
+        if not -100 <= _float(value) <= 100:
             raise InvalidRequestError(
-                f"`logit_bias` must be numbers from -100 to 100. Given: {value!r:.80} for token {token}"
+                f"`logit_bias` must be numbers from -100 to 100. Given: {shown(value)} for token {token}"
             )
     return {int(token): float(value) for token, value in given.items()}

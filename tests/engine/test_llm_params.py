@@ -47,6 +47,29 @@ from agentlm.errors import InvalidRequestError
         ({"logit_bias": {5: "much"}}, ["`logit_bias`", "'much'"]),
         ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, ["`logit_bias`", "1024", "1025"]),
         ({"warmth": 1}, ["warmth", "temperature"]),
+        ({"warmth": 1, 2: 3}, ["'warmth'", "2", "temperature"]),
+        (None, ["mapping", "None"]),
+        ([("temperature", 1)], ["mapping", "[('temperature', 1)]"]),
+        *[
+            ({name: 10**400}, [f"`{name}`", "must be a number", "1000"])
+            for name in (
+                "temperature",
+                "top_p",
+                "min_p",
+                "typical_p",
+                "repetition_penalty",
+                "frequency_penalty",
+                "presence_penalty",
+            )
+        ],
+        ({"temperature": math.inf}, ["<= 3.4e+38"]),
+        ({"temperature": 10**5000}, ["`temperature`", "type int"]),
+        ({"top_k": 10**5000}, ["`top_k`", "type int"]),
+        ({"logit_bias": {5: 10**400}}, ["`logit_bias`", "from -100 to 100", "token 5"]),
+        ({"logit_bias": {"9" * 5000: 1}}, ["`logit_bias`", "token ids", "9999"]),
+        ({"stop": "\ud800"}, ["`stop`", "valid Unicode", "\\ud800"]),
+        ({"stop": ["fine", "half \udcff"]}, ["`stop`", "character 5", "\\udcff"]),
+        ({"grammar": {"regex": "\ud800"}}, ["regex", "valid Unicode"]),
     ],
 )
 def test_a_parameter_out_of_range_is_refused_with_its_range(values, named):
@@ -109,6 +132,11 @@ def test_a_grammar_is_its_kind_and_its_text(plain, made, kind, text):
         (lambda: Grammar.choice("yes"), ["choice", "list", "'yes'"]),
         (lambda: Grammar.choice([]), ["choice", "at least one", "[]"]),
         (lambda: Grammar.choice(["yes", 5]), ["choice", "text", "5"]),
+        (lambda: Grammar.regex("a\ud800"), ["regex", "valid Unicode", "character 1", "\\ud800"]),
+        (lambda: Grammar.lark("\ud800"), ["lark", "valid Unicode"]),
+        (lambda: Grammar.choice(["yes", "\ud800"]), ["choice", "valid Unicode"]),
+        (lambda: Grammar.json_schema({"const": "\ud800"}), ["json_schema", "valid Unicode"]),
+        (lambda: Grammar.from_dict(5), ["`grammar`", "json_schema", "5"]),
         (lambda: Grammar.from_dict({}), ["`grammar`", "json_schema", "regex", "{}"]),
         (lambda: Grammar.from_dict({"json_object": False}), ["`grammar`", "json_object", "False"]),
         (lambda: Grammar.from_dict({"ebnf": "x"}), ["`grammar`", "lark", "ebnf"]),
