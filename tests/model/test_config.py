@@ -29,6 +29,9 @@ LLAMA3_SCALING = {
 }
 
 
+YARN = {"type": "yarn", "factor": 2.0}
+
+
 def llama(**changes: Any) -> ModelConfig:
     return ModelConfig.from_json(LLAMA | changes)
 
@@ -107,6 +110,15 @@ def test_end_of_sequence_ids_come_from_the_generation_config_first(tmp_path: Pat
     assert ModelConfig.load(tmp_path).eos_token_ids == (2,)
 
 
+def test_an_end_of_sequence_id_outside_the_vocabulary_is_refused_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"eos_token_id": 2}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 10**12}))
+    with pytest.raises(
+        ConfigError, match=r"^generation_config.json gives eos_token_id = 1000000000000; .* 299"
+    ):
+        ModelConfig.load(tmp_path)
+
+
 def test_no_end_of_sequence_id_is_allowed() -> None:
     assert llama().eos_token_ids == ()
 
@@ -141,7 +153,11 @@ def test_attention_constants() -> None:
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, UnsupportedModelError, "one for all"),
         ({"partial_rotary_factor": 0.5}, UnsupportedModelError, "whole heads"),
         ({"rope_scaling": {"type": "linear"}}, ConfigError, "lacks 'factor'"),
-        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, ConfigError, "at least 1"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 0.5}},
+            ConfigError,
+            r"factor = 0\.5; a number not below 1",
+        ),
         ({"rope_scaling": "linear"}, ConfigError, "JSON object"),
         (
             {"rope_scaling": {"type": "llama3"} | LLAMA3_SCALING | {"high_freq_factor": 1}},
@@ -168,6 +184,25 @@ def test_attention_constants() -> None:
         ({"rms_norm_eps": "small"}, ConfigError, "rms_norm_eps"),
         ({"tie_word_embeddings": "yes"}, ConfigError, "true or false"),
         ({"eos_token_id": "</s>"}, ConfigError, "eos_token_id = '</s>'"),
+        ({"eos_token_id": [2, 300]}, ConfigError, r"eos_token_id = \[2, 300\]; ids from 0 to 299"),
+        (
+            {"rms_norm_eps": 10**400},
+            ConfigError,
+            r"rms_norm_eps = 1000\d+…; a number not below 0, at most 3\.4e",
+        ),
+        ({"rms_norm_eps": float("nan")}, ConfigError, "rms_norm_eps = nan; a number not below 0"),
+        ({"rope_theta": 10**400}, ConfigError, r"rope_theta = 1000\d+…; a number not below 1, at most 3\.4e"),
+        ({"rope_theta": 0}, ConfigError, "rope_theta = 0; a number not below 1"),
+        ({"rope_theta": 0.5}, ConfigError, r"rope_theta = 0\.5; a number not below 1"),
+        ({"rope_scaling": YARN, "rope_theta": 0}, ConfigError, "rope_theta = 0; a number not below 1"),
+        ({"rope_scaling": YARN, "rope_theta": 1}, ConfigError, r"rope_theta = 1\.0; a number above 1"),
+        ({"rope_scaling": YARN | {"rope_theta": 1}}, ConfigError, "rope_theta = 1; a number above 1"),
+        ({"rope_scaling": YARN | {"factor": 10**400}}, ConfigError, "factor = 1000"),
+        (
+            {"rope_scaling": {"type": "llama3"} | LLAMA3_SCALING | {"low_freq_factor": 0}},
+            ConfigError,
+            "low_freq_factor = 0; a number above 0",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

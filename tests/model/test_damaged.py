@@ -15,10 +15,16 @@ from agentlm.model.weights import Checkpoint
 from tests.engine.adapters import write_adapter
 from tests.model.small import make_small
 
+NESTED: list[Any] = []
+for _ in range(100_000):
+    NESTED = [NESTED]
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2**40, 2**70, 1e308, float("nan"), "", "x", "(", [], [1], ["("], [[1]], {}, {"(": 1},
     {"q_proj": "x"}, {"x": {"y": 1}}, {"*": 3}, {"rope_type": "yarn", "factor": 2}, {"rope_type": "linear", "factor": "x"},
     {"type": 5}, ["full_attention"], ["F32"], [2**63, 2**64], [-1, 2], [1.5, 2],
+    10**400, 1e-320, {"quant_method": "gptq", "bits": 4, "group_size": 10**400},
+    {"rope_type": "llama3", "factor": 2, "low_freq_factor": 0, "high_freq_factor": 4},
+    {"rope_type": "yarn", "factor": 2, "rope_theta": 1}, {"rope_type": "yarn", "factor": 10**400},
 ]  # fmt: skip
 EXTRA_CONFIG_KEYS = (
     "attention_bias", "head_dim", "hidden_act", "layer_types", "max_window_layers", "mlp_bias", "num_experts",
@@ -45,7 +51,7 @@ def test_any_value_in_a_model_s_configuration(base, architecture) -> None:
     whole = json.loads((base / "config.json").read_bytes()) | {"architectures": [architecture]}
     refused = 0
     for key in sorted({*whole, *EXTRA_CONFIG_KEYS}):
-        for value in VALUES:
+        for value in (*VALUES, NESTED, [NESTED]):
             changed = whole | {"use_sliding_window": True, "sliding_window": 64, key: value}
             try:
                 checked(ModelConfig.from_json(changed), checkpoint)
@@ -61,6 +67,14 @@ def test_a_model_s_configuration_that_cannot_be_read_is_told(base, tmp_path, key
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()
     with pytest.raises(ConfigError, match=f"{name} cannot be read"):
+        ModelConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_configuration_nested_without_end_is_told(base, tmp_path, name) -> None:
+    (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
+    (tmp_path / name).write_text('{"eos_token_id": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ConfigError, match=rf"{name} is not valid JSON"):
         ModelConfig.load(tmp_path)
 
 

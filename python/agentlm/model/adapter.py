@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentlm.errors import AdapterError, AgentLMError
+from agentlm.errors import AdapterError, AgentLMError, shown
 from agentlm.model.config import ModelConfig
 from agentlm.model.decoder import Decoder
 from agentlm.model.layout import tensor_shapes
@@ -26,6 +26,8 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
 _MODULE = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<name>\w+)")
 
+_LARGEST = 3.4e38
+"""The arithmetic is float32's."""
 _REFUSED: Mapping[str, Any] = {
     "use_dora": False,
     "fan_in_fan_out": False,
@@ -116,7 +118,7 @@ def _settings(directory: Path) -> dict[str, Any]:
         raise AdapterError(
             f"{directory} holds no {CONFIG_NAME}: give the directory that peft's save_pretrained wrote."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{file} cannot be read: {error}") from error
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         kind = settings.get("peft_type") if isinstance(settings, dict) else settings
@@ -155,8 +157,10 @@ def _module(
             f"and [{out}, rank]. The adapter belongs to another model."
         )
     alpha = _pattern(directory, settings.get("alpha_pattern"), name, settings.get("lora_alpha"))
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise AdapterError(f"{directory / CONFIG_NAME} sets 'lora_alpha' to {alpha!r}; it must be a number.")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _LARGEST:
+        raise AdapterError(
+            f"{directory / CONFIG_NAME} sets 'lora_alpha' to {shown(alpha)}; it must be a number, at most {_LARGEST}."
+        )
     return LoraModule(a, b, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from agentlm.errors import ConfigError, UnsupportedModelError
+from agentlm.errors import ConfigError, UnsupportedModelError, shown
 from agentlm.model.quantization import Quantization
 from agentlm.model.rope import ROPE_KINDS, Rope
 from agentlm.ops.protocol import AttentionSpec
@@ -20,6 +20,8 @@ _MOST = 2**31 - 1
 """Sizes are 32-bit integers in the engine."""
 _MOST_LAYERS = 100_000
 """Far above any model: lists as long as this are still made at once."""
+_LARGEST = 3.4e38
+"""The arithmetic is float32's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class ModelConfig:
                 f"config.json gives a head_dim of {head_dim}; rotary embedding needs an even one."
             )
         max_positions = _count(config, "max_position_embeddings")
+        vocab = _count(config, "vocab_size")
         biased = _flag(config, "attention_bias")
         return cls(
             architecture=architecture,
@@ -135,7 +138,7 @@ class ModelConfig:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            vocab=_count(config, "vocab_size"),
+            vocab=vocab,
             max_position_embeddings=max_positions,
             norm_eps=_number(config, "rms_norm_eps", 1e-6),
             rope=_rope(config, max_positions),
@@ -146,7 +149,7 @@ class ModelConfig:
             mlp_bias=_flag(config, "mlp_bias") if architecture == "LlamaForCausalLM" else False,
             qk_norm=family.qk_norm,
             bos_token_id=next(iter(_ids(config, "bos_token_id")), None),
-            eos_token_ids=_ids(generation or {}, "eos_token_id") or _ids(config, "eos_token_id"),
+            eos_token_ids=_eos(config, generation or {}, vocab),
             dtype=config.get("dtype") or config.get("torch_dtype"),
             quantization=Quantization.read(config),
         )
@@ -173,7 +176,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{file} holds a {type(value).__name__}; a JSON object is needed. Fetch it again.")
@@ -187,8 +190,8 @@ def _architecture(config: Mapping[str, Any]) -> str:
         if isinstance(name, str) and name in FAMILIES:
             return name
     raise UnsupportedModelError(
-        f"config.json gives architectures = {given!r} (model_type {config.get('model_type')!r}); agentlm computes "
-        f"{', '.join(FAMILIES)}. Use a model of one of these."
+        f"config.json gives architectures = {shown(given)} (model_type {shown(config.get('model_type'))}); agentlm "
+        f"computes {', '.join(FAMILIES)}. Use a model of one of these."
     )
 
 
@@ -197,12 +200,12 @@ def _refuse_unknown_arithmetic(config: Mapping[str, Any], architecture: str) -> 
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise UnsupportedModelError(
-            f"config.json gives hidden_act = {activation!r}; the {architecture} decoder computes 'silu'."
+            f"config.json gives hidden_act = {shown(activation)}; the {architecture} decoder computes 'silu'."
         )
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if config.get(key):
             raise UnsupportedModelError(
-                f"config.json gives {key} = {config[key]!r}: a mixture of experts, which agentlm does not compute. "
+                f"config.json gives {key} = {shown(config[key])}: a mixture of experts, which agentlm does not compute. "
                 "Use a dense model."
             )
 
@@ -212,26 +215,25 @@ def _rope(config: Mapping[str, Any], max_positions: int) -> Rope:
     # transformers lets a `rope_scaling` win over `rope_parameters`.
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"config.json gives rope parameters {given!r}; a JSON object is needed.")
+        raise ConfigError(f"config.json gives rope parameters {shown(given)}; a JSON object is needed.")
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in ROPE_KINDS or any(isinstance(value, Mapping) for value in given.values()):
         raise UnsupportedModelError(
-            f"config.json asks for rotary embedding of type {kind!r} ({dict(given)!r}); agentlm computes "
+            f"config.json asks for rotary embedding of type {shown(kind)} ({shown(dict(given))}); agentlm computes "
             f"{', '.join(ROPE_KINDS)}, one for all layers. Use a model with one of these."
         )
     rotary = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if rotary not in (None, 1, 1.0):
         raise UnsupportedModelError(
-            f"config.json gives partial_rotary_factor = {rotary!r}; agentlm rotates whole heads (1.0) only."
+            f"config.json gives partial_rotary_factor = {shown(rotary)}; agentlm rotates whole heads (1.0) only."
         )
-    theta = _number(given, "rope_theta", _number(config, "rope_theta", 10_000.0))
+    # Wavelengths grow with each pair of elements; yarn divides by the logarithm.
+    theta = _number(
+        given, "rope_theta", _number(config, "rope_theta", 10_000.0, least=1), least=1, above=kind == "yarn"
+    )
     if kind == "default":
         return Rope(kind="default", theta=theta)
-    factor = _number(given, "factor", None)
-    if factor < 1.0:
-        raise ConfigError(
-            f"config.json gives the rotary embedding a factor of {factor}; it must be at least 1."
-        )
+    factor = _number(given, "factor", None, least=1)
     # Of the two places for the pretraining context transformers prefers the outer one.
     original = _count(
         config,
@@ -239,7 +241,7 @@ def _rope(config: Mapping[str, Any], max_positions: int) -> Rope:
         _count(given, "original_max_position_embeddings", max_positions),
     )
     if kind == "llama3":
-        low = _number(given, "low_freq_factor", None)
+        low = _number(given, "low_freq_factor", None, least=0, above=True)
         high = _number(given, "high_freq_factor", None)
         if high <= low:
             raise ConfigError(
@@ -285,12 +287,12 @@ def _windows(
         return windows
     by_type = {"full_attention": None, "sliding_attention": window}
     if not isinstance(types, list):
-        raise ConfigError(f"config.json gives layer_types = {types!r}; a list of names is needed.")
-    unknown = sorted({str(kind) for kind in types} - by_type.keys())
+        raise ConfigError(f"config.json gives layer_types = {shown(types)}; a list of names is needed.")
+    unknown = sorted({kind if isinstance(kind, str) else shown(kind) for kind in types} - by_type.keys())
     if unknown or len(types) != layers:
         raise UnsupportedModelError(
             f"config.json gives {len(types)} layer_types for {layers} layers"
-            + (f", among them {unknown!r}" if unknown else "")
+            + (f", among them {shown(unknown)}" if unknown else "")
             + f"; one of {sorted(by_type)} for each layer is needed."
         )
     typed = tuple(by_type[kind] for kind in types)
@@ -307,24 +309,30 @@ def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     value = config.get(key)
     value = default if value is None else value
     if value is None:
-        raise ConfigError(f"config.json lacks {key!r}; a positive integer is needed.")
+        raise ConfigError(f"config.json lacks {shown(key)}; a positive integer is needed.")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not int or not 0 < value <= _MOST:
         raise ConfigError(
-            f"config.json gives {key} = {value!r}; a positive integer, at most {_MOST}, is needed."
+            f"config.json gives {key} = {shown(value)}; a positive integer, at most {_MOST}, is needed."
         )
     return value
 
 
-def _number(config: Mapping[str, Any], key: str, default: float | None) -> float:
-    """A number not below 0; `default` where the key is absent or null."""
+def _number(
+    config: Mapping[str, Any], key: str, default: float | None, *, least: int = 0, above: bool = False
+) -> float:
+    """A number from `least` on (`above` it, if so said); `default` where the key is absent or null."""
+    allowed = f"a number {'above' if above else 'not below'} {least}"
     value = config.get(key)
     value = default if value is None else value
     if value is None:
-        raise ConfigError(f"config.json lacks {key!r}; a number is needed.")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"config.json gives {key} = {value!r}; a number not below 0 is needed.")
+        raise ConfigError(f"config.json lacks {shown(key)}; {allowed} is needed.")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _LARGEST or (above and value == least):
+        raise ConfigError(
+            f"config.json gives {key} = {shown(value)}; {allowed}, at most {_LARGEST}, is needed."
+        )
     return float(value)
 
 
@@ -332,8 +340,21 @@ def _flag(config: Mapping[str, Any], key: str) -> bool:
     """A boolean; false where the key is absent or null."""
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
-        raise ConfigError(f"config.json gives {key} = {value!r}; true or false is needed.")
+        raise ConfigError(f"config.json gives {key} = {shown(value)}; true or false is needed.")
     return bool(value)
+
+
+def _eos(config: Mapping[str, Any], generation: Mapping[str, Any], vocab: int) -> tuple[int, ...]:
+    """The ids that end a generation: generation_config.json's, else config.json's."""
+    for name, settings in (("generation_config.json", generation), ("config.json", config)):
+        if ids := _ids(settings, "eos_token_id"):
+            if max(ids) >= vocab:
+                raise ConfigError(
+                    f"{name} gives eos_token_id = {shown(settings['eos_token_id'])}; ids from 0 to {vocab - 1} are "
+                    f"needed, since vocab_size is {vocab}."
+                )
+            return ids
+    return ()
 
 
 def _ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
@@ -342,6 +363,6 @@ def _ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
     listed = [] if value is None else value if isinstance(value, list) else [value]
     if any(type(token) is not int or token < 0 for token in listed):
         raise ConfigError(
-            f"The model's configuration gives {key} = {value!r}; a token id or a list of them is needed."
+            f"The model's configuration gives {key} = {shown(value)}; a token id or a list of them is needed."
         )
     return tuple(dict.fromkeys(listed))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from agentlm.errors import QuantizedModelError
+from agentlm.errors import QuantizedModelError, shown
 
 BITS = 4
 METHODS = ("gptq", "awq")
@@ -34,16 +34,18 @@ class Quantization:
         if not given:
             return None
         if not isinstance(given, Mapping):
-            raise _refused(f"its quantization_config is {given!r}, no JSON object")
+            raise _refused(f"its quantization_config is {shown(given)}, no JSON object")
         method = given.get("quant_method", "unknown")
         if method not in METHODS:
-            raise _refused(f"method {method!r}; {' and '.join(METHODS)} are read")
+            raise _refused(f"method {shown(method)}; {' and '.join(METHODS)} are read")
         bits = given.get("bits", given.get("w_bit"))
         if bits != BITS:
-            raise _refused(f"{method} of {bits!r} bits; {BITS} are read")
+            raise _refused(f"{method} of {shown(bits)} bits; {BITS} are read")
         group = given.get("group_size", given.get("q_group_size"))
         if type(group) is not int or (group != -1 and group <= 0):
-            raise _refused(f"group_size = {group!r}; a positive integer, or -1 for whole rows, is needed")
+            raise _refused(
+                f"group_size = {shown(group)}; a positive integer, or -1 for whole rows, is needed"
+            )
         group = max(group, 0)
         return cls._awq(given, group) if method == "awq" else cls._gptq(given, group)
 
@@ -51,9 +53,9 @@ class Quantization:
     def _gptq(cls, given: Mapping[str, Any], group: int) -> Self:
         layout = "marlin" if given.get("is_marlin_format") else given.get("checkpoint_format", "gptq")
         if layout not in ("gptq", "gptq_v2"):
-            raise _refused(f"GPTQ in the layout {layout!r}; 'gptq' and 'gptq_v2' are read")
+            raise _refused(f"GPTQ in the layout {shown(layout)}; 'gptq' and 'gptq_v2' are read")
         if given.get("pack_dtype", "int32") != "int32":
-            raise _refused(f"GPTQ packed in {given['pack_dtype']!r}; 'int32' is read")
+            raise _refused(f"GPTQ packed in {shown(given['pack_dtype'])}; 'int32' is read")
         if given.get("lm_head"):
             raise _refused("a head that was narrowed with the layers")
         if given.get("dynamic"):
@@ -64,9 +66,9 @@ class Quantization:
     def _awq(cls, given: Mapping[str, Any], group: int) -> Self:
         version = str(given.get("version", "gemm")).lower()
         if version != "gemm":
-            raise _refused(f"AWQ in the layout {version!r}; 'gemm' is read")
+            raise _refused(f"AWQ in the layout {shown(version)}; 'gemm' is read")
         if given.get("backend", "autoawq") != "autoawq":
-            raise _refused(f"AWQ written by {given['backend']!r}; AutoAWQ's layout is read")
+            raise _refused(f"AWQ written by {shown(given['backend'])}; AutoAWQ's layout is read")
         if not given.get("zero_point", True):
             raise _refused("AWQ without zero points")
         return cls("awq", group)

@@ -102,7 +102,7 @@ def _object(file: Path, content: bytes) -> dict[str, Any]:
     """The JSON object in a file's content."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
     if not isinstance(value, dict):
         raise TokenizerError(

@@ -203,7 +203,7 @@ def _read_index(index: Path) -> dict[Path, list[str]]:
         by_file: dict[Path, list[str]] = {}
         for name, file in weight_map.items():
             by_file.setdefault(index.parent / file, []).append(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(
             f"{index} is not an index of the form {{'weight_map': {{tensor: file}}}} ({error}). Fetch it again."
         ) from error
@@ -276,7 +276,7 @@ def _map_file(file: Path) -> dict[str, TensorRef]:
             header = json.loads(handle.read(length))
             if not isinstance(header, dict):
                 raise ValueError("not a JSON object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptFileError(
                 f"The header of {file} is not valid JSON ({error}). Fetch it again."
             ) from error
