@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -146,6 +147,69 @@ def test_doctor_checks_a_checkpoint_as_serving_does(tmp_path):
     assert ran.returncode == 1
     [problem] = json.loads(ran.stdout)["problems"]
     assert "lacks tensor 'model.norm.weight'" in problem
+
+
+def without_tokenizer(directory):
+    (directory / "tokenizer.json").unlink()
+
+
+def with_half_a_tokenizer(directory):
+    file = directory / "tokenizer.json"
+    file.write_text(file.read_text()[:1000])
+
+
+def with_a_tokenizer_of_garbage(directory):
+    without_tokenizer(directory)
+    (directory / "tokenizer.model").write_bytes(b"garbage" * 50)
+
+
+def ended_by(token):
+    def change(directory):
+        (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": token}))
+
+    return change
+
+
+def ended_by_its_tokenizer(directory):
+    """Neither configuration names an end, and the tokenizer's is no row of the embedding table."""
+    (directory / "generation_config.json").unlink()
+    file = directory / "config.json"
+    config = json.loads(file.read_text()) | {"eos_token_id": None, "vocab_size": 200}
+    file.write_text(json.dumps(config))
+
+
+def stretched_by(**scaling):
+    def change(directory):
+        file = directory / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"rope_scaling": scaling}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (without_tokenizer, "holds neither tokenizer.json nor tokenizer.model"),
+        (with_half_a_tokenizer, "tokenizer.json cannot be understood"),
+        (with_a_tokenizer_of_garbage, "tokenizer.model cannot be converted"),
+        (ended_by(10**12), "eos_token_id = 1000000000000; ids from 0 to 511"),
+        (ended_by_its_tokenizer, "ends a sequence with id 257; ids from 0 to 199"),
+        (
+            stretched_by(rope_type="llama3", factor=8, low_freq_factor=0, high_freq_factor=4),
+            "low_freq_factor = 0; a number above 0",
+        ),
+    ],
+    ids=["no tokenizer", "half a tokenizer", "garbage", "end", "tokenizer's end", "rotary embedding"],
+)
+def test_doctor_tells_what_serving_refuses(model, tmp_path, monkeypatch, change, told):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    directory = tmp_path / "model"
+    shutil.copytree(model, directory)
+    change(directory)
+    [problem] = json.loads(agentlm("doctor", "--json", "--model", directory).stdout)["problems"]
+    assert told in problem
+    served = agentlm("serve", "--model", directory, "--backend", "cpu", "--threads", 1, "--port", 0)
+    assert served.stderr == f"error: {problem}\n"
 
 
 @pytest.mark.parametrize("name", ["revision", "cache_dir", "token", "offline", "dtype"])

@@ -126,14 +126,15 @@ def _look(
     from math import prod
     from tempfile import TemporaryDirectory
 
+    from agentlm.config import EngineConfig
     from agentlm.errors import MissingTensorError
     from agentlm.model import hub
     from agentlm.model.config import ModelConfig
     from agentlm.model.decoder import checked
     from agentlm.model.layout import EMBEDDING
-    from agentlm.model.quantized import open_checkpoint
     from agentlm.model.weights import ELEMENT_BYTES, WEIGHT_DTYPES
     from agentlm.runtime.cpu import possible_storage, storage_dtype
+    from agentlm.runtime.engine import open_model
 
     cache = cache_dir or None
     directory: Path | None
@@ -142,9 +143,10 @@ def _look(
     else:
         directory = hub.cached(model_id, revision, token, cache)
     if directory is not None:
-        checkpoint = open_checkpoint(directory)
+        opened = open_model(EngineConfig(cache_dir=Path(cache) if cache else None), directory)
+        checkpoint = opened.checkpoint
         facts["weights on disk"] = _size(checkpoint.nbytes)
-        config = checked(ModelConfig.load(directory), checkpoint)
+        config = checked(opened.model, checkpoint)
         # Narrow matrices are widened to float16 on the way.
         own = "float16" if config.quantization else storage_dtype(checkpoint)
         storage = own if dtype == "auto" else dtype

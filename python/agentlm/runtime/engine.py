@@ -157,6 +157,25 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
     directory = _resolve(config, progress=progress is not None)
     if config.backend == "mock":
         return _open_mock(config, directory, _tokenizer(config, directory))
+    opened = open_model(config, directory)
+    return _open_cuda(opened, progress) if config.backend == "cuda" else _open_cpu(opened, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """What every backend that computes is opened from: a checkpoint's files, its weights not yet read."""
+
+    config: EngineConfig
+    directory: Path
+    checkpoint: "Checkpoint"
+    model: "ModelConfig"
+    tokenizer: Tokenizer
+    eos: list[int]
+    """Ids that end a generation."""
+
+
+def open_model(config: EngineConfig, directory: Path) -> OpenedModel:
+    """Opens the checkpoint's files and checks what they say; no weight is read. Raises as `open_engine` does."""
     # Only a model that is computed needs numpy; the mock backend starts without it.
     from agentlm.model.config import ModelConfig
     from agentlm.model.quantization import METHODS
@@ -173,26 +192,17 @@ def open_engine(config: EngineConfig, progress: "Progress | None" = None) -> Run
             )
         # It says nothing that the checkpoint does not.
         config = replace(config, quantize=None)
-    opened = _Opened(config, directory, checkpoint, model, _tokenizer(config, directory))
-    return _open_cuda(opened, progress) if config.backend == "cuda" else _open_cpu(opened, progress)
+    tokenizer = _tokenizer(config, directory)
+    eos = list(model.eos_token_ids) or tokenizer.eos_token_ids
+    if outside := [token for token in eos if token >= model.vocab]:
+        raise ConfigError(
+            f"the tokenizer of {directory} ends a sequence with id {outside[0]}; ids from 0 to {model.vocab - 1} are "
+            f"needed, since vocab_size is {model.vocab}. Give eos_token_id in generation_config.json"
+        )
+    return OpenedModel(config, directory, checkpoint, model, tokenizer, eos)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What every backend that computes is opened from."""
-
-    config: EngineConfig
-    directory: Path
-    checkpoint: "Checkpoint"
-    model: "ModelConfig"
-    tokenizer: Tokenizer
-
-    @property
-    def eos(self) -> list[int]:
-        return list(self.model.eos_token_ids) or self.tokenizer.eos_token_ids
-
-
-def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
+def _open_cpu(opened: OpenedModel, progress: "Progress | None") -> RunningEngine:
     from agentlm.runtime.cpu import CpuModel, CpuRunner
 
     config = opened.config
@@ -219,7 +229,7 @@ def _open_cpu(opened: _Opened, progress: "Progress | None") -> RunningEngine:
     return RunningEngine(engine, runner, opened.tokenizer, info, config)
 
 
-def _open_cuda(opened: _Opened, progress: "Progress | None") -> RunningEngine:
+def _open_cuda(opened: OpenedModel, progress: "Progress | None") -> RunningEngine:
     from agentlm.runtime.cuda import CudaRunner
     from agentlm.runtime.cuda_memory import kv_budget
     from agentlm.runtime.cuda_model import CudaModel
