@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.cli.commands import agentlm
+from tests.model import families
 from tests.model.small import make_small
 
 pty = pytest.importorskip("pty")
@@ -119,6 +121,24 @@ def test_a_message_that_does_not_fit_is_taken_back(chat):
     terminal.type("short\n")
     terminal.wait_for("you: ", 3)
     assert terminal.seen.count("error: ") == 1
+    terminal.type("\n")
+    assert terminal.wait_exit() == 0
+
+
+def test_without_a_template_it_is_said_before_anybody_types(tmp_path):
+    bare = families.without_chat_template(make_small(tmp_path), tmp_path / "bare")
+    ran = agentlm("chat", "--model", bare, "--backend", "mock", stdin="hello\n")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"error: {bare}: the checkpoint has no chat template")
+
+
+def test_a_template_that_takes_other_words_only_is_asked_for_them(chat, tmp_path):
+    (tmp_path / "mine.jinja").write_text(
+        "{% if messages[-1].content != 'hello' %}{{ raise_exception('no') }}{% endif %}fine"
+    )
+    terminal = chat("--chat-template", tmp_path / "mine.jinja", "--max-new-tokens", 2)
+    terminal.type("hello\n")
+    terminal.wait_for("you: ", 2)
     terminal.type("\n")
     assert terminal.wait_exit() == 0
 

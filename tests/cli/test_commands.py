@@ -298,10 +298,10 @@ def test_an_option_out_of_range_is_a_usage_error(mock, arguments, named):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--temperature", "-1"), "`temperature`"),
+        (("--temperature", "-1"), "`--temperature`"),
         (("--max-total-tokens", "1"), "`max_total_tokens`"),
         (("--step-timeout", "0"), "`step_timeout`"),
-        (("--max-new-tokens", "100000"), "max_new_tokens"),
+        (("--max-new-tokens", "100000"), "max-new-tokens"),
     ],
 )
 def test_a_value_out_of_range_is_one_line(mock, arguments, named):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from agentlm import LLM, SamplingParams
 from tests.cli.commands import SECONDS, agentlm
 from tests.model import families
 from tests.model.small import make_small
@@ -139,6 +140,53 @@ def test_standard_input_is_one_prompt_without_the_end_of_its_last_line(mock, sai
     assert json.loads(ran.stdout)["prompt"] == prompt
 
 
+@pytest.mark.parametrize("through", ["file", "standard input"])
+def test_a_byte_order_mark_is_none_of_a_prompt(mock, tmp_path, through):
+    data = '{"prompt": "first", "max_new_tokens": 2}\n'.encode("utf-8-sig")
+    (tmp_path / "prompts.jsonl").write_bytes(data)
+    source = tmp_path / "prompts.jsonl" if through == "file" else "-"
+    ran = agentlm("generate", "--file", source, "--jsonl", *mock, stdin=data)
+    [answer] = map(json.loads, ran.stdout.splitlines())
+    assert (answer["prompt"], answer["completion_tokens"]) == ("first", 2)
+
+
+# log-probabilities
+
+
+def test_log_probabilities_are_written_with_their_tokens(model, mock):
+    asked = {"prompt": "a ☃", "max_new_tokens": 3, "top_n_tokens": 2, "prompt_logprobs": True}
+    ran = agentlm("generate", "--file", "-", "--jsonl", *mock, stdin=json.dumps(asked))
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout)
+    with LLM(model, backend="mock", mock_step_time=0.001, progress=False) as llm:
+        asked.pop("prompt")
+        [done] = llm.generate("a ☃", SamplingParams.from_dict(asked))
+        ids = llm.tokenize("a ☃")
+
+    def pairs(tokens):
+        assert all(token.keys() == {"id", "text", "logprob"} for token in tokens)
+        return tuple((token["id"], token["logprob"]) for token in tokens)
+
+    assert pairs(answer["logprobs"]) == tuple(zip(done.token_ids, done.logprobs, strict=True))
+    assert tuple(map(pairs, answer["top_logprobs"])) == done.top_logprobs
+    assert pairs(answer["prompt_logprobs"]) == tuple(zip(ids, done.prompt_logprobs, strict=True))
+    assert tuple(map(pairs, answer["prompt_top_logprobs"])) == done.prompt_top_logprobs
+    texts = [token["text"] for token in answer["prompt_logprobs"]]
+    assert texts == ["<|begin|>", "a", " ", "\ufffd", "\ufffd", "\ufffd"]
+
+
+def test_log_probabilities_that_nobody_asked_for_are_not_there(mock):
+    ran = agentlm("generate", "hello", "--jsonl", "--max-new-tokens", 2, *mock)
+    assert not [name for name in json.loads(ran.stdout) if "logprobs" in name]
+
+
+@pytest.mark.parametrize("asked", [{"logprobs": True}, {"top_n_tokens": 1}, {"prompt_logprobs": True}])
+def test_log_probabilities_need_lines_of_json(mock, asked):
+    ran = agentlm("generate", "--file", "-", *mock, stdin=json.dumps({"prompt": "x"} | asked))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"error: standard input:1: `{next(iter(asked))}` needs --jsonl")
+
+
 # what is refused, and where
 
 
@@ -151,12 +199,17 @@ def test_standard_input_is_one_prompt_without_the_end_of_its_last_line(mock, sai
         ('fine\n\n{"prompt": "x", "temperature": -2}\n', ":3: `temperature` must be", ()),
         ('{"prompt": "x", "warmth": 2}\n', ":1: unknown sampling parameters", ()),
         ('fine\n{"prompt": "x", "stop": ["a", "b", "c", "d", "e"]}\nfine\n', ":2: `stop`", ()),
+        ('fine\n{"prompt": "x", "stop": ["\\ud800"]}\n', ":2: `stop` must be valid Unicode", ()),
+        ('fine\n{"prompt": "x", "top_p": ' + "1" * 400 + "}\n", ":2: `top_p` must be a number", ()),
+        ('fine\n{"prompt": "x", "seed": ' + "1" * 5001 + "}\n", ":2 is not a JSON object", ()),
+        ('fine\n{"prompt": "x", "stop": ' + "[" * 100_000 + "\n", ":2 is not a JSON object", ()),
+        ('{"prompt": "x", "logit_bias": {"' + "1" * 5000 + '": 1}}\n', ":1: `logit_bias` must name", ()),
         ("fine\n" + "x" * 5000 + "\nfine\n", ":2: `inputs`", ()),
         # A file with one prompt: streamed as text, or an object.
         ("\n" + "x" * 5000 + "\n", ":2: `inputs`", ()),
         ("\n" + "x" * 5000 + "\n", ":2: `inputs`", ("--jsonl",)),
     ],
-    ids=range(9),
+    ids=range(14),
 )
 def test_a_refusal_names_the_line(mock, tmp_path, lines, told, arguments):
     source = tmp_path / "prompts.txt"
@@ -170,6 +223,54 @@ def test_a_refusal_names_the_line(mock, tmp_path, lines, told, arguments):
 def test_standard_input_is_called_so(mock):
     ran = agentlm("generate", "--file", "-", *mock, stdin='fine\n{"prompt": 5}\n')
     assert ran.stderr.startswith("Error: standard input:2: `prompt` must be text")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--temperature", "inf"), "error: `--temperature` must be a number >= 0 and <= 3.4e+38. Given: inf"),
+        (("--top-k", "0"), "error: `--top-k` must be an integer from 1"),
+        (("--stop", "\udcff"), "error: `--stop` must be valid Unicode"),
+        (("--max-new-tokens", "9999"), "error: PROMPT: `inputs` tokens + `--max-new-tokens` must be <= 4096"),
+    ],
+)
+def test_a_refused_flag_is_named(mock, flags, told):
+    ran = agentlm("generate", "x", *flags, *mock)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(told)
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_line_s_own_parameter_is_not_called_a_flag(mock):
+    asked = '{"prompt": "x", "max_new_tokens": 9999}'
+    ran = agentlm("generate", "--file", "-", "--max-new-tokens", 2, *mock, stdin=asked)
+    assert "standard input:1: `inputs` tokens + `max_new_tokens` must be <= 4096" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirected", "arguments", "told"),
+    [
+        ("<&-", ("generate",), "Error: standard input is closed"),
+        ("<&-", ("generate", "--file", "-"), "Error: standard input is closed"),
+        ("<&-", ("chat",), "Error: standard input is closed"),
+        (">&-", ("generate", "hi"), "standard output is closed"),
+    ],
+)
+def test_a_closed_stream_is_told(mock, redirected, arguments, told):
+    ran = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'exec "$0" -m agentlm "$@" {redirected}',
+            sys.executable,
+            *map(str, (*arguments, *mock)),
+        ],
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert told in ran.stderr.decode().splitlines()[-1]
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(mock, tmp_path):

@@ -1,10 +1,17 @@
 """`agentlm chat`: a conversation on the terminal."""
 
+import sys
 from typing import Any
 
 import click
 
-from agentlm.cli.options import chat_template_option, engine_settings, model_options, sampling_options
+from agentlm.cli.options import (
+    chat_template_option,
+    engine_settings,
+    model_options,
+    sampling_options,
+    sampling_params,
+)
 
 
 @click.command("chat")
@@ -14,16 +21,26 @@ from agentlm.cli.options import chat_template_option, engine_settings, model_opt
 @model_options
 def command(system: str | None, chat_template: str | None, **options: Any) -> None:
     """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /reset forgets the conversation."""
-    from agentlm import LLM, SamplingParams
-    from agentlm.errors import InvalidRequestError
+    from agentlm import LLM
+    from agentlm.errors import ChatTemplateError, InvalidRequestError, NoChatTemplateError
     from agentlm.model import bundled
 
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed: what is said is read from it")
     settings = engine_settings(options)
-    params = SamplingParams.from_dict({name: value for name, value in options.items() if value is not None})
+    params = sampling_params({name: value for name, value in options.items() if value is not None})
     start = [{"role": "system", "content": system}] if system else []
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
         if not llm.info.is_chosen:
             click.echo(f"note: {bundled.note(llm.info.backend)}", err=True)
+        # What is wrong from the start is not said after somebody has typed.
+        try:
+            llm.render_chat([*start, {"role": "user", "content": "Hi"}])
+        except NoChatTemplateError:
+            raise
+        except ChatTemplateError:
+            # The template may take other words.
+            pass
         messages = list(start)
         while True:
             try:

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from agentlm.cli.options import chat_template_option, engine_settings, model_options, sampling_options
+from agentlm.cli.answers import AnswerLines
+from agentlm.cli.options import (
+    as_flags,
+    chat_template_option,
+    engine_settings,
+    model_options,
+    sampling_options,
+    sampling_params,
+)
+from agentlm.errors import shown
 
 if TYPE_CHECKING:
     from agentlm import LLM, Completion, SamplingParams
@@ -30,6 +39,22 @@ class Job:
     params: dict[str, Any]
     where: str
     """What an error calls it."""
+    flags: Set[str] = frozenset()
+    """Which of the parameters flags gave."""
+
+    def told(self, why: object) -> str:
+        """What is said against it."""
+        return f"{self.where}: {as_flags(str(why), self.flags)}"
+
+
+class _Output(click.File):
+    """A file to write to, or standard output, which may be closed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IO[Any]:
+        """Opens it."""
+        if value == "-" and sys.stdout is None:
+            self.fail("standard output is closed: give a file", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.command("generate")
@@ -37,11 +62,11 @@ class Job:
 @click.option("--file", "source", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="Prompts from a file (- for standard input): one a line, or JSON lines with `prompt` and sampling parameters.")  # fmt: skip
 @click.option(
     "--output",
-    type=click.File("w", lazy=False),
+    type=_Output("w", lazy=False),
     default="-",
     help="Where the answers go [default: standard output]",
 )
-@click.option("--jsonl", is_flag=True, help="Write JSON lines instead of text.")
+@click.option("--jsonl", is_flag=True, help="Write JSON lines instead of text: answers, and the log-probabilities that a prompt's line asks for.")  # fmt: skip
 @click.option("--chat", is_flag=True, help="Render each prompt as a user's message by the chat template.")
 @chat_template_option
 @sampling_options
@@ -64,8 +89,9 @@ def command(
 
     settings = engine_settings(options)
     base = {name: value for name, value in options.items() if value is not None}
+    sampling_params(base)
     jobs = _jobs(prompt, source, base)
-    params = [_params(job) for job in jobs]
+    params = [_params(job, jsonl) for job in jobs]
     with LLM(settings.pop("model"), chat_template=chat_template, **settings) as llm:
         if not llm.info.is_chosen:
             click.echo(f"note: {bundled.note(llm.info.backend)}", err=True)
@@ -79,7 +105,8 @@ def command(
                     output.flush()
             output.write("\n")
             return
-        failed = _write_all(llm, jobs, prompts, params, output, jsonl)
+        lines = AnswerLines(llm) if jsonl else None
+        failed = _write_all(llm, jobs, prompts, params, output, lines)
     if failed:
         raise click.ClickException(f"{failed} of {len(jobs)} prompts failed; the others are written")
 
@@ -90,7 +117,7 @@ def _write_all(
     prompts: list[Any],
     params: "list[SamplingParams]",
     output: IO[str],
-    jsonl: bool,
+    lines: AnswerLines | None,
 ) -> int:
     """Generates and writes; the number of prompts that failed."""
     from agentlm.errors import GenerationError, InvalidRequestError
@@ -103,32 +130,23 @@ def _write_all(
             while (done_next := waiting.pop(written, None)) is not None:
                 job = jobs[written]
                 if isinstance(done_next, GenerationError):
-                    click.echo(f"{job.where}: {done_next}", err=True)
+                    click.echo(job.told(done_next), err=True)
                     failed += 1
-                output.write(_line(job, done_next, jsonl) + "\n")
+                output.write(_line(job, prompts[written], done_next, lines) + "\n")
                 written += 1
             output.flush()
     except InvalidRequestError as error:
         # Of several prompts the error names one by its place; its cause says only what is wrong.
         job, why = (jobs[0], error) if error.prompt is None else (jobs[error.prompt], error.__cause__)
-        raise InvalidRequestError(f"{job.where}: {why}") from error
+        raise InvalidRequestError(job.told(why)) from error
     return failed
 
 
-def _line(job: Job, done: "Completion | GenerationError", jsonl: bool) -> str:
+def _line(job: Job, given: Any, done: "Completion | GenerationError", lines: AnswerLines | None) -> str:
     """One answer as it is written; a failed one is an empty line, or an object with `error`."""
     if isinstance(done, Exception):
-        return json.dumps({"prompt": job.prompt, "error": str(done)}, ensure_ascii=False) if jsonl else ""
-    if not jsonl:
-        return done.text
-    line = {
-        "prompt": job.prompt,
-        "text": done.text,
-        "finish_reason": done.finish_reason,
-        "prompt_tokens": done.usage.prompt_tokens,
-        "completion_tokens": done.usage.completion_tokens,
-    }
-    return json.dumps(line, ensure_ascii=False)
+        return "" if lines is None else lines.failed(job.prompt, str(done))
+    return done.text if lines is None else lines.answered(job.prompt, given, done)
 
 
 @contextmanager
@@ -142,14 +160,19 @@ def _named(job: Job) -> Iterator[None]:
         # No prompt is to blame.
         raise
     except (ChatTemplateError, GenerationError, InvalidRequestError) as error:
-        raise type(error)(f"{job.where}: {error}") from error
+        raise type(error)(job.told(error)) from error
 
 
-def _params(job: Job) -> "SamplingParams":
+def _params(job: Job, jsonl: bool) -> "SamplingParams":
     from agentlm import SamplingParams
+    from agentlm.errors import InvalidRequestError
 
     with _named(job):
-        return SamplingParams.from_dict(job.params)
+        params = SamplingParams.from_dict(job.params)
+        for name in ("logprobs", "top_n_tokens", "prompt_logprobs"):
+            if getattr(params, name) and not jsonl:
+                raise InvalidRequestError(f"`{name}` needs --jsonl: text has no place for what it asks for")
+    return params
 
 
 def _rendered(llm: "LLM", job: Job) -> list[int]:
@@ -160,9 +183,12 @@ def _rendered(llm: "LLM", job: Job) -> list[int]:
 
 def _read(source: str) -> str:
     """A file's text, or standard input's, to the letter: where a line ends is for the caller to say."""
+    if source == "-" and sys.stdin is None:
+        raise click.UsageError("standard input is closed: give PROMPT, or --file a file")
     data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     try:
-        return data.decode("utf-8")
+        # Some editors begin a file with a byte order mark.
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{_name(source)} is not UTF-8 text: {error}") from error
 
@@ -176,12 +202,12 @@ def _jobs(prompt: str | None, source: str | None, base: dict[str, Any]) -> list[
     if prompt is not None:
         if source is not None:
             raise click.UsageError("give PROMPT or --file, not both")
-        return [Job(prompt, base, "PROMPT")]
+        return [Job(prompt, base, "PROMPT", base.keys())]
     if source is None:
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             raise click.UsageError("give PROMPT, --file, or text on standard input")
         # The text is one prompt, but for the end of its last line.
-        return [Job(re.sub(r"\r?\n\Z", "", _read("-")), base, _name("-"))]
+        return [Job(re.sub(r"\r?\n\Z", "", _read("-")), base, _name("-"), base.keys())]
     lines = enumerate(_LINE_END.split(_read(source)), 1)
     jobs = [_job(line, base, f"{_name(source)}:{number}") for number, line in lines if line.strip()]
     if not jobs:
@@ -192,12 +218,12 @@ def _jobs(prompt: str | None, source: str | None, base: dict[str, Any]) -> list[
 def _job(line: str, base: dict[str, Any], where: str) -> Job:
     """One line of a file: a prompt as it is, or a JSON object."""
     if not line.lstrip().startswith("{"):
-        return Job(line, base, where)
+        return Job(line, base, where, base.keys())
     try:
         values = json.loads(line)
         prompt = values.pop("prompt")
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise click.ClickException(f"{where} is not a JSON object with `prompt`: {error}") from error
     if not isinstance(prompt, str):
-        raise click.ClickException(f"{where}: `prompt` must be text. Given: {prompt!r:.80}")
-    return Job(prompt, {**base, **values}, where)
+        raise click.ClickException(f"{where}: `prompt` must be text. Given: {shown(prompt)}")
+    return Job(prompt, {**base, **values}, where, base.keys() - values.keys())

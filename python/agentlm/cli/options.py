@@ -1,11 +1,14 @@
 """Options that several commands share: which model, on which backend. Names are TGI's where the meaning is the same."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agentlm.config import BACKENDS, CPU_ISAS, DTYPES, KV_CACHE_DTYPES, QUANTIZE
+
+if TYPE_CHECKING:
+    from agentlm import SamplingParams
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -123,6 +126,24 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_SAMPLING_OPTIONS):
         function = option(function)
     return function
+
+
+def sampling_params(options: dict[str, Any]) -> "SamplingParams":
+    """The sampling parameters among parsed options. Raises `InvalidRequestError` that names flags."""
+    from agentlm import SamplingParams
+    from agentlm.errors import InvalidRequestError
+
+    try:
+        return SamplingParams.from_dict(options)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(as_flags(str(error), options)) from error
+
+
+def as_flags(message: str, names: Iterable[str]) -> str:
+    """What is said of the parameters of these names, said of their flags."""
+    for name in names:
+        message = message.replace(f"`{name}`", f"`--{name.replace('_', '-')}`")
+    return message
 
 
 def engine_settings(options: dict[str, Any]) -> dict[str, Any]:
