@@ -1,18 +1,19 @@
 """Chat messages as a caller gives them: one conversation or several, and the JSON that a template is given.
 
-Refuses to know templates: what a message must hold is theirs to say.
+Refuses to know templates, and what a conversation means: the server's reader of messages says that, here as there.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agentlm.errors import InvalidMessageError
+from agentlm.errors import InvalidMessageError, shown
 
 Message = Mapping[str, Any]
-"""One chat message: `role`, `content`, and whatever else the template reads."""
+"""One chat message: `role`, `content` (text, or a list of text parts), and whatever else the template reads."""
 
 _EXAMPLE = '[{"role": "user", "content": "Hi"}]'
+_PART = '{"type": "text", "text": "Hi"}'
 
 
 def as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
@@ -41,7 +42,32 @@ def _object(message: Any, place: str) -> str:
         raise InvalidMessageError(
             f"{place}: a message must be a mapping such as {_EXAMPLE[1:-1]}. Given: {message!r:.80}"
         )
-    return "{" + ",".join(_member(key, value, place) for key, value in message.items()) + "}"
+    members = ",".join(_member(key, value, place) for key, value in message.items())
+    _check_types(message, place)
+    return "{" + members + "}"
+
+
+def _check_types(message: Mapping[str, Any], place: str) -> None:
+    """Tells a value of another type than the server's reader takes, which would not say where it stands."""
+    if not isinstance(role := message.get("role"), str):
+        raise InvalidMessageError(f"{place}: 'role' must be text such as 'user'. Given: {shown(role)}")
+    for key in ("name", "tool_call_id"):
+        if not isinstance(value := message.get(key), str | None):
+            raise InvalidMessageError(f"{place}: {key!r} must be text. Given: {shown(value)}")
+    content = message.get("content")
+    parts = content if isinstance(content, list | tuple) else ()
+    if not isinstance(content, str | list | tuple | None) or not all(map(_is_part, parts)):
+        raise InvalidMessageError(
+            f"{place}: 'content' must be text, or a list of text parts such as {_PART}. Given: {shown(content)}"
+        )
+
+
+def _is_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and isinstance(part.get("type"), str)
+        and isinstance(part.get("text"), str | None)
+    )
 
 
 def _member(key: Any, value: Any, place: str) -> str:

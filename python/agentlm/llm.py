@@ -269,12 +269,12 @@ class LLM:
         adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Completion]:
-        """Answers one conversation, or each of several, rendered by the checkpoint's chat template.
+        """Answers one conversation, or each of several, read as the server does and rendered by the chat template.
 
         Raises:
             NoChatTemplateError: there is no template.
             ChatTemplateError: the template refuses the messages.
-            InvalidMessageError: what was given are no messages, or one holds what JSON cannot.
+            InvalidMessageError: what was given are no messages, or one holds what JSON or a chat cannot.
         """
         prompts = self._rendered(as_conversations(messages))
         return self.generate(prompts, params, adapter=adapter, progress=progress)
@@ -284,7 +284,13 @@ class LLM:
         self._running.check_usable()
         if self._template is None:
             self._template = self._running.chat_template()
-        return self._template.prompt(as_json(messages))[1]
+        given = as_json(messages)
+        try:
+            read, _ = self._template.template_input(given)
+        except ChatTemplateError as error:
+            # The server's reader says so; the template was not asked yet.
+            raise InvalidMessageError(str(error).removeprefix("Input validation error: ")) from error
+        return self._template.prompt(read)[1]
 
     def _rendered(self, conversations: list[Sequence[Message]]) -> list[Prompt]:
         """Each rendered; an error names which of several it means."""

@@ -1,6 +1,7 @@
 """`LLM.chat`: rendering, a template of one's own, and what is told of messages that are none."""
 
 import datetime
+import json
 
 import pytest
 
@@ -35,15 +36,39 @@ def test_chat_generates_for_what_the_template_renders(mock):
 def test_every_value_that_json_holds_reaches_the_template(model, tmp_path):
     file = tmp_path / "mine.jinja"
     file.write_text(
-        "{{ messages[0].content }}|{{ messages[0].extra.list[1] }}|{{ messages[1].content is none }}"
+        "{{ messages[0].content }}|{{ messages[0].extra.list[1] }}|{{ messages[1].extra is none }}"
     )
     messages = [
         {"role": "user", "content": 'Grüße, 東京 🙂 "', "extra": {"list": [1, 2.5]}},
-        {"role": "x", "content": None},
+        {"role": "x", "content": "", "extra": None},
     ]
     with LLM(model, backend="mock", progress=False, chat_template=file) as llm:
         assert llm.detokenize(llm.render_chat(messages)).lower() == 'grüße, 東京 🙂 "|2.5|true'
         assert llm.render_chat(tuple(messages)) == llm.render_chat(messages)
+
+
+def test_messages_are_read_as_the_server_reads_them(model, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages | tojson }}{% if tools %}{{ tools }}{% endif %}")
+    call = {"id": "call-0001", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
+    messages = [
+        {
+            "role": "user",
+            "name": None,
+            "content": ({"type": "text", "text": "a"}, {"type": "text", "text": "b"}),
+        },
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    with LLM(model, backend="mock", progress=False, chat_template=file) as llm:
+        shown = llm.detokenize(llm.render_chat(messages))
+    first, second = json.loads(shown)
+    assert first == {"role": "user", "content": "ab"}
+    assert second["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+
+
+def test_text_parts_are_the_text_that_they_hold(mock):
+    parts = [{"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "ello"}]}]
+    assert mock.render_chat(parts) == mock.render_chat([HELLO])
 
 
 def test_a_model_without_a_template_says_so_when_it_is_needed(model, tmp_path):
@@ -101,6 +126,25 @@ def deep(levels: int) -> list:
         ([{"half \ud83d": "x"}], ["message 0: 'half \\ud83d'", "surrogates"]),
         ([{"content": itself()}], ["message 0: 'content'", "list"]),
         ([{"content": deep(100_000)}], ["message 0: 'content'", "list"]),
+        ([{"content": "x"}], ["message 0: 'role' must be text", "None"]),
+        ([HELLO, {"role": 5, "content": "x"}], ["message 1: 'role' must be text", "5"]),
+        ([HELLO | {"name": 5}], ["message 0: 'name' must be text", "5"]),
+        ([HELLO | {"tool_call_id": 5}], ["message 0: 'tool_call_id' must be text", "5"]),
+        ([HELLO | {"content": 5}], ["message 0: 'content' must be text", "text parts", "5"]),
+        ([HELLO | {"content": ["Hi"]}], ["message 0: 'content' must be text", "text parts", "'Hi'"]),
+        ([HELLO | {"content": [{"text": "Hi"}]}], ["message 0: 'content' must be text", "text parts"]),
+        ([{"role": "user"}], ["`messages[0]` must have `content`: a string or a list of text parts"]),
+        ([{"role": "user", "content": None}], ["`messages[0]` must have `content`"]),
+        (
+            [HELLO | {"content": [{"type": "text"}]}],
+            ["`messages[0].content`: a part of type `text` must have"],
+        ),
+        (
+            [HELLO, HELLO | {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            ["`messages[1].content`: a part of type `image_url` is not supported"],
+        ),
+        ([HELLO | {"tool_calls": "x"}], ["`messages[0].tool_calls` must be a list"]),
+        ([[HELLO], [{"role": "user"}]], ["conversation 1: `messages[0]` must have `content`"]),
         ([[HELLO], [HELLO, {"content": object()}]], ["conversation 1: message 1: 'content'", "object"]),
     ],
     ids=lambda value: "" if isinstance(value, list) else None,
