@@ -1,10 +1,11 @@
 """One engine's configuration: frozen, validated once, unknown keys refused. Refuses to know devices and models."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from agentlm.errors import ConfigError
+from agentlm.errors import ConfigError, shown
 
 BACKENDS = ("auto", "cpu", "cuda", "mock")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -85,7 +86,9 @@ class EngineConfig:
         ):
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"`{name}` must be one of {', '.join(map(str, allowed))}. Given: {value!r}")
+                raise ConfigError(
+                    f"`{name}` must be one of {', '.join(map(str, allowed))}. Given: {shown(value)}"
+                )
         for name, low, high in (
             ("kv_cache_memory", 1, 2**50),
             ("threads", 1, 1024),
@@ -104,32 +107,32 @@ class EngineConfig:
             if value is None and optional:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ConfigError(f"`{name}` must be an integer from {low} to {high}. Given: {value!r}")
+                raise ConfigError(f"`{name}` must be an integer from {low} to {high}. Given: {shown(value)}")
         for name in ("step_timeout", "mock_step_time"):
             value = getattr(self, name)
             if value is None and name == "step_timeout":
                 continue
             if not _is_number(value) or not 0 <= value < 1e9 or (name == "step_timeout" and value == 0):
                 least = "more than 0" if name == "step_timeout" else "at least 0"
-                raise ConfigError(f"`{name}` must be seconds, {least} and below 1e9. Given: {value!r}")
+                raise ConfigError(f"`{name}` must be seconds, {least} and below 1e9. Given: {shown(value)}")
         if not _is_number(gamma := self.watermark_gamma) or not 0 < gamma < 1:
-            raise ConfigError(f"`watermark_gamma` must be more than 0 and less than 1. Given: {gamma!r}")
+            raise ConfigError(f"`watermark_gamma` must be more than 0 and less than 1. Given: {shown(gamma)}")
         if not _is_number(delta := self.watermark_delta) or not -100 <= delta <= 100:
-            raise ConfigError(f"`watermark_delta` must be from -100 to 100. Given: {delta!r}")
+            raise ConfigError(f"`watermark_delta` must be from -100 to 100. Given: {shown(delta)}")
         for name in ("offline", "prefix_cache", "batch_invariant"):
             if not isinstance(value := getattr(self, name), bool):
-                raise ConfigError(f"`{name}` must be True or False. Given: {value!r}")
+                raise ConfigError(f"`{name}` must be True or False. Given: {shown(value)}")
         sizes = self.cuda_graphs
         listed = isinstance(sizes, tuple | list) and all(
             type(size) is int and 1 <= size <= 4096 for size in sizes
         )
         if sizes is not None and not listed:
-            raise ConfigError(f"`cuda_graphs` must be integers from 1 to 4096. Given: {sizes!r}")
+            raise ConfigError(f"`cuda_graphs` must be integers from 1 to 4096. Given: {shown(sizes)}")
         for name in ("model", "revision", "token"):
             if not isinstance(value := getattr(self, name), str | None):
-                raise ConfigError(f"`{name}` must be text. Given: {value!r}")
+                raise ConfigError(f"`{name}` must be text. Given: {shown(value)}")
         if not isinstance(self.cache_dir, str | Path | None):
-            raise ConfigError(f"`cache_dir` must be a directory's path. Given: {self.cache_dir!r}")
+            raise ConfigError(f"`cache_dir` must be a directory's path. Given: {shown(self.cache_dir)}")
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         given = (self.max_input_tokens, self.max_total_tokens)
@@ -141,9 +144,12 @@ class EngineConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Reads a plain dictionary; an unknown key raises `ConfigError`."""
+        given: Any = values
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"settings must be a mapping such as {{'threads': 4}}. Given: {shown(given)}")
         known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ConfigError(f"unknown settings {unknown}; known: {sorted(known)}")
+        if unknown := sorted(map(shown, set(given) - known)):
+            raise ConfigError(f"unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         return cls(**values)
 
 

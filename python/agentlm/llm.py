@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from agentlm.conversation import Message, as_conversations, as_json
 from agentlm.errors import (
     AdapterError,
     ChatTemplateError,
+    ConfigError,
     GenerationError,
     InvalidMessageError,
     InvalidRequestError,
     NoChatTemplateError,
     OverloadedError,
+    shown,
 )
 from agentlm.events import Event, LoopMailbox, chunks, completion
 from agentlm.params import SamplingParams, Unnamed
@@ -39,6 +41,8 @@ PLACE_SECONDS = 0.005
 """How often a batch looks for its first place while other callers' requests hold every one."""
 LONG_TEXT = 4096
 """Characters of a prompt that an event loop does not tokenise itself: about a millisecond."""
+LONGEST_SECONDS = 1e9
+"""Time limits are below it: thirty years."""
 
 
 class LLM:
@@ -69,7 +73,7 @@ class LLM:
         # A wrong path is told before anything is loaded.
         if chat_template is not None and not _is_there(chat_template):
             raise NoChatTemplateError(
-                f"`chat_template` must be a file, written in Jinja. Given: {str(chat_template)!r:.80}"
+                f"`chat_template` must be a file, written in Jinja. Given: {_shown_path(chat_template)}"
             )
         self._progress = wanted() if progress is None else progress
         self._template: ChatTemplate | None = None
@@ -96,8 +100,10 @@ class LLM:
         return self._running.engine.snapshot()
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text. Raises `InvalidRequestError`."""
         self._running.check_usable()
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"what is tokenised must be text. Given: {shown(text)}")
         try:
             return self._running.tokenizer.encode(text, add_special_tokens)
         except UnicodeEncodeError as error:
@@ -107,9 +113,10 @@ class LLM:
             ) from error
 
     def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of token ids."""
+        """Text of token ids; one that the tokenizer does not know has none. Raises `InvalidRequestError`."""
         self._running.check_usable()
-        return self._running.tokenizer.decode(token_ids, skip_special_tokens)
+        ids = _token_ids(token_ids, "token ids must be a sequence of integers")
+        return self._running.tokenizer.decode(ids, skip_special_tokens)
 
     def generate(
         self,
@@ -226,7 +233,8 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Iterator[Chunk]:
         """Yields a chunk a token; the last one carries the completion. Dropping the iterator aborts the request."""
-        one = params or SamplingParams()
+        one = _single(params)
+        self._check_adapter(adapter)
         mailbox = Mailbox()
         request = self._submit(self._ids(prompt), one, adapter, mailbox, 0, stream=True)
         try:
@@ -242,7 +250,7 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Completion:
         """Generates for one prompt without blocking the event loop; many may run at once. Cancelling aborts."""
-        one = params or SamplingParams()
+        one = _single(params)
         async with aclosing(self._events(prompt, one, adapter, stream=False)) as batches:
             return completion((await anext(batches))[-1], one)
 
@@ -253,7 +261,7 @@ class LLM:
 
         Cancelling aborts; so does `aclose`, and leaving the loop early a moment later.
         """
-        one = params or SamplingParams()
+        one = _single(params)
         async with aclosing(self._events(prompt, one, adapter, stream=True)) as batches:
             async for events in batches:
                 for chunk in chunks(events, one):
@@ -322,6 +330,7 @@ class LLM:
             AdapterError: no adapter has this name.
             ControlError: the requests did not end in time.
         """
+        self._check_adapter(name)
         self._ask("unload_adapter", name=name, timeout=timeout)
 
     def adapters(self) -> dict[str, str]:
@@ -357,7 +366,13 @@ class LLM:
         self, kind: str, *, name: str = "", path: str = "", abort: bool = False, timeout: float = 60.0
     ) -> None:
         self._running.check_usable()
-        self._running.engine.ask(kind, name=name, path=path, abort=abort, patience=timeout)
+        given: Any = timeout
+        is_number = isinstance(given, Real) and not isinstance(given, bool)
+        if not is_number or not 0 <= given < LONGEST_SECONDS:
+            raise ConfigError(
+                f"`timeout` must be seconds, at least 0 and below {LONGEST_SECONDS:g}. Given: {shown(given)}"
+            )
+        self._running.engine.ask(kind, name=name, path=path, abort=abort, patience=float(given))
 
     def close(self) -> None:
         """Ends unfinished requests with an error and frees the memory. Safe to repeat."""
@@ -373,19 +388,7 @@ class LLM:
         self._running.check_usable()
         if isinstance(prompt, str):
             return self.tokenize(prompt)
-        try:
-            if isinstance(prompt, bytes | bytearray):
-                raise TypeError
-            ids = [operator.index(token) for token in prompt]
-        except TypeError as error:
-            raise InvalidRequestError(
-                f"a prompt must be text or a sequence of token ids. Given: {prompt!r:.80}"
-            ) from error
-        if ids and not 0 <= min(ids) <= max(ids) < 2**32:
-            raise InvalidRequestError(
-                f"token ids must be from 0 to the vocabulary's last. Given: {min(ids)} to {max(ids)}"
-            )
-        return ids
+        return _token_ids(prompt, "a prompt must be text or a sequence of token ids")
 
     def _check(self, ids: list[int], params: SamplingParams) -> None:
         """Raises `InvalidRequestError` if `_submit` would; compiles the grammar if there is one."""
@@ -400,8 +403,11 @@ class LLM:
 
     def _check_adapter(self, adapter: str | None) -> None:
         """Raises `AdapterError` if `_submit` would."""
-        if adapter is not None and adapter not in self.adapters():
-            raise AdapterError(f"no adapter is called {adapter!r}; loaded: {sorted(self.adapters())}")
+        if adapter is None:
+            return
+        loaded = sorted(self.adapters())
+        if adapter not in loaded:
+            raise AdapterError(f"no adapter is called {shown(adapter)}; loaded: {loaded}")
 
     def _submit(
         self,
@@ -429,6 +435,7 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams, adapter: str | None, *, stream: bool
     ) -> AsyncGenerator[list[Event], None]:
         """Batches of one request's events, without end; closing the generator aborts the request."""
+        self._check_adapter(adapter)
         loop = asyncio.get_running_loop()
         box = self._loops.get(loop)
         if box is None:
@@ -459,9 +466,40 @@ def _grammar(params: SamplingParams) -> tuple[str, str] | None:
 def _is_there(path: str | Path) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):
-        # No path at all: too long, or with a null in it.
+    except (OSError, TypeError, ValueError):
+        # No path at all: a number, too long, or with a null in it.
         return False
+
+
+def _shown_path(path: Any) -> str:
+    return shown(str(path) if isinstance(path, Path) else path)
+
+
+def _token_ids(given: Any, what: str) -> list[int]:
+    """The ids as plain integers. Raises `InvalidRequestError` that says `what` they must be."""
+    try:
+        if isinstance(given, str | bytes | bytearray):
+            raise TypeError
+        ids = [operator.index(token) for token in given]
+    except TypeError as error:
+        raise InvalidRequestError(f"{what}. Given: {shown(given)}") from error
+    if ids and not 0 <= min(ids) <= max(ids) < 2**32:
+        raise InvalidRequestError(
+            f"token ids must be from 0 to the vocabulary's last. Given: {shown(min(ids))} to {shown(max(ids))}"
+        )
+    return ids
+
+
+def _single(params: SamplingParams | None) -> SamplingParams:
+    """One prompt's parameters. Raises `InvalidRequestError` for what are none."""
+    given: Any = params
+    if given is None:
+        return SamplingParams()
+    if not isinstance(given, SamplingParams):
+        raise InvalidRequestError(
+            f"one prompt's sampling parameters must be SamplingParams. Given: {shown(given)}"
+        )
+    return given
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -483,7 +521,7 @@ def _params_for(
     given: Any = params
     if not isinstance(given, Sequence) or not all(isinstance(one, SamplingParams) for one in given):
         raise InvalidRequestError(
-            f"sampling parameters must be SamplingParams, one or one each. Given: {given!r:.80}"
+            f"sampling parameters must be SamplingParams, one or one each. Given: {shown(given)}"
         )
     if len(given) != len(batch):
         raise InvalidRequestError(

@@ -1,5 +1,6 @@
 """`LLM` from Python: order, text, log-probabilities, stop strings, seeds, streaming, closing, whole processes."""
 
+import asyncio
 import gc
 import math
 import os
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from agentlm import LLM, SamplingParams
+from agentlm import LLM, EngineConfig, SamplingParams
 from agentlm.errors import (
+    AdapterError,
     AgentLMError,
     ConfigError,
     EngineClosedError,
     EngineFailedError,
     InvalidRequestError,
+    NoChatTemplateError,
 )
 from tests.engine.idle import SECONDS, wait_for, wait_idle
 from tests.model.small import make_small
@@ -228,11 +231,51 @@ def test_new_tokens_that_nobody_named_end_with_the_context(cpu):
         (lambda llm: llm.generate(["a"], [{"max_new_tokens": 5}]), "must be SamplingParams"),
         (lambda llm: llm.generate("a", 5), "must be SamplingParams"),
         (lambda llm: llm.generate("half \ud83d"), "lone surrogate"),
+        (lambda llm: next(llm.stream("a", 5)), "must be SamplingParams. Given: 5"),
+        (lambda llm: next(llm.stream("a", 0)), "must be SamplingParams. Given: 0"),
+        (lambda llm: asyncio.run(llm.agenerate("a", [SamplingParams()])), "must be SamplingParams"),
+        (lambda llm: asyncio.run(anext(llm.astream("a", 5))), "must be SamplingParams. Given: 5"),
+        (lambda llm: llm.tokenize(5), "must be text. Given: 5"),
+        (lambda llm: llm.detokenize([-1]), "from 0 to the vocabulary's last. Given: -1"),
+        (lambda llm: llm.detokenize([2**40]), "from 0 to the vocabulary's last"),
+        (lambda llm: llm.detokenize(5), "a sequence of integers. Given: 5"),
+        (lambda llm: llm.detokenize("abc"), "a sequence of integers. Given: 'abc'"),
+        (lambda llm: llm.generate([10**5000]), "type int, too large"),
     ],
 )
 def test_a_first_mistake_is_told(mock, call, text):
     with pytest.raises(InvalidRequestError, match=text):
         call(mock)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda llm: next(llm.stream("a", adapter=5)), AdapterError, "no adapter is called 5"),
+        (lambda llm: asyncio.run(llm.agenerate("a", adapter=[])), AdapterError, "no adapter is called"),
+        (lambda llm: llm.unload_adapter(5), AdapterError, "no adapter is called 5"),
+        (lambda llm: llm.load_adapter(5, "x"), AdapterError, "name must be text.* Given: 5"),
+        (lambda llm: llm.sleep(timeout="5"), ConfigError, "`timeout` must be seconds.* Given: '5'"),
+        (lambda llm: llm.sleep(timeout=math.nan), ConfigError, "`timeout` must be seconds.* Given: nan"),
+        (lambda llm: llm.reload_weights(timeout=-1), ConfigError, "`timeout` must be seconds.* Given: -1"),
+        (lambda llm: llm.sleep(timeout=10**400), ConfigError, "`timeout` must be seconds"),
+    ],
+)
+def test_what_no_adapter_and_no_time_can_be_is_told(mock, call, error, text):
+    with pytest.raises(error, match=text):
+        call(mock)
+
+
+@pytest.mark.parametrize("given", [5, True, b"mine.jinja"])
+def test_a_chat_template_that_is_no_path_is_told(model, given):
+    with pytest.raises(NoChatTemplateError, match=f"`chat_template` must be a file.* Given: {given}"):
+        LLM(model, backend="mock", chat_template=given)
+
+
+@pytest.mark.parametrize("settings", [None, [("threads", 1)]])
+def test_settings_that_are_no_mapping_are_refused(settings):
+    with pytest.raises(ConfigError, match="settings must be a mapping"):
+        EngineConfig.from_dict(settings)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +285,7 @@ def test_a_first_mistake_is_told(mock, call, text):
         {"dtype": "int3"},
         {"backend": "tpu"},
         {"threads": 0},
+        {"threads": 10**5000},
         {"max_batch_size": "many"},
         {"step_timeout": 0},
         {"step_timeout": "soon"},

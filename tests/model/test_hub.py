@@ -265,6 +265,9 @@ def test_progress_bars_are_left_as_they_were(
         ("./here", "no directory ./here"),
         ("a/b/c", "no directory a/b/c"),
         ("spaces are wrong", "neither a directory here nor a hub name"),
+        ("x" * 5000, r"'xxx\S+… cannot be looked at \(OSError.*too long"),
+        ("null\0byte", "'null.*byte' (cannot be looked at|is neither a directory)"),
+        ("~nobody-of-this-name/model", r"cannot be looked at \(RuntimeError"),
     ],
 )
 def test_what_can_only_be_a_path_is_not_looked_up(model: str, message: str) -> None:

@@ -14,6 +14,7 @@ from agentlm.errors import (
     HubUnreachableError,
     ModelNotFoundError,
     WeightsNotFoundError,
+    shown,
 )
 from agentlm.model import bundled
 
@@ -47,10 +48,17 @@ def resolve(
     default to the hub library's own settings; `offline` uses only what is cached.
     Raises `ModelNotFoundError`, `GatedModelError`, `HubUnreachableError`, `WeightsNotFoundError`, `HubError`.
     """
-    local = Path(model).expanduser()
-    if local.is_dir():
+    try:
+        local = Path(model).expanduser()
+        is_directory, is_file = local.is_dir(), local.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too long, with a null in it, of a user that is not there, behind a door that is closed.
+        raise ModelNotFoundError(
+            f"{shown(model)} cannot be looked at ({shown(error)}). Give a checkpoint's directory, or a hub name owner/name."
+        ) from error
+    if is_directory:
         return local
-    if local.is_file():
+    if is_file:
         raise ModelNotFoundError(f"{model} is a file. Give the directory that holds it and config.json.")
     if model == bundled.NAME:
         return bundled.directory()

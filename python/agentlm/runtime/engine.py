@@ -10,11 +10,11 @@ import threading
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
-from agentlm.errors import AdapterError, ChatTemplateError, ConfigError, ForkError, NoChatTemplateError
+from agentlm.errors import AdapterError, ChatTemplateError, ConfigError, ForkError, NoChatTemplateError, shown
 from agentlm.model import bundled, hub
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.runtime import memory
@@ -92,9 +92,12 @@ class RunningEngine:
         served, and as `hub.resolve` does.
         """
         self.check_usable()
+        given: Any = name
+        if not isinstance(given, str):
+            raise AdapterError(f"an adapter's name must be text. Given: {shown(given)}")
         if not name or name in (self.info.model, "tgi"):
             raise AdapterError(
-                f"an adapter's name must be neither empty nor the model's own. Given: {name!r}"
+                f"an adapter's name must be neither empty nor the model's own. Given: {shown(name)}"
             )
         config = self._config
         directory = hub.resolve(
