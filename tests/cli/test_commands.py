@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from agentlm import LLM, __version__
-from agentlm.cli import bench, doctor, generate
+from agentlm.cli import bench, cli, doctor, generate
 from tests.cli.commands import agentlm
 from tests.model import families
 from tests.model.safetensors_files import read_tensors, write_safetensors
@@ -287,6 +287,8 @@ def test_a_directory_of_another_format(tmp_path):
         (("--dtype", "int3"), "int3"),
         (("--kv-cache-memory", "lots"), "lots"),
         (("--threads", "0"), "--threads"),
+        (("--step-timeout", "0"), "--step-timeout"),
+        (("--mock-step-time", "nan"), "nan is not in the range 0<=x<1000000000"),
     ],
 )
 def test_an_option_out_of_range_is_a_usage_error(mock, arguments, named):
@@ -295,12 +297,42 @@ def test_an_option_out_of_range_is_a_usage_error(mock, arguments, named):
     assert named in ran.stderr.splitlines()[-1]
 
 
+ENDLESS = "99999999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        *[("serve", option, ENDLESS) for option in (
+            "--max-concurrent-requests", "--max-client-batch-size", "--payload-limit", "--max-best-of",
+            "--max-stop-sequences", "--max-top-n-tokens", "--max-input-tokens", "--threads",
+        )],
+        ("serve", "--http-workers", "100000"),
+        ("serve", "--validation-workers", "257"),
+        *[("serve", option, value) for value in ("nan", "1e300") for option in (
+            "--graceful-termination-timeout", "--read-timeout", "--write-timeout", "--step-timeout",
+            "--watermark-gamma", "--watermark-delta", "--mock-step-time",
+        )],
+        *[("data contamination", option, "nan") for option in ("--ignore-shared", "--fail-above")],
+        *[("data contamination", option, ENDLESS) for option in (
+            "--ngram", "--skip-budget", "--threads", "--overlaps",
+        )],
+        *[("bench", option, ENDLESS) for option in ("--prompt-tokens", "--new-tokens", "--batch", "--repeat")],
+    ],
+)  # fmt: skip
+def test_a_number_beyond_every_use_is_refused_with_its_range(name, option, value):
+    given = ("--against", __file__, __file__) if name.startswith("data") else ()
+    ran = CliRunner().invoke(cli, [*name.split(), *given, option, value])
+    assert ran.exit_code == 2
+    assert f"Invalid value for '{option}'" in ran.output
+    assert "is not in the range" in ran.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (("--temperature", "-1"), "`--temperature`"),
         (("--max-total-tokens", "1"), "`max_total_tokens`"),
-        (("--step-timeout", "0"), "`step_timeout`"),
         (("--max-new-tokens", "100000"), "max-new-tokens"),
     ],
 )

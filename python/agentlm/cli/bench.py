@@ -16,10 +16,10 @@ _IDS = 200
 
 
 @click.command("bench")
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Length of each prompt.")  # fmt: skip
-@click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens to generate for each.")  # fmt: skip
-@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, default=(1, 4, 16), show_default=True, help="Requests at once; repeatable.")  # fmt: skip
-@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each; the median is shown.")  # fmt: skip
+@click.option("--prompt-tokens", type=click.IntRange(min=1, max=2**31), default=128, show_default=True, help="Length of each prompt.")  # fmt: skip
+@click.option("--new-tokens", type=click.IntRange(min=2, max=2**31), default=64, show_default=True, help="Tokens to generate for each.")  # fmt: skip
+@click.option("--batch", "batches", type=click.IntRange(min=1, max=2**16), multiple=True, default=(1, 4, 16), show_default=True, help="Requests at once; repeatable.")  # fmt: skip
+@click.option("--repeat", type=click.IntRange(min=1, max=2**16), default=3, show_default=True, help="Runs of each; the median is shown.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @model_options
 def command(

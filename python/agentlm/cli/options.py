@@ -1,5 +1,6 @@
 """Options that several commands share: which model, on which backend. Names are TGI's where the meaning is the same."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,21 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg]  # generic since clic
             return int(float(number) * _SUFFIXES[suffix])
         except (KeyError, ValueError, OverflowError):
             return self.fail(f"{value!r} is not a size such as 2G, 512M or 1000000", param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number within a range. Not a number (NaN) is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+LONGEST_SECONDS = 1e9
+"""Time limits are at most it: thirty years."""
 
 
 class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
@@ -77,14 +93,14 @@ _MODEL_OPTIONS: tuple[Decorator, ...] = (
     click.option("--quantize", envvar="QUANTIZE", type=click.Choice(QUANTIZE), help="Narrow the weights while they are loaded: int8, int4, fp8 (GPU). gptq and awq: the checkpoint is so already."),
     click.option("--cuda-graphs", envvar="CUDA_GRAPHS", type=BatchSizes(), help="Batch sizes whose decodes are captured as CUDA graphs, such as 1,2,4,8; 0 captures none (GPU) [default: 1 to max-batch-size in steps]"),
     click.option("--batch-invariant", is_flag=True, help="Bitwise equal logits whatever shares the batch (GPU; a CPU always does)."),
-    click.option("--threads", envvar="THREADS", type=click.IntRange(min=1), help="Compute threads [default: one a core]"),
+    click.option("--threads", envvar="THREADS", type=click.IntRange(1, 1024), help="Compute threads [default: one a core]"),
     click.option("--cpu-isa", type=click.Choice(CPU_ISAS), default="auto", show_default=True, help="Instruction set of the CPU kernels."),
     click.option("--max-total-tokens", envvar="MAX_TOTAL_TOKENS", type=int, help="Longest prompt and output together [default: what model and memory allow]"),
     click.option("--max-batch-prefill-tokens", envvar="MAX_BATCH_PREFILL_TOKENS", type=int, help="Most tokens in one step [default: 4096 on a GPU, 512 elsewhere]"),
     click.option("--max-batch-size", envvar="MAX_BATCH_SIZE", type=int, default=256, show_default=True, help="Most requests in one step."),
     click.option("--prefix-cache/--no-prefix-cache", envvar="PREFIX_CACHING", default=True, show_default=True, help="Share the KV of equal beginnings."),
-    click.option("--step-timeout", type=float, default=600.0, show_default=True, help="Seconds after which a step counts as hung."),
-    click.option("--mock-step-time", type=float, default=0.01, show_default=True, help="Seconds a step of the mock backend takes."),
+    click.option("--step-timeout", type=Number(min=0, max=LONGEST_SECONDS, min_open=True, max_open=True), default=600.0, show_default=True, help="Seconds after which a step counts as hung."),
+    click.option("--mock-step-time", type=Number(min=0, max=LONGEST_SECONDS, max_open=True), default=0.01, show_default=True, help="Seconds a step of the mock backend takes."),
 )  # fmt: skip
 
 _SAMPLING_OPTIONS: tuple[Decorator, ...] = (

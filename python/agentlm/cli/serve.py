@@ -19,13 +19,25 @@ from typing import Any
 import click
 
 from agentlm.cli.launcher import launcher_options
-from agentlm.cli.options import Decorator, chat_template_option, engine_settings, model_options
+from agentlm.cli.options import (
+    LONGEST_SECONDS,
+    Decorator,
+    Number,
+    chat_template_option,
+    engine_settings,
+    model_options,
+)
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
 """How long a failed engine's requests have to be answered."""
 OTLP_GRPC_PORT = 4317
 """Where TGI's traces went: collectors speak gRPC there, and this server does not."""
+MOST_THREADS = 256
+"""More than any machine has use for; tens of thousands would take it down."""
+MOST_REQUESTS = 2**31
+MOST_PROMPTS = 2**16
+MOST_BYTES = 2**40
 LOG_LEVELS = ("off", "error", "warn", "info", "debug", "trace")
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -69,15 +81,15 @@ class _LogLevel(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--hostname", default="0.0.0.0", show_default=True, help="Address to listen on."),
     click.option("--port", "-p", envvar="PORT", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port to listen on; 0 takes a free one."),
-    click.option("--validation-workers", envvar="VALIDATION_WORKERS", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that tokenise and validate."),
-    click.option("--http-workers", envvar="HTTP_WORKERS", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that read and write sockets."),
-    click.option("--max-concurrent-requests", envvar="MAX_CONCURRENT_REQUESTS", type=click.IntRange(min=1), default=128, show_default=True, help="Requests in flight; more are answered 429."),
-    click.option("--max-client-batch-size", envvar="MAX_CLIENT_BATCH_SIZE", type=click.IntRange(min=1), default=4, show_default=True, help="Most prompts in one /v1/completions request."),
-    click.option("--max-best-of", envvar="MAX_BEST_OF", type=click.IntRange(min=1), default=2, show_default=True, help="Largest `best_of`."),
-    click.option("--max-stop-sequences", envvar="MAX_STOP_SEQUENCES", type=click.IntRange(min=0), default=4, show_default=True, help="Most stop strings a request."),
-    click.option("--max-top-n-tokens", envvar="MAX_TOP_N_TOKENS", type=click.IntRange(min=0), default=5, show_default=True, help="Largest `top_n_tokens`."),
-    click.option("--max-input-tokens", "--max-input-length", envvar=["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"], type=click.IntRange(min=1), help="Longest prompt [default: max-total-tokens - 1]"),
-    click.option("--payload-limit", envvar="PAYLOAD_LIMIT", type=click.IntRange(min=1), default=2_000_000, show_default=True, help="Largest request body, in bytes."),
+    click.option("--validation-workers", envvar="VALIDATION_WORKERS", type=click.IntRange(min=1, max=MOST_THREADS), default=2, show_default=True, help="Threads that tokenise and validate."),
+    click.option("--http-workers", envvar="HTTP_WORKERS", type=click.IntRange(min=1, max=MOST_THREADS), default=2, show_default=True, help="Threads that read and write sockets."),
+    click.option("--max-concurrent-requests", envvar="MAX_CONCURRENT_REQUESTS", type=click.IntRange(min=1, max=MOST_REQUESTS), default=128, show_default=True, help="Requests in flight; more are answered 429."),
+    click.option("--max-client-batch-size", envvar="MAX_CLIENT_BATCH_SIZE", type=click.IntRange(min=1, max=MOST_PROMPTS), default=4, show_default=True, help="Most prompts in one /v1/completions request."),
+    click.option("--max-best-of", envvar="MAX_BEST_OF", type=click.IntRange(min=1, max=1024), default=2, show_default=True, help="Largest `best_of`."),
+    click.option("--max-stop-sequences", envvar="MAX_STOP_SEQUENCES", type=click.IntRange(min=0, max=2**16), default=4, show_default=True, help="Most stop strings a request."),
+    click.option("--max-top-n-tokens", envvar="MAX_TOP_N_TOKENS", type=click.IntRange(min=0, max=1000), default=5, show_default=True, help="Largest `top_n_tokens`."),
+    click.option("--max-input-tokens", "--max-input-length", envvar=["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"], type=click.IntRange(min=1, max=2**31), help="Longest prompt [default: max-total-tokens - 1]"),
+    click.option("--payload-limit", envvar="PAYLOAD_LIMIT", type=click.IntRange(min=1, max=MOST_BYTES), default=2_000_000, show_default=True, help="Largest request body, in bytes."),
     click.option("--api-key", "api_keys", envvar="API_KEY", multiple=True, help="Key that requests must carry as a bearer token; repeatable."),
     click.option("--cors-allow-origin", envvar="CORS_ALLOW_ORIGIN", multiple=True, help="Origin that browsers may call from; repeatable [default: any]"),
     chat_template_option,
@@ -87,10 +99,10 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--tool-call-parser", envvar="TOOL_CALL_PARSER", type=click.Choice(("auto", "hermes", "llama3", "mistral", "json")), default="auto", show_default=True, help="How the model writes tool calls; auto reads it from the chat template."),
     click.option("--kernel-manifest", envvar="KERNEL_MANIFEST", type=click.Path(file_okay=False), help="Folder to write the compiled kernels to, with manifest.json, which says how they are launched (GPU)."),
     click.option("--lora-adapters", envvar="LORA_ADAPTERS", type=_Adapters(), default=(), help="Adapters to load at start: hub names or directories, or name=directory, separated by commas."),
-    click.option("--watermark-gamma", envvar="WATERMARK_GAMMA", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True, help="Share of the vocabulary that a watermark favours."),
-    click.option("--watermark-delta", envvar="WATERMARK_DELTA", type=click.FloatRange(-100, 100), default=2.0, show_default=True, help="What a watermark adds to the logits of those."),
-    click.option("--read-timeout", envvar="READ_TIMEOUT", type=click.FloatRange(min=0, min_open=True), default=75.0, show_default=True, help="Seconds a client has for a request's head, and for each further part of its body."),
-    click.option("--write-timeout", envvar="WRITE_TIMEOUT", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Seconds a client may leave its answer unread; then it is cut off."),
+    click.option("--watermark-gamma", envvar="WATERMARK_GAMMA", type=Number(0, 1, min_open=True, max_open=True), default=0.5, show_default=True, help="Share of the vocabulary that a watermark favours."),
+    click.option("--watermark-delta", envvar="WATERMARK_DELTA", type=Number(-100, 100), default=2.0, show_default=True, help="What a watermark adds to the logits of those."),
+    click.option("--read-timeout", envvar="READ_TIMEOUT", type=Number(min=0, max=LONGEST_SECONDS, min_open=True), default=75.0, show_default=True, help="Seconds a client has for a request's head, and for each further part of its body."),
+    click.option("--write-timeout", envvar="WRITE_TIMEOUT", type=Number(min=0, max=LONGEST_SECONDS, min_open=True), default=120.0, show_default=True, help="Seconds a client may leave its answer unread; then it is cut off."),
     click.option("--ssl-certfile", envvar="SSL_CERTFILE", type=click.Path(dir_okay=False), help="Certificate chain, in PEM: the port speaks HTTPS."),
     click.option("--ssl-keyfile", envvar="SSL_KEYFILE", type=click.Path(dir_okay=False), help="The certificate's private key, in PEM [default: in the certificate's file]"),
     click.option("--prometheus-port", envvar="PROMETHEUS_PORT", type=click.IntRange(0, 65535), help="A second port, for /metrics alone; 0 takes a free one."),
@@ -99,7 +111,7 @@ _SERVER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--log-prompts", envvar="LOG_PROMPTS", is_flag=True, help="Log the requests' bodies, prompts and all."),
     click.option("--otlp-endpoint", envvar="OTLP_ENDPOINT", help="Collector of OpenTelemetry traces, over HTTP: http://host:4318."),
     click.option("--otlp-service-name", envvar="OTLP_SERVICE_NAME", default="text-generation-inference.router", show_default=True, help="Name of this server in its traces."),
-    click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM."),
+    click.option("--graceful-termination-timeout", "-g", envvar="GRACEFUL_TERMINATION_TIMEOUT", type=Number(min=0, max=LONGEST_SECONDS), default=90.0, show_default=True, help="Seconds that requests in flight have to finish after SIGTERM."),
 )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agentlm.cli.options import Number
+
 if TYPE_CHECKING:
     from agentlm.tuning.contamination import Contamination
 
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
 @click.option(
     "--model", type=click.Path(exists=True, file_okay=False), help="Use this checkpoint's tokenizer instead."
 )
-@click.option("--ngram", default=10, show_default=True, help="An overlap is longer than this; its first tokens, this many, are equal.")  # fmt: skip
+@click.option("--ngram", type=click.IntRange(1, 2**16), default=10, show_default=True, help="An overlap is longer than this; its first tokens, this many, are equal.")  # fmt: skip
 @click.option(
-    "--skip-budget", default=4, show_default=True, help="Later tokens of an overlap that may differ."
+    "--skip-budget",
+    type=click.IntRange(0, 2**16),
+    default=4,
+    show_default=True,
+    help="Later tokens of an overlap that may differ.",
 )
-@click.option("--ignore-shared", type=click.FloatRange(0, 100), help="Do not count tokens in n-grams that more than this percentage of a set's samples hold: the task's template. [default: every token counts]")  # fmt: skip
-@click.option("--threads", default=0, help="Threads [default: one a processor]")
+@click.option("--ignore-shared", type=Number(0, 100), help="Do not count tokens in n-grams that more than this percentage of a set's samples hold: the task's template. [default: every token counts]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads [default: one a processor]")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that shows the overlaps beside the training text.")  # fmt: skip
 @click.option(
     "--json",
@@ -47,9 +53,13 @@ if TYPE_CHECKING:
     help="Samples on the page, the most contaminated first.",
 )
 @click.option(
-    "--overlaps", default=3, show_default=True, help="Overlaps of a sample that are shown, the longest first."
+    "--overlaps",
+    type=click.IntRange(0, 2**16),
+    default=3,
+    show_default=True,
+    help="Overlaps of a sample that are shown, the longest first.",
 )
-@click.option("--fail-above", type=click.FloatRange(0, 100), help="Exit with 1 if more than this percentage of a set's samples is not clean.")  # fmt: skip
+@click.option("--fail-above", type=Number(0, 100), help="Exit with 1 if more than this percentage of a set's samples is not clean.")  # fmt: skip
 def command(
     data: tuple[str, ...],
     evaluation: tuple[str, ...],
