@@ -272,6 +272,18 @@ def test_a_chat_template_that_is_no_path_is_told(model, given):
         LLM(model, backend="mock", chat_template=given)
 
 
+@pytest.mark.parametrize("tokens", [2**24 + 1, 999_999_999])
+def test_a_context_beyond_the_mock_backend_s_is_refused(model, tokens):
+    with pytest.raises(ConfigError, match=f"must be at most {2**24} with the mock backend. Given: {tokens}"):
+        LLM(model, backend="mock", max_total_tokens=tokens)
+
+
+def test_a_long_context_of_the_mock_backend_takes_no_pool_for_every_row(model):
+    with LLM(model, backend="mock", max_total_tokens=2**24, mock_step_time=0, progress=False) as llm:
+        assert llm.info.num_blocks == 2**20
+        assert len(llm.generate("hello", SamplingParams(max_new_tokens=2))) == 1
+
+
 @pytest.mark.parametrize("settings", [None, [("threads", 1)]])
 def test_settings_that_are_no_mapping_are_refused(settings):
     with pytest.raises(ConfigError, match="settings must be a mapping"):

@@ -217,5 +217,11 @@ def test_a_longest_request_beyond_the_context_is_refused():
 
 
 def test_memory_for_not_even_one_request_is_refused():
-    with pytest.raises(OutOfMemoryError, match="fewer than one request"):
+    with pytest.raises(
+        OutOfMemoryError, match=f"fewer than one request needs: give at least {2 * BYTES} bytes"
+    ):
         plan_kv_cache(BYTES, 1000, 256, None, None, free=2 * BYTES)
+    with pytest.raises(OutOfMemoryError, match=f"at least {BYTES} bytes"):
+        plan_kv_cache(BYTES, 10, 256, 5, None, free=0)
+    assert plan_kv_cache(BYTES, 10, 256, BYTES, None, free=0).max_total_tokens == 10
+    assert plan_kv_cache(BYTES, 1000, 256, 2 * BYTES, None, free=0).max_total_tokens == 2 * BLOCK_SIZE

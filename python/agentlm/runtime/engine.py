@@ -29,6 +29,10 @@ CLOSE_SECONDS = 10.0
 """How long closing waits for the engine thread; a step that hangs is left behind."""
 MOCK_CONTEXT = 4096
 """Longest prompt and output of the mock backend, which has no model to say it."""
+MOST_MOCK_CONTEXT = 2**24
+"""Longest that may be asked for: every row has a place for each of its blocks."""
+MOCK_BLOCKS = 2**20
+"""Most blocks of the mock backend, unless one request needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +275,13 @@ def has_nvidia_gpu() -> bool:
 
 def _open_mock(config: EngineConfig, directory: Path, tokenizer: Tokenizer) -> RunningEngine:
     total = config.max_total_tokens or MOCK_CONTEXT
-    blocks = config.max_batch_size * -(-total // memory.BLOCK_SIZE)
+    if total > MOST_MOCK_CONTEXT:
+        raise ConfigError(
+            f"`max_total_tokens` must be at most {MOST_MOCK_CONTEXT} with the mock backend. Given: {total}"
+        )
+    longest = -(-total // memory.BLOCK_SIZE)
+    # Books are kept on each block: a pool for every row's longest request would itself take gigabytes.
+    blocks = min(config.max_batch_size * longest, max(longest, MOCK_BLOCKS))
     plan = memory.KvPlan(blocks, total, 0)
     engine = _engine(config, tokenizer, plan, tokenizer.eos_token_ids, tokenizer.vocab_size)
     runner = MockStepRunner(engine, tokenizer, config.mock_step_time)

@@ -101,10 +101,12 @@ def plan_kv_cache(
     ceiling = max_batch_size * -(-wanted // BLOCK_SIZE)
     num_blocks = min(budget // bytes_per_block, ceiling, MAX_BLOCKS)
     tokens = num_blocks * BLOCK_SIZE
-    if tokens < min(wanted, 2 * BLOCK_SIZE):
+    least = min(wanted, 2 * BLOCK_SIZE)
+    if tokens < least:
+        need = -(-least // BLOCK_SIZE) * bytes_per_block
         raise OutOfMemoryError(
-            f"{budget} bytes hold {num_blocks} blocks of {bytes_per_block} bytes, fewer than one request needs; "
-            "give more by kv_cache_memory, or free some memory"
+            f"{budget} bytes hold {num_blocks} blocks of {bytes_per_block} bytes, fewer than one request needs: give at "
+            f"least {need} bytes by kv_cache_memory, or free some memory"
         )
     if max_total_tokens is not None and tokens < max_total_tokens:
         need = -(-max_total_tokens // BLOCK_SIZE) * bytes_per_block
