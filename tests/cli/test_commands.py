@@ -96,6 +96,39 @@ def test_bench_measures_each_batch(mock):
     assert len(table.stdout.splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        ((), (86, 42)),
+        (("--prompt-tokens", "100"), (100, 28)),
+        (("--new-tokens", "100"), (28, 100)),
+        (("--prompt-tokens", "64", "--new-tokens", "64"), (64, 64)),
+    ],
+)
+def test_bench_gives_way_to_a_short_context(mock, given, lengths):
+    ran = agentlm("bench", "--batch", 1, "--repeat", 1, "--json", *given, "--max-total-tokens", 128, *mock)
+    assert ran.returncode == 0, ran.stderr
+    row = json.loads(ran.stdout)
+    assert (row["prompt_tokens"], row["new_tokens"]) == lengths
+    told = f"note: requests have at most 128 tokens: {lengths[0]} of the prompt, {lengths[1]} new ones\n"
+    assert ran.stderr == (told if len(given) < 4 else "")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--prompt-tokens", "127"), "127 and 2"),
+        (("--new-tokens", "128"), "1 and 128"),
+        (("--prompt-tokens", "100", "--new-tokens", "64"), "100 and 64"),
+    ],
+)
+def test_bench_names_its_flags_where_lengths_do_not_fit(mock, given, told):
+    ran = agentlm("bench", *given, "--max-total-tokens", 128, *mock)
+    assert ran.returncode == 2
+    assert "--prompt-tokens and --new-tokens must together be at most 128" in ran.stderr.splitlines()[-1]
+    assert ran.stderr.splitlines()[-1].endswith(told)
+
+
 class Watched:
     """An `LLM` that notes how many tokens of each prompt the prefix cache held."""
 
