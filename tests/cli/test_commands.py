@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def test_the_version_is_the_packages():
     assert agentlm("--version").stdout == f"agentlm, version {__version__}\n"
 
 
+def test_ctrl_c_while_the_command_line_is_loaded_leaves_no_traceback(tmp_path):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    ran = agentlm("--help", env={"PYTHONPATH": path})
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 def test_an_unknown_command_is_refused():
     ran = agentlm("dance")
     assert ran.returncode == 2
@@ -70,8 +78,6 @@ def test_a_command_that_cannot_be_loaded_says_so_only_when_called(tmp_path):
     packaged.mkdir()
     (packaged / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (packaged / "entry_points.txt").write_text("[agentlm.commands]\nfly = missing_wings:command\n")
-    import os
-
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     env = {"PYTHONPATH": path}
     listing = agentlm("--help", env=env)
