@@ -81,6 +81,39 @@ def test_a_model_without_a_template_says_so_when_it_is_needed(model, tmp_path):
                 llm.chat(messages)
 
 
+@pytest.mark.parametrize(
+    ("file", "template", "told"),
+    [
+        ("tokenizer_config.json", 5, "gives chat_template = 5; text is needed"),
+        ("tokenizer_config.json", [{"name": "default"}], "gives chat_template = .*`name` and `template`"),
+        ("tokenizer_config.json", ["x"], "gives chat_template = "),
+        ("tokenizer_config.json", {"default": 5}, "gives chat_template = "),
+        ("chat_template.json", True, "gives chat_template = True"),
+        ("chat_template.jinja", None, "is no file"),
+    ],
+)
+def test_a_template_that_can_be_none_is_not_called_missing(model, tmp_path, file, template, told):
+    directory = families.without_chat_template(model, tmp_path / "odd")
+    if template is None:
+        (directory / file).mkdir()
+    else:
+        (directory / file).write_text(json.dumps({"chat_template": template}))
+    with (
+        LLM(directory, backend="mock", progress=False) as llm,
+        pytest.raises(NoChatTemplateError, match=f"^{directory / file} {told}"),
+    ):
+        llm.chat([HELLO])
+
+
+@pytest.mark.parametrize("template", ["mine", [{"name": "default", "template": "mine"}], {"default": "mine"}])
+def test_a_template_may_be_text_or_several_by_name(model, tmp_path, template):
+    directory = families.without_chat_template(model, tmp_path / "odd")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": None}))
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    with LLM(directory, backend="mock", progress=False) as llm:
+        assert llm.detokenize(llm.render_chat([HELLO])) == "mine"
+
+
 def test_a_template_that_refuses_names_the_conversation(mock):
     pirate = {"role": "pirate", "content": "Arr"}
     with pytest.raises(ChatTemplateError, match=r"^The roles are") as told:

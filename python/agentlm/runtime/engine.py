@@ -16,6 +16,7 @@ from agentlm._engine import ChatTemplate, Engine, Tokenizer
 from agentlm.config import EngineConfig
 from agentlm.errors import AdapterError, ChatTemplateError, ConfigError, ForkError, NoChatTemplateError, shown
 from agentlm.model import bundled, hub
+from agentlm.model.chat_template_files import check_files
 from agentlm.model.tokenizer_conversion import ensure_tokenizer
 from agentlm.runtime import memory
 from agentlm.runtime.loop import Runner, run_engine
@@ -84,6 +85,8 @@ class RunningEngine:
 
     def chat_template(self, explicit: str | Path | None = None) -> ChatTemplate:
         """The checkpoint's chat template, or the file given. Raises `NoChatTemplateError`."""
+        if explicit is None:
+            check_files(self.info.directory)
         try:
             return ChatTemplate(self.info.directory, self.tokenizer, explicit)
         except ChatTemplateError as error:
