@@ -50,6 +50,22 @@ def test_every_task_of_the_table_is_listed() -> None:
     assert re.search(r"^  webarena +not built", text, re.M)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *[
+            ("eval", "gsm8k", option)
+            for option in ("--temperature", "--top-p", "--episode-seconds", "--timeout")
+        ],
+        ("data", "build", ".", "--out", "x", "--min-reward"),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_is_none_is_refused(arguments: tuple[str, ...]) -> None:
+    text = call(*arguments, "nan", code=2)
+    assert f"Invalid value for '{arguments[-1]}': nan is not in the range" in text
+
+
 def test_the_doctor_plays_the_gold_path() -> None:
     assert "gsm8k: gold 3 of 3 right, do-nothing 0 right" in call("eval", "doctor", "gsm8k", "--limit", 3)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from agentlm_evals.cli.errors import shown
+from agentlm_evals.cli.numbers import Number
 
 
 @click.command("build")
@@ -23,7 +24,7 @@ from agentlm_evals.cli.errors import shown
 @click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
 @click.option(
     "--min-reward",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="The least reward of an episode; MT-Bench's is a tenth of its rating [default: the paper's, 1; Mind2Web 2/3]",
 )
 @click.option("--every", is_flag=True, help="Keep every good episode of a sample, not only the first.")

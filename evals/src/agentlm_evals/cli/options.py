@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from agentlm_evals.cli.numbers import Number
 from agentlm_evals.errors import ConfigError
 from agentlm_evals.models.choice import ModelChoice, port_urls
 from agentlm_evals.models.pool import Patience
@@ -32,7 +33,7 @@ _MODEL = (
     click.option("--api-key", envvar="AGENTLM_API_KEY", help="Sent as a bearer token."),
     click.option("--serve-arg", "serve_arguments", multiple=True, help="A flag for `agentlm serve`, such as --serve-arg=--dtype=float32."),
     click.option("--attempts", type=click.IntRange(min=1), default=12, show_default=True, help="How often a request is asked again that failed for the server's reasons."),
-    click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for one attempt."),
+    click.option("--timeout", type=Number(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for one attempt."),
     click.option("--no-cache", is_flag=True, help="Ask again what was asked before (greedy requests to weights that we serve, or that --weights names)."),
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from agentlm_evals.cli.errors import shown
+from agentlm_evals.cli.numbers import Number
 from agentlm_evals.cli.options import cache_home, data_options, model_choice, model_options, task_options
 from agentlm_evals.data import choose_source
 from agentlm_evals.errors import ConfigError, RequirementError, RunError
@@ -49,10 +50,8 @@ JUDGE = "--judge-url URL [--judge-model NAME]; the tested server's own URL will 
     show_default=True,
     help="Episodes of each sample.",
 )
-@click.option("--temperature", type=click.FloatRange(min=0), help="In place of the protocol's; 0 is greedy.")
-@click.option(
-    "--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="In place of the protocol's."
-)
+@click.option("--temperature", type=Number(min=0), help="In place of the protocol's; 0 is greedy.")
+@click.option("--top-p", type=Number(min=0, max=1, min_open=True), help="In place of the protocol's.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="In place of the protocol's.")
 @click.option(
     "--seed",
@@ -72,7 +71,7 @@ JUDGE = "--judge-url URL [--judge-model NAME]; the tested server's own URL will 
 )
 @click.option(
     "--episode-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="Wall time that an episode may take.",
 )
 @click.option(
