@@ -21,6 +21,7 @@ from agentlm.errors import (
     HubError,
     HubUnreachableError,
     ModelNotFoundError,
+    TokenizerError,
     WeightsNotFoundError,
 )
 from agentlm.model import hub
@@ -46,6 +47,8 @@ HEADER = json.dumps(
 ).encode()
 REAL = {
     "config.json": b'{"b": 2}',
+    "generation_config.json": b'{"c": 3}',
+    "tokenizer.json": b"{}",
     "model.safetensors": struct.pack("<Q", len(HEADER)) + HEADER + bytes((1 << 20) + 2048),
     "consolidated.safetensors": b"weights again",
 }
@@ -56,7 +59,7 @@ SENT: Counter[tuple[str, str]] = Counter()
 class Hub(BaseHTTPRequestHandler):
     """The part of the hub's protocol that a snapshot needs.
 
-    Models: me/good, me/real (its weights have a header), me/bin (no safetensors), me/gated.
+    Models: me/good, me/real (its weights have a header), me/bin (no safetensors), me/mute (no tokenizer), me/gated.
     """
 
     token = "Bearer letmein"
@@ -88,6 +91,8 @@ class Hub(BaseHTTPRequestHandler):
         files = {n: b for n, b in FILES.items() if model != "me/bin" or not n.endswith(".safetensors")}
         if model == "me/real":
             files = REAL
+        if model == "me/mute":
+            files = {n: b for n, b in FILES.items() if n != "tokenizer.model"}
         if revision not in (None, "main", SHA):
             return self.reply(404, X_Error_Code="RevisionNotFound")
         if kind in (None, "revision"):
@@ -175,7 +180,9 @@ def test_a_model_is_described_without_its_weights(tmp_path: Path, endpoint: str)
         "model.embed_tokens.weight": ("BF16", (1024, 512)),
         "model.norm.weight": ("F32", (512,)),
     }
-    assert (tmp_path / "config.json").read_bytes() == REAL["config.json"]
+    for name in ("config.json", "generation_config.json"):
+        assert (tmp_path / name).read_bytes() == REAL[name]
+    assert SENT["me/real", "tokenizer.json"] == 0
     assert 0 < SENT["me/real", "model.safetensors"] < 1 << 18
 
 
@@ -186,6 +193,7 @@ def test_a_model_is_described_without_its_weights(tmp_path: Path, endpoint: str)
         ("me/gated", GatedModelError, "Accept the conditions"),
         ("me/bin", WeightsNotFoundError, "holds no safetensors"),
         ("me/down", HubUnreachableError, "could not be fetched"),
+        ("me/mute", TokenizerError, "The model me/mute holds neither tokenizer.json nor tokenizer.model"),
         ("me/good", CorruptFileError, "me/good: model.safetensors is not"),
     ],
 )

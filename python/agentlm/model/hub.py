@@ -17,11 +17,15 @@ from agentlm.errors import (
     shown,
 )
 from agentlm.model import bundled
+from agentlm.model.tokenizer_conversion import no_tokenizer
 
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 """Files of a checkpoint that agentlm reads."""
 IGNORED = ("*/*", "consolidated*")
 """The same weights again: original formats in folders, and unsplit copies."""
+
+SETTINGS = ("config.json", "generation_config.json")
+"""Files of a model that say its shape and its end."""
 
 CONVERT = (
     "Convert it with transformers: AutoModelForCausalLM.from_pretrained({given!r}, dtype='auto')"
@@ -95,10 +99,10 @@ def describe(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-    """Element type and shape of each tensor of a model on the hub; its config.json is put into `directory`.
+    """Element type and shape of each tensor of a model on the hub; its `SETTINGS` are put into `directory`.
 
-    Of the weights only the headers are fetched, and nothing is cached. Raises as `resolve` does, and `ConfigError` and
-    `CorruptFileError`.
+    Of the weights only the headers are fetched, and nothing is cached. Raises as `resolve` does, and `ConfigError`,
+    `TokenizerError` and `CorruptFileError`.
     """
     from huggingface_hub import HfApi, errors
 
@@ -119,7 +123,11 @@ def describe(
             raise _no_safetensors(model, name)
         if "config.json" not in files:
             raise ConfigError(f"{name} holds no config.json. Choose a repository that does.")
-        api.hf_hub_download(model, "config.json", revision=revision, local_dir=directory)
+        if not {"tokenizer.json", "tokenizer.model"} & set(files):
+            raise no_tokenizer(name)
+        for file in SETTINGS:
+            if file in files:
+                api.hf_hub_download(model, file, revision=revision, local_dir=directory)
         for file in weights:
             try:
                 header = api.parse_safetensors_file_metadata(model, file, revision=revision)

@@ -51,10 +51,7 @@ def ensure_tokenizer(directory: str | Path, cache_dir: str | Path | None) -> Pat
         return directory
     source = directory / "tokenizer.model"
     if not source.is_file():
-        raise TokenizerError(
-            f"{directory} holds neither tokenizer.json nor tokenizer.model. Fetch one of them from the model's "
-            "repository, or save it there with transformers' AutoTokenizer.save_pretrained."
-        )
+        raise no_tokenizer(directory)
     companions = {
         name: (directory / name).read_bytes() for name in COMPANIONS if (directory / name).is_file()
     }
@@ -84,6 +81,14 @@ def ensure_tokenizer(directory: str | Path, cache_dir: str | Path | None) -> Pat
             Path(beside.name).chmod(0o644)
             Path(beside.name).rename(target / name)
     return target
+
+
+def no_tokenizer(place: str | Path) -> TokenizerError:
+    """The error for a directory or a model that has none."""
+    return TokenizerError(
+        f"{place} holds neither tokenizer.json nor tokenizer.model. Fetch one of them from the model's "
+        "repository, or save it there with transformers' AutoTokenizer.save_pretrained."
+    )
 
 
 @contextmanager
