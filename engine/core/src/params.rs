@@ -28,7 +28,7 @@ pub struct SamplingParams {
     pub min_new_tokens: u32,
     /// An end-of-sequence id does not end the request.
     pub ignore_eos: bool,
-    /// 0 is greedy; otherwise > 0.
+    /// 0 is greedy; otherwise in [[`SMALLEST_FACTOR`], [`LARGEST_FACTOR`]].
     pub temperature: f32,
     /// 0 is off.
     pub top_k: u32,
@@ -38,7 +38,7 @@ pub struct SamplingParams {
     pub min_p: f32,
     /// In (0, 1]; 1 is off.
     pub typical_p: f32,
-    /// > 0; 1 is off.
+    /// In [[`SMALLEST_FACTOR`], [`LARGEST_FACTOR`]]; 1 is off.
     pub repetition_penalty: f32,
     /// In [-2, 2]; 0 is off.
     pub frequency_penalty: f32,
@@ -95,6 +95,12 @@ impl Default for SamplingParams {
     }
 }
 
+/// Smallest `temperature` that is not greedy, and smallest `repetition_penalty`. Logits are divided by both and multiplied by the
+/// latter: within these bounds they stay finite in 32 bits, whatever the two are together.
+pub const SMALLEST_FACTOR: f32 = 1e-15;
+/// Largest of them.
+pub const LARGEST_FACTOR: f32 = 1e15;
+
 /// Longest stop string, in bytes: far beyond what TGI can find, which looks at the last few hundred characters.
 pub const MAX_STOP_BYTES: usize = 1024;
 
@@ -106,12 +112,18 @@ pub const LARGEST_LOGIT_BIAS: f32 = 100.0;
 /// A parameter outside its range. The texts are TGI's wire texts without the prefix `Input validation error: `.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ParamError {
-    /// Negative or not finite.
+    /// Negative or not a number.
     #[error("`temperature` must be strictly positive")]
     Temperature,
+    /// So small or large that logits would not stay finite.
+    #[error("`temperature` must be >= {SMALLEST_FACTOR:e} and <= {LARGEST_FACTOR:e}")]
+    TemperatureRange,
     /// Not > 0.
     #[error("`repetition_penalty` must be strictly positive")]
     RepetitionPenalty,
+    /// As of the temperature.
+    #[error("`repetition_penalty` must be >= {SMALLEST_FACTOR:e} and <= {LARGEST_FACTOR:e}")]
+    RepetitionPenaltyRange,
     /// Outside [-2, 2].
     #[error("`frequency_penalty` must be >= -2.0 and <= 2.0")]
     FrequencyPenalty,
@@ -188,14 +200,14 @@ impl SamplingParams {
     /// The first field that is out of range.
     pub fn validate(&self, limits: &Limits) -> Result<(), ParamError> {
         let check = |ok: bool, error: ParamError| if ok { Ok(()) } else { Err(error) };
+        let fits = |factor: f32| (SMALLEST_FACTOR..=LARGEST_FACTOR).contains(&factor);
+        check(self.temperature >= 0.0, ParamError::Temperature)?;
         check(
-            self.temperature >= 0.0 && self.temperature.is_finite(),
-            ParamError::Temperature,
+            self.temperature == 0.0 || fits(self.temperature),
+            ParamError::TemperatureRange,
         )?;
-        check(
-            self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
-            ParamError::RepetitionPenalty,
-        )?;
+        check(self.repetition_penalty > 0.0, ParamError::RepetitionPenalty)?;
+        check(fits(self.repetition_penalty), ParamError::RepetitionPenaltyRange)?;
         check(
             (-2.0..=2.0).contains(&self.frequency_penalty),
             ParamError::FrequencyPenalty,

@@ -1,6 +1,6 @@
 //! Sampling parameters: each is taken in its range, and refused outside by its name.
 
-use agentlm_core::params::SamplingParams;
+use agentlm_core::params::{LARGEST_FACTOR, SMALLEST_FACTOR, SamplingParams};
 
 use crate::behaviour::{Desk, new_tokens, refusal};
 use crate::world::config;
@@ -11,18 +11,32 @@ fn every_parameter_is_taken_in_its_range_and_nowhere_else() {
     let desk = Desk::new(config(64, 4, 64, 1));
     let most_tokens = desk.core.config().limits.max_top_n_tokens as f32;
     let beyond = |x: f32| [x, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-    let cases: [(&str, Set, &[f32], [f32; 4]); 10] = [
+    // Of the first the reciprocal is infinite, of the second that of a product; the last is what 1e39 becomes.
+    let (tiny, small, large) = (1e-44, 1e-38, f32::MAX);
+    let cases: [(&str, Set, &[f32], [f32; 4]); 12] = [
         (
             "temperature",
             |p, x| p.temperature = x,
-            &[0.0, 9.0],
+            &[0.0, SMALLEST_FACTOR, 9.0, LARGEST_FACTOR],
             beyond(-1e-6),
+        ),
+        (
+            "temperature",
+            |p, x| p.temperature = x,
+            &[1.0],
+            [tiny, small, 9e-16, large],
         ),
         (
             "repetition_penalty",
             |p, x| p.repetition_penalty = x,
-            &[1e-6, 9.0],
+            &[SMALLEST_FACTOR, 9.0, LARGEST_FACTOR],
             beyond(0.0),
+        ),
+        (
+            "repetition_penalty",
+            |p, x| p.repetition_penalty = x,
+            &[1.0],
+            [tiny, small, 1.1e15, large],
         ),
         (
             "frequency_penalty",

@@ -407,7 +407,7 @@ fn errors_name_the_fields_that_the_client_sent() {
             COMPLETIONS,
             r#"{"prompt":"hi","temperature":-1}"#.to_owned(),
             "temperature",
-            "`temperature` must be >= 0.0",
+            "`temperature` must be 0.0, or >= 1e-15 and <= 1e15",
         ),
     ];
     for (path, body, name, text) in cases {

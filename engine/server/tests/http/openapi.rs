@@ -236,16 +236,16 @@ impl Described {
             };
             borders.push(("maximum", above, Refused));
         } else if permits(schema, "number") {
-            let step = 1e-3;
             for (inclusive, exclusive, sign, beyond) in [
                 ("minimum", "exclusiveMinimum", -1.0, -1e39),
                 ("maximum", "exclusiveMaximum", 1.0, 1e39),
             ] {
+                let step = |border: f64| (border.abs() * 1e-3).max(1e-3);
                 if let Some(value) = schema[inclusive].as_f64() {
                     borders.push((inclusive, json!(value), Taken));
-                    borders.push((inclusive, json!(value + sign * step), Refused));
+                    borders.push((inclusive, json!(value + sign * step(value)), Refused));
                 } else if let Some(value) = schema[exclusive].as_f64() {
-                    borders.push((exclusive, json!(value - sign * step), Taken));
+                    borders.push((exclusive, json!(value - sign * step(value)), Taken));
                     borders.push((exclusive, json!(value), Refused));
                 } else {
                     borders.push((inclusive, json!(beyond), Taken));

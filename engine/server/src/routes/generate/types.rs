@@ -32,10 +32,10 @@ pub(crate) struct GenerateParameters {
     #[schemars(extend("default" = 1, "x-cap" = {"maximum": "max-best-of"}))]
     pub(crate) best_of: Option<u64>,
     /// The larger, the more even the chances. Other than 1, it turns sampling on.
-    #[schemars(extend("exclusiveMinimum" = 0, "default" = 1))]
+    #[schemars(extend("minimum" = 1e-15, "maximum" = 1e15, "default" = 1))]
     pub(crate) temperature: Option<Single>,
     /// Divides or multiplies the logits of tokens that are there already; 1 is off.
-    #[schemars(extend("exclusiveMinimum" = 0, "default" = 1))]
+    #[schemars(extend("minimum" = 1e-15, "maximum" = 1e15, "default" = 1))]
     pub(crate) repetition_penalty: Option<Single>,
     /// Taken from a token's logit, times its share of all tokens.
     #[schemars(extend("minimum" = -2, "maximum" = 2, "default" = 0))]

@@ -121,7 +121,9 @@ pub(crate) fn validate(request: GenerateRequest, stream: bool, limits: &Limits) 
     // TGI checks `top_k` between what the core checks before and after it, and likewise `seed`.
     match params.validate(limits) {
         Err(
-            error @ (ParamError::RepetitionPenalty
+            error @ (ParamError::TemperatureRange
+            | ParamError::RepetitionPenalty
+            | ParamError::RepetitionPenaltyRange
             | ParamError::FrequencyPenalty
             | ParamError::PresencePenalty
             | ParamError::TopP
@@ -183,6 +185,14 @@ mod tests {
             (
                 r#"{"repetition_penalty":0}"#,
                 "`repetition_penalty` must be strictly positive",
+            ),
+            (
+                r#"{"temperature":1e-300}"#,
+                "`temperature` must be >= 1e-15 and <= 1e15",
+            ),
+            (
+                r#"{"repetition_penalty":1e-44}"#,
+                "`repetition_penalty` must be >= 1e-15 and <= 1e15",
             ),
             (
                 r#"{"frequency_penalty":2.5}"#,

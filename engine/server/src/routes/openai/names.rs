@@ -20,11 +20,15 @@ const COMPLETIONS: [(&str, &str); 4] = [
     ("`inputs`", "`prompt`"),
 ];
 
+/// 0 is greedy here.
+const TEMPERATURE: &str = "`temperature` must be 0.0, or >= 1e-15 and <= 1e15";
 /// TGI's texts that tell a narrower range than the routes take, and what they do take.
-const RANGES: [(&str, &str); 3] = [
+const RANGES: [(&str, &str); 5] = [
+    ("`temperature` must be strictly positive", TEMPERATURE),
+    ("`temperature` must be >= 1e-15 and <= 1e15", TEMPERATURE),
     (
-        "`temperature` must be strictly positive",
-        "`temperature` must be >= 0.0",
+        "`repetition_penalty` must be strictly positive",
+        "`repetition_penalty` must be >= 1e-15 and <= 1e15",
     ),
     (
         "`top_p` must be > 0.0 and < 1.0",

@@ -16,8 +16,8 @@ macro_rules! v1_request {
             /// The end-of-sequence token does not end the text.
             #[schemars(extend("default" = false))]
             pub(crate) ignore_eos: Option<bool>,
-            /// 0 takes the likeliest token; the larger, the more even the chances.
-            #[schemars(extend("minimum" = 0, "default" = 1))]
+            /// 0 takes the likeliest token; the larger, the more even the chances. Other than 0, it is at least 1e-15.
+            #[schemars(extend("minimum" = 0, "maximum" = 1e15, "default" = 1))]
             pub(crate) temperature: Option<Single>,
             /// Only the likeliest tokens that together have this share are drawn from; 1 is off, 0 takes the likeliest.
             #[schemars(extend("minimum" = 0, "maximum" = 1, "default" = 1))]
@@ -32,7 +32,7 @@ macro_rules! v1_request {
             #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1, "default" = 1))]
             pub(crate) typical_p: Option<Single>,
             /// Divides or multiplies the logits of tokens that are there already; 1 is off.
-            #[schemars(extend("exclusiveMinimum" = 0, "default" = 1))]
+            #[schemars(extend("minimum" = 1e-15, "maximum" = 1e15, "default" = 1))]
             pub(crate) repetition_penalty: Option<Single>,
             /// Taken from a token's logit for each time that it was generated.
             #[schemars(extend("minimum" = -2, "maximum" = 2, "default" = 0))]

@@ -59,14 +59,13 @@ impl Fields {
         if n == 0 || n > max {
             return refuse(format!("`n` must be > 0 and <= {max}. Given: {n}"));
         }
-        let temperature = self.temperature.unwrap_or(1.0);
         // OpenAI allows 0: nothing but the most likely token is left.
         let greedy = self.top_p == Some(0.0);
-        let params = SamplingParams {
+        let mut params = SamplingParams {
             max_new_tokens: self.max_tokens,
             min_new_tokens: self.min_tokens.unwrap_or(0),
             ignore_eos: self.ignore_eos.unwrap_or(false),
-            temperature: if greedy { 0.0 } else { temperature },
+            temperature: self.temperature.unwrap_or(1.0),
             top_k: u32::try_from(self.top_k.unwrap_or(0)).unwrap_or(0),
             top_p: if greedy { 1.0 } else { self.top_p.unwrap_or(1.0) },
             min_p: self.min_p.unwrap_or(0.0),
@@ -82,16 +81,16 @@ impl Fields {
             logit_bias: logit_bias(self.logit_bias.as_ref())?,
             ..SamplingParams::default()
         };
-        if temperature < 0.0 {
-            return refuse(ParamError::Temperature.to_string());
-        }
+        params
+            .validate(limits)
+            .map_err(|error| ApiError::Validation(error.to_string()))?;
         // -1 is "off" to the clients of other servers.
         if let Some(k) = self.top_k.filter(|k| *k < -1) {
             return refuse(format!("`top_k` must be >= -1. Given: {k}"));
         }
-        params
-            .validate(limits)
-            .map_err(|error| ApiError::Validation(error.to_string()))?;
+        if greedy {
+            params.temperature = 0.0;
+        }
         Ok(Sampling {
             params,
             seed: self.seed.map(u64::from),
