@@ -43,6 +43,16 @@ pub enum GrammarError {
         /// The limit.
         max: usize,
     },
+    /// An object of a schema may be written in too many ways.
+    #[error(
+        "an object has {given} optional properties in a row, but may have at most {max}: name some in `required`, or divide it"
+    )]
+    TooManyOptional {
+        /// How many.
+        given: usize,
+        /// The limit.
+        max: usize,
+    },
     /// A schema is of a kind of JSON that no schema is.
     #[error("a schema must be an object or a boolean, but is {0}")]
     NotASchema(&'static str),

@@ -11,7 +11,7 @@ use agentlm_text::{
 };
 use common::{byte_level, general, metaspace, sentencepiece};
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Whether a value is what its schema asks for.
 type Fits = fn(&Value) -> bool;
@@ -266,6 +266,35 @@ fn spaces_are_single() {
             "{text:?}"
         );
         assert!(!text.starts_with(' '), "{text:?}");
+    }
+}
+
+#[test]
+fn an_object_may_have_many_optional_properties_but_not_any_number() {
+    let object = |count: usize, required: &[&str]| {
+        let property = |at: usize| (format!("p{at}"), json!({"type": "integer"}));
+        let properties: Map<String, Value> = (0..count).map(property).collect();
+        json!({"type": "object", "properties": properties, "required": required})
+    };
+    let within = |schema: Value| json!({"type": "array", "items": schema, "minItems": 1});
+    let refusal = "an object has 1001 optional properties in a row, but may have at most 1000: name some in `required`, or \
+                   divide it";
+    for (schema, told) in [
+        (object(520, &[]), None),
+        (object(1000, &[]), None),
+        (within(object(1000, &[])), None),
+        (object(1800, &["p900"]), None),
+        (object(1001, &[]), Some(refusal)),
+        (within(object(1001, &[])), Some(refusal)),
+    ] {
+        match model().compiler.start(&Grammar::JsonSchema(schema)) {
+            Ok(mut state) => {
+                assert_eq!(told, None);
+                let text = model().walk(&mut state, 1);
+                assert!(serde_json::from_str::<IgnoredAny>(&text).is_ok(), "{text}");
+            }
+            Err(error) => assert_eq!(told, Some(error.to_string().as_str())),
+        }
     }
 }
 

@@ -133,13 +133,10 @@ fn who_reads_the_end_of_a_stream_slowly_takes_nobodys_place() {
 
 #[test]
 fn prompts_wait_neither_for_grammars_nor_for_texts_to_be_tokenised() {
-    let properties: Vec<String> = (0..4000)
-        .map(|name| format!("\"p{name}\":{{\"type\":\"string\"}}"))
-        .collect();
-    let grammar = format!(
-        "{{\"prompt\":\"hi\",\"max_tokens\":1,\"guided_json\":{{\"properties\":{{{}}}}}}}",
-        properties.join(",")
-    );
+    let object = |properties: Vec<String>| format!("{{\"properties\":{{{}}}}}", properties.join(","));
+    let wide = object((0..1000).map(|at| format!("\"p{at}\":{{}}")).collect());
+    let schema = object((0..6).map(|at| format!("\"o{at}\":{wide}")).collect());
+    let grammar = format!("{{\"prompt\":\"hi\",\"max_tokens\":1,\"guided_json\":{schema}}}");
     let text = "x".repeat(1_000_000);
     let chat = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"{text}\"}}]}}");
     for (path, slow) in [

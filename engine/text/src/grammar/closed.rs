@@ -1,7 +1,7 @@
 //! Closes a schema's objects to the properties that it lists, as the other servers do: JSON Schema itself allows any others beside
 //! them, and a model would go on inventing some. Knows where schemas lie in a schema, not what they mean.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What says itself which other properties an object may have, or makes an object of several schemas.
 const SPEAKS: [&str; 7] = [
@@ -23,21 +23,32 @@ const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitio
 /// Closes every object that lists its properties and says nothing of others. The parts of an `allOf` stay open: each knows only
 /// some of the properties of one object.
 pub(super) fn close(schema: &mut Value) {
+    each_object(schema, &mut |fields| {
+        if fields.contains_key("properties") && !SPEAKS.iter().any(|key| fields.contains_key(*key)) {
+            fields.insert("additionalProperties".to_owned(), Value::from(false));
+        }
+    });
+}
+
+/// Visits a schema and those in it that stand for themselves, the inner ones first.
+pub(super) fn each_object(schema: &mut Value, visit: &mut impl FnMut(&mut Map<String, Value>)) {
     let Some(fields) = schema.as_object_mut() else {
         return;
     };
     for (key, value) in fields.iter_mut() {
         let key = key.as_str();
         match value {
-            value if ONE.contains(&key) => close(value),
-            Value::Array(schemas) if LISTS.contains(&key) => schemas.iter_mut().for_each(close),
-            Value::Object(schemas) if NAMED.contains(&key) => schemas.values_mut().for_each(close),
+            value if ONE.contains(&key) => each_object(value, visit),
+            Value::Array(schemas) if LISTS.contains(&key) => {
+                schemas.iter_mut().for_each(|schema| each_object(schema, visit));
+            }
+            Value::Object(schemas) if NAMED.contains(&key) => {
+                schemas.values_mut().for_each(|schema| each_object(schema, visit));
+            }
             _ => {}
         }
     }
-    if fields.contains_key("properties") && !SPEAKS.iter().any(|key| fields.contains_key(*key)) {
-        fields.insert("additionalProperties".to_owned(), Value::from(false));
-    }
+    visit(fields);
 }
 
 #[cfg(test)]

@@ -1,17 +1,22 @@
 //! What llguidance is given for a grammar, and the key under which the compiled one is kept.
 
+use std::collections::HashSet;
+
 use llguidance::JsonCompileOptions;
 use llguidance::api::TopLevelGrammar;
 use llguidance::derivre::RegexBuilder;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::closed::close;
+use super::closed::{close, each_object};
 use super::{Grammar, GrammarError, gbnf};
 
 /// Longest schema, regular expression or list of choices, in bytes.
 const LONGEST_TEXT: usize = 256 << 10;
 /// Longest context-free grammar: the library descends deeper into these.
 const LONGEST_LARK: usize = 64 << 10;
+
+/// Most properties of an object that may be left out and follow each other: each of a text's steps looks at all of them.
+pub(super) const MOST_OPTIONAL: usize = 1000;
 
 /// The grammar's text behind its kind: equal for equal grammars only.
 ///
@@ -78,9 +83,36 @@ fn json_schema(schema: &Value) -> Result<TopLevelGrammar, GrammarError> {
         coerce_one_of: true,
         ..JsonCompileOptions::default()
     };
+    let mut longest = 0;
+    each_object(&mut schema, &mut |fields| longest = longest.max(optional(fields)));
+    if longest > MOST_OPTIONAL {
+        return Err(GrammarError::TooManyOptional {
+            given: longest,
+            max: MOST_OPTIONAL,
+        });
+    }
     close(&mut schema);
     options.apply_to(&mut schema);
     Ok(TopLevelGrammar::from_json_schema(schema))
+}
+
+/// The longest row of an object's properties that may be left out.
+fn optional(fields: &Map<String, Value>) -> usize {
+    let Some(Value::Object(properties)) = fields.get("properties") else {
+        return 0;
+    };
+    let names = fields.get("required").and_then(Value::as_array);
+    let required: HashSet<&str> = names.into_iter().flatten().filter_map(Value::as_str).collect();
+    let (mut longest, mut row) = (0, 0);
+    for name in properties.keys() {
+        row = if required.contains(name.as_str()) {
+            0
+        } else {
+            row + 1
+        };
+        longest = longest.max(row);
+    }
+    longest
 }
 
 /// One terminal for all texts, so that one may begin with another. The empty text is no terminal.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{ParserFactory, panic_utils};
 
+use super::source::MOST_OPTIONAL;
 use super::{GrammarError, one_line};
 use crate::token_table::Piece;
 use crate::tokenizer::Tokenizer;
@@ -18,6 +19,8 @@ const LONGEST_TOKEN: usize = 1000;
 const MOST_IDS: usize = (1 << 24) - 2;
 /// Lexer states of one text; each takes 1 to 2 KB.
 const MOST_LEXER_STATES: usize = 50_000;
+/// Ways in which a text may go on at one place. A property that may be left out makes four of them, whatever it is.
+const MOST_ITEMS: usize = 4 * MOST_OPTIONAL + 1000;
 
 /// What makes parsers for this vocabulary: ids below `vocab_size`, of which `eos` (not empty, all below) end a text.
 pub(super) fn parsers(
@@ -48,6 +51,7 @@ pub(super) fn parsers(
     let limits = factory.limits_mut();
     limits.verbose_errors = false;
     limits.max_lexer_states = MOST_LEXER_STATES;
+    limits.max_items_in_row = MOST_ITEMS;
     Ok(factory)
 }
 
