@@ -126,7 +126,8 @@ impl EngineHandle {
         let shared = &self.shared;
         match shared.health() {
             Health::Ready => {}
-            Health::Draining | Health::Closed => return Err(SubmitError::Closed),
+            Health::Draining => return Err(SubmitError::Draining),
+            Health::Closed => return Err(SubmitError::Closed),
             Health::Failed(why) => return Err(SubmitError::Failed(why)),
         }
         let Submission {

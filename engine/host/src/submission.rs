@@ -32,8 +32,11 @@ pub enum SubmitError {
     /// A parameter is out of range or the prompt does not fit; the text is TGI's where TGI has one.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The engine is closing or closed.
+    /// The engine finishes what it has.
     #[error("the engine is shutting down")]
+    Draining,
+    /// The engine is closed.
+    #[error("the engine is closed")]
     Closed,
     /// The engine failed.
     #[error("the engine failed: {0}")]

@@ -70,8 +70,8 @@ fn submit(
     (engine.submit(submission).expect("the engine is open"), heard)
 }
 
-/// Whether one more request is taken.
-fn takes(engine: &EngineHandle) -> bool {
+/// What one more request is turned away with, if it is.
+fn refusal(engine: &EngineHandle) -> Option<String> {
     let (ends, _) = channel();
     let submission = Submission {
         prompt: vec![1],
@@ -81,7 +81,7 @@ fn takes(engine: &EngineHandle) -> bool {
         grammar: None,
         sink: Box::new(Ends(ends)),
     };
-    engine.submit(submission).is_ok()
+    engine.submit(submission).err().map(|error| error.to_string())
 }
 
 #[test]
@@ -174,13 +174,13 @@ fn draining_finishes_what_there_is_and_takes_nothing_new() {
     let engine = engine(Duration::from_millis(1));
     let (_handle, heard) = submit(&engine, 20, &[]);
     engine.shutdown(true);
-    assert!(!takes(&engine), "it drains");
+    assert_eq!(refusal(&engine).as_deref(), Some("the engine is shutting down"));
     assert_eq!(
         heard.recv_timeout(PATIENCE).unwrap().unwrap().generated_tokens,
         20
     );
     assert_eq!(engine.wait_ended(PATIENCE), Health::Closed);
-    assert!(!takes(&engine), "it is closed");
+    assert_eq!(refusal(&engine).as_deref(), Some("the engine is closed"));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn who_drops_the_handle_is_told_and_holds_nothing() {
 fn no_more_requests_are_taken_than_there_are_places() {
     let engine = engine(Duration::from_millis(20));
     let taken: Vec<_> = (0..8).map(|_| submit(&engine, 90, &[])).collect();
-    assert!(!takes(&engine));
+    assert!(refusal(&engine).is_some());
     assert_eq!(engine.snapshot().unfinished, 8);
     engine.shutdown(false);
     for (_handle, heard) in &taken {

@@ -78,6 +78,8 @@ impl Engine {
 
 /// How often a caller that waits for a control looks for Ctrl-C and for a failed engine.
 const ASK_POLL: Duration = Duration::from_millis(100);
+/// Longest that anything can be waited for: 30 years.
+const MAX_SECONDS: f64 = 1e9;
 /// Prompt positions scored in one step: each takes a row of logits.
 const MAX_SCORES: u32 = 256;
 
@@ -262,12 +264,12 @@ impl Engine {
             other => return Err(errors::raise("ConfigError", format!("{other:?} is no control"))),
         };
         let quiesce = if abort { Quiesce::Abort } else { Quiesce::Drain };
-        let patience = Duration::try_from_secs_f64(patience).map_err(|_| {
-            errors::raise(
-                "ConfigError",
-                format!("`patience` must be seconds >= 0. Given: {patience}"),
-            )
-        })?;
+        // Its callers' name for it.
+        if !(0.0..=MAX_SECONDS).contains(&patience) {
+            let why = format!("`timeout` must be seconds from 0 to {MAX_SECONDS:e}. Given: {patience}");
+            return Err(errors::raise("ConfigError", why));
+        }
+        let patience = Duration::from_secs_f64(patience);
         let (tell, outcome) = std::sync::mpsc::channel();
         let done = Box::new(move |result| {
             // A caller that is gone has stopped caring.

@@ -26,7 +26,7 @@ pub fn submit(error: &SubmitError) -> PyErr {
     let class = match error {
         SubmitError::Overloaded => "OverloadedError",
         SubmitError::Refused(_) => "InvalidRequestError",
-        SubmitError::Closed => "EngineClosedError",
+        SubmitError::Draining | SubmitError::Closed => "EngineClosedError",
         SubmitError::Failed(_) => "EngineFailedError",
     };
     raise(class, error)

@@ -150,10 +150,18 @@ impl Server {
         self.running.local_addr().to_string()
     }
 
-    /// Stops accepting; requests in flight have `grace` seconds to finish.
-    fn begin_shutdown(&self, grace: f64) {
+    /// Stops accepting; requests in flight have `grace` seconds to finish, none if that is below 0. Raises `ConfigError` for
+    /// what is no number.
+    fn begin_shutdown(&self, grace: f64) -> PyResult<()> {
+        if grace.is_nan() {
+            return Err(errors::raise(
+                "ConfigError",
+                "`grace` must be seconds. Given: NaN",
+            ));
+        }
         let grace = Duration::try_from_secs_f64(grace.max(0.0)).unwrap_or(Duration::from_secs(1 << 30));
         self.running.begin_shutdown(grace);
+        Ok(())
     }
 
     /// Blocks until the server is closed, after `begin_shutdown`.

@@ -251,7 +251,7 @@ impl From<SubmitError> for ApiError {
         match error {
             SubmitError::Overloaded => Self::Overloaded,
             SubmitError::Refused(refusal) => Self::Validation(refusal.to_string()),
-            SubmitError::Closed => Self::Closing,
+            SubmitError::Draining | SubmitError::Closed => Self::Closing,
             SubmitError::Failed(text) => Self::Generation(format!("the engine failed: {text}")),
         }
     }
