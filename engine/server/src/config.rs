@@ -9,6 +9,9 @@ use thiserror::Error;
 
 use crate::traces;
 
+/// Most threads that read and write sockets.
+const MAX_HTTP_WORKERS: usize = 256;
+
 /// How the `/v1` routes phrase their answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum V1Dialect {
@@ -166,6 +169,11 @@ pub enum ConfigError {
     /// A count that must be at least one.
     #[error("`{0}` must be at least 1, but is 0")]
     Zero(&'static str),
+    /// More threads than there is work for.
+    #[error(
+        "`http_workers` must be at most {MAX_HTTP_WORKERS}, but is {0}; 2 to 4 are enough for thousands of connections"
+    )]
+    HttpWorkers(usize),
     /// A text that must not be empty.
     #[error("`{0}` must not be empty")]
     Empty(&'static str),
@@ -245,6 +253,9 @@ impl ServerConfig {
                 return Err(ConfigError::Zero(name));
             }
         }
+        if self.http_workers > MAX_HTTP_WORKERS {
+            return Err(ConfigError::HttpWorkers(self.http_workers));
+        }
         for (name, time) in [
             ("read_timeout", self.read_timeout),
             ("write_timeout", self.write_timeout),
@@ -309,6 +320,27 @@ mod tests {
         assert_eq!("trace".parse(), Ok(LogLevel::Debug));
         let error = "loud".parse::<LogLevel>().unwrap_err().to_string();
         assert!(error.ends_with(r#""debug" or "trace", but is "loud""#), "{error}");
+    }
+
+    #[test]
+    fn threads_are_counted() {
+        for (workers, text) in [
+            (0, Some("`http_workers` must be at least 1, but is 0")),
+            (1, None),
+            (MAX_HTTP_WORKERS, None),
+            (257, Some("`http_workers` must be at most 256, but is 257;")),
+        ] {
+            let config = ServerConfig {
+                http_workers: workers,
+                ..ServerConfig::new("m")
+            };
+            let told = config.validate().err().map(|error| error.to_string());
+            let fits = match (&told, text) {
+                (Some(told), Some(text)) => told.starts_with(text),
+                (told, text) => told.is_none() && text.is_none(),
+            };
+            assert!(fits, "{workers}: {told:?}");
+        }
     }
 
     #[test]

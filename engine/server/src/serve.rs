@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use agentlm_host::EngineHandle;
@@ -89,6 +90,7 @@ pub fn serve(
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let log = Arc::new(Log::start(config.log).map_err(ServeError::Runtime)?);
     let spans = exporter(&config)?;
+    try_threads(config.http_workers).map_err(ServeError::Runtime)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.http_workers)
         // As many again for what prompts must not wait for: see `prompt::aside`.
@@ -139,6 +141,20 @@ pub fn serve(
         metrics,
         log,
         spans,
+    })
+}
+
+/// Whether the system gives so many threads now. The runtime would panic where it does not.
+fn try_threads(count: usize) -> io::Result<()> {
+    let gate = Mutex::new(());
+    let closed = gate.lock();
+    thread::scope(|scope| {
+        let tried = (0..count).try_for_each(|_| {
+            let waits = || drop(gate.lock());
+            thread::Builder::new().spawn_scoped(scope, waits).map(drop)
+        });
+        drop(closed);
+        tried
     })
 }
 
