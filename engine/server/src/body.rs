@@ -15,7 +15,7 @@ use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde_json::error::Category;
 
 use crate::body_timeout::Late;
-use crate::error::ApiError;
+use crate::error::{ApiError, MISFIT};
 use crate::object::Object;
 use crate::request_log::Record;
 
@@ -135,10 +135,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     value
         .map(|Object(value)| value)
         .map_err(|error| match error.inner().classify() {
-            Category::Data => ApiError::Body(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                format!("Failed to deserialize the JSON body into the target type: {error}"),
-            ),
+            Category::Data => ApiError::Body(StatusCode::UNPROCESSABLE_ENTITY, format!("{MISFIT}{error}")),
             Category::Syntax | Category::Eof | Category::Io => ApiError::Body(
                 StatusCode::BAD_REQUEST,
                 format!("Failed to parse the request body as JSON: {error}"),

@@ -14,12 +14,22 @@ use crate::wire;
 /// Seconds after which a refused client may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// What the text of a body begins with that is JSON and does not fit.
+pub(crate) const MISFIT: &str = "Failed to deserialize the JSON body into the target type: ";
+/// What the text of a chat without a template is.
+pub(crate) const NO_TEMPLATE: &str = "template not found";
+/// What the text of a tool begins with that has to be called and is not there.
+pub(crate) const UNKNOWN_TOOL: &str = "Tool with name ";
+
 /// A request that gets no answer.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub(crate) enum ApiError {
     /// A parameter is out of range, unsupported, or the prompt does not fit.
     #[error("Input validation error: {0}")]
     Validation(String),
+    /// The same of this field, which the text does not name.
+    #[error("Input validation error: {1}")]
+    Field(&'static str, String),
     /// The body is not what the route takes; the status tells which way.
     #[error("{1}")]
     Body(StatusCode, String),
@@ -71,9 +81,12 @@ impl ApiError {
     /// The status of a whole answer.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Validation(_) | Self::Template(_) | Self::Tool(_) | Self::Suffix | Self::BatchSize(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Validation(_)
+            | Self::Field(..)
+            | Self::Template(_)
+            | Self::Tool(_)
+            | Self::Suffix
+            | Self::BatchSize(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Body(status, _) => *status,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Generation(_) => StatusCode::FAILED_DEPENDENCY,
@@ -92,7 +105,7 @@ impl ApiError {
     /// TGI's `error_type`.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Validation(_) | Self::Body(..) => "validation",
+            Self::Validation(_) | Self::Field(..) | Self::Body(..) => "validation",
             Self::Overloaded => "overloaded",
             Self::Generation(_) => "generation",
             Self::Incomplete => "incomplete_generation",
@@ -172,12 +185,21 @@ impl ApiError {
         out.extend_from_slice(b"}");
     }
 
-    /// The parameter at fault: validation texts begin with its name in backticks.
+    /// The field at fault, if it is one: texts begin with its name in backticks, and those of a body with its place.
     fn parameter(&self) -> Option<&str> {
         match self {
-            Self::Validation(text) => text.strip_prefix('`')?.split_once('`').map(|(name, _)| name),
+            Self::Validation(text) => quoted(text),
+            Self::Field(name, _) => Some(name),
+            Self::Body(_, text) => misfit(text.strip_prefix(MISFIT)?),
+            Self::Template(text) => (text != NO_TEMPLATE).then_some("messages"),
+            Self::Tool(text) => Some(quoted(text).unwrap_or(if text.starts_with(UNKNOWN_TOOL) {
+                "tool_choice"
+            } else {
+                "tools"
+            })),
             Self::UnknownModel(_) => Some("model"),
             Self::Suffix => Some("suffix"),
+            Self::BatchSize(_) => Some("prompt"),
             _ => None,
         }
     }
@@ -270,6 +292,23 @@ impl From<&RequestError> for ApiError {
     }
 }
 
+/// The name in backticks that a text begins with.
+fn quoted(text: &str) -> Option<&str> {
+    text.strip_prefix('`')?.split_once('`').map(|(name, _)| name)
+}
+
+/// The field of a body that does not fit: the place before the first colon, or one that is missing or there twice.
+fn misfit(text: &str) -> Option<&str> {
+    let at_the_root = ["missing field ", "duplicate field "];
+    match at_the_root.iter().find_map(|start| text.strip_prefix(start)) {
+        Some(name) => quoted(name),
+        None => {
+            let (place, _) = text.split_once(": ")?;
+            (!place.contains(' ')).then_some(place)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,6 +368,59 @@ mod tests {
                 text(|out| error.write_native(out)),
                 format!("{{\"error\":\"{message}\",\"error_type\":\"{kind}\"}}")
             );
+        }
+    }
+
+    #[test]
+    fn the_field_at_fault_is_found_in_the_text() {
+        let body = |text: &str| ApiError::Body(StatusCode::UNPROCESSABLE_ENTITY, format!("{MISFIT}{text}"));
+        let cases = [
+            (ApiError::Validation("`n` must be > 0".into()), Some("n")),
+            (ApiError::Validation("grammar is not supported".into()), None),
+            (
+                ApiError::Field("guided_json", "grammar is not valid".into()),
+                Some("guided_json"),
+            ),
+            (
+                body("stop: invalid type: integer `5`, expected a string"),
+                Some("stop"),
+            ),
+            (
+                body("messages[0].content[1]: invalid type: null"),
+                Some("messages[0].content[1]"),
+            ),
+            (body("missing field `prompt` at line 1 column 2"), Some("prompt")),
+            (body("duplicate field `seed` at line 1 column 9"), Some("seed")),
+            (
+                body("invalid type: sequence, expected struct ChatRequest: x"),
+                None,
+            ),
+            (
+                ApiError::Body(StatusCode::BAD_REQUEST, "Failed to parse".into()),
+                None,
+            ),
+            (
+                ApiError::Template("roles must alternate".into()),
+                Some("messages"),
+            ),
+            (ApiError::Template(NO_TEMPLATE.into()), None),
+            (
+                ApiError::Tool("`tools[0].type` must be".into()),
+                Some("tools[0].type"),
+            ),
+            (
+                ApiError::Tool(format!("{UNKNOWN_TOOL}x not found")),
+                Some("tool_choice"),
+            ),
+            (
+                ApiError::Tool("Grammar and tools are mutually exclusive".into()),
+                Some("tools"),
+            ),
+            (ApiError::BatchSize(4), Some("prompt")),
+            (ApiError::Overloaded, None),
+        ];
+        for (error, name) in cases {
+            assert_eq!(error.parameter(), name, "{error}");
         }
     }
 

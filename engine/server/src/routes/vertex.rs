@@ -18,6 +18,7 @@ use super::chat::validate::validate;
 use super::generate::handler::{Ready, prepare, refuse};
 use super::generate::types::{GenerateParameters, GenerateRequest};
 use super::openai::names::worded;
+use super::openai::request::V1Request;
 use super::openai::sampling::model;
 use super::openai::stream::Route;
 use crate::app::App;
@@ -112,9 +113,12 @@ async fn predict(app: &Arc<App>, meter: &Meter, instances: Vec<Instance>) -> Res
     for instance in instances {
         all.push(match instance {
             Instance::Generate(request) => of_prompt(app, *request).await?,
-            Instance::Chat(request) => of_chat(app, *request)
-                .await
-                .map_err(|error| worded(error, Route::Chat, app.config.v1_dialect))?,
+            Instance::Chat(request) => {
+                let sent = request.sent();
+                of_chat(app, *request)
+                    .await
+                    .map_err(|error| worded(error, Route::Chat, app.config.v1_dialect, sent))?
+            }
         });
     }
     meter.admitted(all.iter().flat_map(|ready| ready.runs.iter().map(Run::lengths)));

@@ -111,7 +111,11 @@ const OTHER_V1: Other = &[
         WRONG,
         "a context-free grammar must be a string, but is an object",
     ),
-    ("guided_json", "7", "grammar is not supported"),
+    (
+        "guided_json",
+        "7",
+        "grammar is not valid: a schema must be an object, a boolean or a string that holds one, but is a number",
+    ),
     (
         "guided_regex",
         WRONG,

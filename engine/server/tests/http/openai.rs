@@ -327,21 +327,32 @@ fn errors_are_objects_and_have_their_status_also_before_a_stream() {
         reply.json()["error"]["message"],
         "Template error: roles must alternate"
     );
-    let reply = post(
-        server.address,
-        CHAT,
-        r#"{"messages":[{"role":"user","content":7}]}"#,
-    );
-    let text = "Failed to deserialize the JSON body into the target type: messages[0].content: data did not match any \
-                variant of untagged enum MessageBody";
-    assert!(
-        reply.json()["error"]["message"]
-            .as_str()
-            .unwrap()
-            .starts_with(text),
-        "{}",
-        reply.body
-    );
+    let wrong = [
+        (
+            "7",
+            "messages[0].content",
+            "integer `7`, expected a string or a sequence of text parts",
+        ),
+        (
+            "{}",
+            "messages[0].content",
+            "map, expected a string or a sequence of text parts",
+        ),
+        (
+            r#"["x"]"#,
+            "messages[0].content[0]",
+            "string \"x\", expected struct TextPart",
+        ),
+    ];
+    for (content, place, text) in wrong {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":{content}}}]}}"#);
+        let error = post(server.address, CHAT, &body).json()["error"].clone();
+        let text = format!(
+            "Failed to deserialize the JSON body into the target type: {place}: invalid type: {text} at line"
+        );
+        assert!(error["message"].as_str().unwrap().starts_with(&text), "{error}");
+        assert_eq!(error["param"], place);
+    }
     let reply = post(server.address, COMPLETIONS, r#"{"prompt":[]}"#);
     assert!(
         reply
@@ -366,6 +377,39 @@ fn errors_name_the_fields_that_the_client_sent() {
             chat(r#","max_tokens":0"#),
             "max_tokens",
             "`max_tokens` must be strictly positive",
+        ),
+        (
+            CHAT,
+            chat(r#","max_completion_tokens":0"#),
+            "max_completion_tokens",
+            "`max_completion_tokens` must be strictly positive",
+        ),
+        (
+            CHAT,
+            chat(r#","max_completion_tokens":190"#),
+            "messages",
+            "`messages` tokens + `max_completion_tokens` must be <= 200. Given: 19 `messages` tokens and 190 \
+             `max_completion_tokens`",
+        ),
+        (
+            CHAT,
+            chat(r#","guided_regex":"(""#),
+            "guided_regex",
+            "grammar is not valid: regex parse error: unclosed group",
+        ),
+        (
+            CHAT,
+            chat(r#","response_format":{"type":"json_schema","json_schema":{"schema":7}}"#),
+            "response_format",
+            "grammar is not valid: a schema must be an object, a boolean or a string that holds one, but is a number",
+        ),
+        (
+            CHAT,
+            chat(
+                r#","tool_choice":"a","tools":[{"type":"function","function":{"name":"a","parameters":{"type":"x"}}}]"#,
+            ),
+            "tools",
+            "grammar is not valid: Invalid type: x",
         ),
         (
             CHAT,
@@ -491,4 +535,38 @@ fn without_a_template_only_chat_is_refused() {
     );
     let completion = r#"{"prompt":"hi","max_tokens":1}"#;
     assert_eq!(post(server.local_addr(), COMPLETIONS, completion).status, 200);
+}
+
+#[test]
+fn a_conversation_of_which_the_template_makes_nothing_is_told_as_that() {
+    const NEEDS_ONE: &str = "{{ messages[0].role }}";
+    const NO_SYSTEM: &str =
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
+    let system = r#"{"messages":[{"role":"system","content":"Be short."}]}"#;
+    let empty = "Template error: `messages` is empty, and the chat template needs some: ";
+    let nothing =
+        "Input validation error: `messages` make an empty prompt: the chat template writes nothing for them";
+    let as_tgi = "Input validation error: `inputs` cannot be empty";
+    let cases = [
+        (NEEDS_ONE, V1Dialect::OpenAi, r#"{"messages":[]}"#, empty),
+        (NO_SYSTEM, V1Dialect::OpenAi, r#"{"messages":[]}"#, nothing),
+        (NO_SYSTEM, V1Dialect::OpenAi, system, nothing),
+        (NO_SYSTEM, V1Dialect::Tgi, system, as_tgi),
+    ];
+    for (template, dialect, body, text) in cases {
+        let mut setup = Setup {
+            template,
+            ..Setup::default()
+        };
+        setup.config.v1_dialect = dialect;
+        let server = setup.start();
+        let reply = post(server.address, CHAT, body);
+        assert_eq!(reply.status, 422, "{}", reply.body);
+        let error = reply.json()["error"].clone();
+        let told = error["message"].as_str().or(error.as_str()).unwrap();
+        assert!(told.starts_with(text), "{told}");
+        if dialect == V1Dialect::OpenAi {
+            assert_eq!(error["param"], "messages");
+        }
+    }
 }

@@ -430,7 +430,7 @@ fn fields_within(described: &Described, visit: &mut impl FnMut(&Place<'_>, &Valu
     let function = |schema: &Value| schema["properties"]["function"].clone();
     let places = [
         ("/messages/1", schemas["Message"].clone()),
-        ("/messages/0/content/0", schemas["Part"].clone()),
+        ("/messages/0/content/0", schemas["TextPart"].clone()),
         ("/messages/1/tool_calls/0", past.clone()),
         ("/messages/1/tool_calls/0/function", function(past)),
         ("/tools/0", schemas["Tool"].clone()),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::tools::{Tools, in_words, nine_characters, takes_nine_characters};
 use crate::app::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, NO_TEMPLATE};
 use crate::prompt;
 
 /// What the template is given.
@@ -32,7 +32,7 @@ pub(crate) fn rendering(
     chat: Conversation,
 ) -> Result<impl FnOnce() -> Result<Prompt, ApiError> + Send + 'static, ApiError> {
     let Some(renderer) = app.renderer.clone() else {
-        return Err(ApiError::Template("template not found".to_owned()));
+        return Err(ApiError::Template(NO_TEMPLATE.to_owned()));
     };
     Ok(move || {
         let (messages, tools) = for_template(renderer.template(), chat.messages, chat.tools.as_deref());
@@ -44,9 +44,13 @@ pub(crate) fn rendering(
             extra: chat.template_variables.as_ref(),
             ..ChatInput::default()
         };
-        renderer
-            .prompt(&input)
-            .map_err(|error| ApiError::Template(error.to_string()))
+        renderer.prompt(&input).map_err(|error| {
+            ApiError::Template(if messages.is_empty() {
+                format!("`messages` is empty, and the chat template needs some: {error}")
+            } else {
+                error.to_string()
+            })
+        })
     })
 }
 

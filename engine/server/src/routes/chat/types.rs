@@ -1,6 +1,7 @@
 //! The chat request and answer as they are on the wire. Nulls are taken for absence.
 
 use schemars::JsonSchema;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -11,7 +12,8 @@ use crate::openapi::shapes;
 use crate::routes::openai::answer::Usage;
 use crate::routes::openai::format::Formats;
 use crate::routes::openai::logprobs::ChatLogprobs;
-use crate::routes::openai::request::v1_request;
+use crate::routes::openai::names::Sent;
+use crate::routes::openai::request::{V1Request, v1_request};
 use crate::routes::openai::sampling::Fields;
 
 v1_request! {
@@ -56,6 +58,23 @@ v1_request! {
     }
 }
 
+impl V1Request for ChatRequest {
+    fn streams(&self) -> bool {
+        self.stream.unwrap_or(false)
+    }
+
+    fn sent(&self) -> Sent {
+        let tools = self.tools.as_ref().map(|_| "tools");
+        Sent {
+            length: match self.max_completion_tokens {
+                Some(_) => "`max_completion_tokens`",
+                None => Sent::default().length,
+            },
+            grammar: self.grammar_field().or(tools),
+        }
+    }
+}
+
 /// What a stream carries besides text.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct StreamOptions {
@@ -86,19 +105,44 @@ pub(crate) struct Message {
 }
 
 /// A turn's text, whole or in parts.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "data did not match any variant of untagged enum MessageBody"
-)]
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
 pub(crate) enum Content {
     Text(String),
-    Parts(Vec<Object<Part>>),
+    Parts(Vec<Object<TextPart>>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrParts;
+
+        impl<'de> Visitor<'de> for TextOrParts {
+            type Value = Content;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a string or a sequence of text parts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrParts)
+    }
 }
 
 /// One part; its kind tells which field counts.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct Part {
+pub(crate) struct TextPart {
     #[serde(rename = "type")]
     #[schemars(extend("const" = "text"))]
     pub(crate) kind: String,

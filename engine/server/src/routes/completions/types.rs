@@ -13,7 +13,8 @@ use crate::routes::chat::types::StreamOptions;
 use crate::routes::openai::answer::Usage;
 use crate::routes::openai::format::Formats;
 use crate::routes::openai::logprobs::CompletionLogprobs;
-use crate::routes::openai::request::v1_request;
+use crate::routes::openai::names::Sent;
+use crate::routes::openai::request::{V1Request, v1_request};
 use crate::routes::openai::sampling::Fields;
 
 v1_request! {
@@ -36,6 +37,19 @@ v1_request! {
         /// Log-probabilities are told, and those of so many of the likeliest tokens.
         #[schemars(extend("x-cap" = {"maximum": "max-top-n-tokens"}))]
         pub(crate) logprobs: Option<u32>,
+    }
+}
+
+impl V1Request for CompletionRequest {
+    fn streams(&self) -> bool {
+        self.stream.unwrap_or(false)
+    }
+
+    fn sent(&self) -> Sent {
+        Sent {
+            grammar: self.grammar_field(),
+            ..Sent::default()
+        }
     }
 }
 

@@ -13,13 +13,27 @@ const OPENAI: [&str; 6] = ["text", "json_object", "json_schema", "json", "regex"
 /// What `structured_outputs` may hold.
 const STRUCTURED: [&str; 5] = ["json", "regex", "choice", "grammar", "json_object"];
 
+/// What the text of a schema of a wrong type begins with.
+const NO_SCHEMA: &str =
+    "grammar is not valid: a schema must be an object, a boolean or a string that holds one, but is ";
+
 /// TGI's `grammar`.
 ///
 /// # Errors
 /// [`ApiError::Validation`], in TGI's words where it has some.
 pub(crate) fn native(value: &Value) -> Result<Grammar, ApiError> {
     let kind = kind(value, "grammar", &NATIVE)?;
-    of_kind(kind, value)
+    of_kind(kind, value).map_err(as_tgi)
+}
+
+/// The error in TGI's words: a schema of a wrong type is to it what it does not support.
+pub(crate) fn as_tgi(error: ApiError) -> ApiError {
+    match error {
+        ApiError::Validation(text) if text.starts_with(NO_SCHEMA) => {
+            ApiError::Validation("grammar is not supported".to_owned())
+        }
+        other => other,
+    }
 }
 
 /// The fields of a `/v1` request that bind its text, as they came.
@@ -170,7 +184,7 @@ fn schema(value: &Value) -> Result<Grammar, ApiError> {
             .map(Grammar::JsonSchema)
             .map_err(|error| not_valid(&error.to_string())),
         Value::Null | Value::Number(_) | Value::Array(_) => {
-            Err(ApiError::Validation("grammar is not supported".to_owned()))
+            Err(ApiError::Validation(format!("{NO_SCHEMA}{}", kind_of(value))))
         }
     }
 }
@@ -519,7 +533,11 @@ mod tests {
                 json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}),
                 "grammar is not valid: missing field `schema`".to_owned(),
             ),
-            (json!({"guided_json": 7}), "grammar is not supported".to_owned()),
+            (json!({"guided_json": 7}), format!("{NO_SCHEMA}a number")),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": []}}}),
+                format!("{NO_SCHEMA}a list"),
+            ),
             (
                 json!({"guided_choice": "yes"}),
                 "grammar is not valid: a choice must be a list of strings, but is a string".to_owned(),

@@ -1,20 +1,42 @@
 //! How clients of `/v1` are told what is wrong with a field, where the checks speak as TGI does: by the names that they sent, and
 //! with the ranges that their routes take.
 
+use super::format;
 use super::stream::Route;
 use crate::config::V1Dialect;
 use crate::error::ApiError;
 
+/// What a client calls what it sent, where there is more than one name for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// The field of the most tokens to generate, in backticks.
+    pub(crate) length: &'static str,
+    /// The field that binds the text.
+    pub(crate) grammar: Option<&'static str>,
+}
+
+impl Default for Sent {
+    fn default() -> Self {
+        Self {
+            length: "`max_tokens`",
+            grammar: None,
+        }
+    }
+}
+
 /// TGI's names and chat's.
 const CHAT: [(&str, &str); 4] = [
-    ("`max_new_tokens`", "`max_tokens`"),
+    // Nothing is empty that the client sent, but what the template made of it.
+    (
+        "`inputs` cannot be empty",
+        "`messages` make an empty prompt: the chat template writes nothing for them",
+    ),
     ("`min_new_tokens`", "`min_tokens`"),
     ("`top_n_tokens`", "`top_logprobs`"),
     ("`inputs`", "`messages`"),
 ];
 /// TGI's names and those of completions.
-const COMPLETIONS: [(&str, &str); 4] = [
-    ("`max_new_tokens`", "`max_tokens`"),
+const COMPLETIONS: [(&str, &str); 3] = [
     ("`min_new_tokens`", "`min_tokens`"),
     ("`top_n_tokens`", "`logprobs`"),
     ("`inputs`", "`prompt`"),
@@ -40,10 +62,10 @@ const RANGES: [(&str, &str); 5] = [
     ),
 ];
 
-/// The error in the names of the fields that `route` takes, and with their ranges. [`V1Dialect::Tgi`] keeps TGI's texts.
-pub(crate) fn worded(error: ApiError, route: Route, dialect: V1Dialect) -> ApiError {
-    let names = match (dialect, route) {
-        (V1Dialect::Tgi, _) => return error,
+/// The error in the names of the fields that the client of `route` sent, and with their ranges. [`V1Dialect::Tgi`] has TGI's texts.
+pub(crate) fn worded(error: ApiError, route: Route, dialect: V1Dialect, sent: Sent) -> ApiError {
+    let names: &[(&str, &str)] = match (dialect, route) {
+        (V1Dialect::Tgi, _) => return format::as_tgi(error),
         (V1Dialect::OpenAi, Route::Chat) => &CHAT,
         (V1Dialect::OpenAi, Route::Completions) => &COMPLETIONS,
     };
@@ -52,7 +74,11 @@ pub(crate) fn worded(error: ApiError, route: Route, dialect: V1Dialect) -> ApiEr
             for &(tgi, own) in names.iter().chain(&RANGES) {
                 text = text.replace(tgi, own);
             }
-            ApiError::Validation(text)
+            text = text.replace("`max_new_tokens`", sent.length);
+            match sent.grammar {
+                Some(field) if text.starts_with("grammar is not ") => ApiError::Field(field, text),
+                _ => ApiError::Validation(text),
+            }
         }
         other => other,
     }
@@ -95,7 +121,12 @@ mod tests {
                 (Route::Completions, V1Dialect::Tgi, tgi),
             ];
             for (route, dialect, text) in cases {
-                let told = worded(ApiError::Validation(tgi.to_owned()), route, dialect);
+                let told = worded(
+                    ApiError::Validation(tgi.to_owned()),
+                    route,
+                    dialect,
+                    Sent::default(),
+                );
                 assert_eq!(told, ApiError::Validation(text.to_owned()));
             }
         }

@@ -1,5 +1,16 @@
 //! The fields that both `/v1` requests have. They stand once, here, and are written into each of the two.
 
+use super::names::Sent;
+
+/// What is asked of a `/v1` request before it is taken apart.
+pub(crate) trait V1Request {
+    /// Whether it asks for a stream.
+    fn streams(&self) -> bool;
+
+    /// What its client calls what it sent.
+    fn sent(&self) -> Sent;
+}
+
 /// A request of these fields of its own and of all common ones.
 macro_rules! v1_request {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($own:tt)* }) => {
@@ -71,13 +82,22 @@ macro_rules! v1_request {
             pub(crate) structured_outputs: Option<Value>,
         }
 
-        impl $crate::routes::openai::respond::Streams for $name {
-            fn streams(&self) -> bool {
-                self.stream.unwrap_or(false)
-            }
-        }
-
         impl $name {
+            /// The first field that binds the text.
+            fn grammar_field(&self) -> Option<&'static str> {
+                let format = self.response_format.as_ref();
+                let fields = [
+                    ("response_format", format.filter(|format| format["type"] != "text")),
+                    ("guided_json", self.guided_json.as_ref()),
+                    ("guided_regex", self.guided_regex.as_ref()),
+                    ("guided_choice", self.guided_choice.as_ref()),
+                    ("guided_grammar", self.guided_grammar.as_ref()),
+                    ("structured_outputs", self.structured_outputs.as_ref()),
+                ];
+                let said = |(name, value): (_, Option<&Value>)| value.filter(|value| !value.is_null()).map(|_| name);
+                fields.into_iter().find_map(said)
+            }
+
             /// Takes out what tells how to sample. Lengths and log-probabilities are the routes' own.
             pub(crate) fn take_fields(&mut self) -> Fields {
                 Fields {

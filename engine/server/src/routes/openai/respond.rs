@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde::de::DeserializeOwned;
 
 use super::names::worded;
+use super::request::V1Request;
 use super::stream::Route;
 use crate::app::App;
 use crate::body;
@@ -16,12 +17,6 @@ use crate::error::ApiError;
 use crate::flow::{self, Running};
 use crate::metrics::Meter;
 use crate::stream::{self, EventStream};
-
-/// A request that may ask for a stream.
-pub(crate) trait Streams {
-    /// Whether it does.
-    fn streams(&self) -> bool;
-}
 
 /// Reads a request of `route` and lets `answer` answer it. Errors found before the engine has the request are real statuses;
 /// [`V1Dialect::Tgi`] puts those of a stream inside it, save those that TGI finds before it begins one.
@@ -32,7 +27,7 @@ pub(crate) async fn respond<T, F>(
     answer: impl FnOnce(Arc<App>, Arc<Meter>, T) -> F,
 ) -> Response
 where
-    T: DeserializeOwned + Streams + Send + 'static,
+    T: DeserializeOwned + V1Request + Send + 'static,
     F: Future<Output = Result<Response, ApiError>>,
 {
     let meter = flow::meter(&app, &request);
@@ -44,16 +39,17 @@ where
             return error.v1(dialect);
         }
     };
-    let streams = request.streams();
+    let (streams, sent) = (request.streams(), request.sent());
     match answer(app.clone(), meter.clone(), request).await {
         Ok(response) => response,
         Err(error) => {
             meter.failed(&error);
+            let error = worded(error, route, dialect, sent);
             let inside = matches!(error, ApiError::Validation(_) | ApiError::Overloaded);
             if streams && inside && dialect == V1Dialect::Tgi {
                 return failed_stream(&app, &error);
             }
-            worded(error, route, dialect).v1(dialect)
+            error.v1(dialect)
         }
     }
 }

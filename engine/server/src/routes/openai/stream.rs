@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::answer::{Identity, Usage, finish_reason};
 use super::logprobs::Form;
-use super::names::worded;
+use super::names::{Sent, worded};
 use crate::config::V1Dialect;
 use crate::error::ApiError;
 use crate::metrics::{Account, Meter};
@@ -175,7 +175,7 @@ impl Group {
     /// Ends the stream with an error.
     pub(crate) fn fail(&self, error: &RequestError) {
         self.meter.ended(error);
-        let error = worded(ApiError::from(error), self.route, self.dialect);
+        let error = worded(ApiError::from(error), self.route, self.dialect, Sent::default());
         self.pipe
             .write(true, |out| error.write_v1_event(out, self.dialect));
     }

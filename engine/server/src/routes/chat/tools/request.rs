@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::{Choice, Tools};
-use crate::error::ApiError;
+use crate::error::{ApiError, UNKNOWN_TOOL};
 use crate::routes::chat::types::ChatRequest;
 
 /// OpenAI's bound.
@@ -63,7 +63,7 @@ impl Tools {
         self.choice = match name {
             None => Choice::Required,
             Some(name) if self.names().any(|known| known == name) => Choice::Named(name.to_owned()),
-            Some(name) => return refuse(format!("Tool with name {name} not found")),
+            Some(name) => return refuse(format!("{UNKNOWN_TOOL}{name} not found")),
         };
         Ok(true)
     }
