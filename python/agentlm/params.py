@@ -12,8 +12,9 @@ from typing import Any, Self
 from agentlm.errors import InvalidRequestError, shown
 from agentlm.grammar import Grammar, check_unicode
 
-_LARGEST = 3.4e38
-"""The engine computes in float32."""
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 1e-15, 1e15
+"""Of what logits are divided by: beyond, they do not stay finite in float32."""
+_FACTORS = f"from {_SMALLEST_FACTOR:g} to {_LARGEST_FACTOR:g}"
 MAX_LOGIT_BIAS = 1024
 """Most entries of `logit_bias`."""
 _ID_DIGITS = 20
@@ -36,11 +37,15 @@ _INTEGERS = (
 )
 
 _NUMBERS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-    ("temperature", f">= 0 and <= {_LARGEST}", lambda x: 0 <= x <= _LARGEST),
+    (
+        "temperature",
+        f">= 0, and if not 0 {_FACTORS}",
+        lambda x: x == 0 or _SMALLEST_FACTOR <= x <= _LARGEST_FACTOR,
+    ),
     ("top_p", "> 0 and <= 1", lambda x: 0 < x <= 1),
     ("min_p", ">= 0 and < 1", lambda x: 0 <= x < 1),
     ("typical_p", "> 0 and <= 1", lambda x: 0 < x <= 1),
-    ("repetition_penalty", f"> 0 and <= {_LARGEST}", lambda x: 0 < x <= _LARGEST),
+    ("repetition_penalty", f"> 0, {_FACTORS}", lambda x: _SMALLEST_FACTOR <= x <= _LARGEST_FACTOR),
     ("frequency_penalty", "from -2 to 2", lambda x: -2 <= x <= 2),
     ("presence_penalty", "from -2 to 2", lambda x: -2 <= x <= 2),
 )

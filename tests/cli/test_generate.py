@@ -228,7 +228,10 @@ def test_standard_input_is_called_so(mock):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--temperature", "inf"), "error: `--temperature` must be a number >= 0 and <= 3.4e+38. Given: inf"),
+        (
+            ("--temperature", "inf"),
+            "error: `--temperature` must be a number >= 0, and if not 0 from 1e-15 to 1e+15. Given: inf",
+        ),
         (("--top-k", "0"), "error: `--top-k` must be an integer from 1"),
         (("--stop", "\udcff"), "error: `--stop` must be valid Unicode"),
         (("--max-new-tokens", "9999"), "error: PROMPT: `inputs` tokens + `--max-new-tokens` must be <= 4096"),
