@@ -117,7 +117,7 @@ def test_the_chat_template_renders_turns_and_refuses_other_roles(tmp_path: Path)
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="262"):
-        write_model(tmp_path, family_config("llama2", Shape(1, 8, 8, 1, 1, 100, 64)))
+        write_model(tmp_path, family_config("llama2", Shape(1, 8, 8, 1, 1, 100, 64)) | {"eos_token_id": 2})
 
 
 @pytest.mark.parametrize(("name", "millions"), [("15m", 15.2), ("110m", 109.5), ("1.1b", 1034.5)])

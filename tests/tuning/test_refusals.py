@@ -49,6 +49,12 @@ def edited(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(told), encoding="utf-8")
 
 
+def narrowed(base: Path, vocab: int) -> None:
+    """Leaves a model so many tokens, and its tokenizer all."""
+    edited(base / "config.json", vocab_size=vocab, eos_token_id=None)
+    edited(base / "generation_config.json", eos_token_id=None)
+
+
 def without(place: Path, name: str) -> None:
     (place / name).unlink()
 
@@ -158,7 +164,7 @@ RUNS: dict[
     "a tokenizer with more tokens than the model": (
         ConfigError,
         "the tokenizer belongs to another model",
-        (lambda place: edited(place / "base" / "config.json", vocab_size=200), {"model__init": "random"}),
+        (lambda place: narrowed(place / "base", 200), {"model__init": "random"}),
         (lambda place: edited(place / "base" / "config.json", vocab_size=272), {"model__init": "random"}),
     ),
     "weights of another shape": (
