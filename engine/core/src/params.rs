@@ -101,6 +101,21 @@ pub const SMALLEST_FACTOR: f32 = 1e-15;
 /// Largest of them.
 pub const LARGEST_FACTOR: f32 = 1e15;
 
+/// A number, rounded to what 32 bits hold. One that is too small for them is the smallest there is rather than zero, and one that is
+/// too large the largest rather than infinity: where those mean something of their own, nobody gets them without having said so.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the rounding is what it is for")]
+pub fn narrow(value: f64) -> f32 {
+    let rounded = value as f32;
+    if rounded == 0.0 && value != 0.0 {
+        f32::from_bits(1).copysign(rounded)
+    } else if value.is_finite() {
+        rounded.clamp(f32::MIN, f32::MAX)
+    } else {
+        rounded
+    }
+}
+
 /// Longest stop string, in bytes: far beyond what TGI can find, which looks at the last few hundred characters.
 pub const MAX_STOP_BYTES: usize = 1024;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentlm_core::params::SamplingParams;
+use agentlm_core::params::{SamplingParams, narrow};
 use pyo3::prelude::*;
 
 /// The attributes of the Python class, read by name.
@@ -11,14 +11,14 @@ pub struct PySamplingParams {
     max_new_tokens: Option<u32>,
     min_new_tokens: u32,
     ignore_eos: bool,
-    temperature: f32,
+    temperature: f64,
     top_k: Option<u32>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    typical_p: Option<f32>,
-    repetition_penalty: f32,
-    frequency_penalty: f32,
-    presence_penalty: f32,
+    top_p: Option<f64>,
+    min_p: Option<f64>,
+    typical_p: Option<f64>,
+    repetition_penalty: f64,
+    frequency_penalty: f64,
+    presence_penalty: f64,
     seed: Option<u64>,
     stop: Vec<String>,
     logprobs: bool,
@@ -35,14 +35,14 @@ impl PySamplingParams {
             max_new_tokens: self.max_new_tokens,
             min_new_tokens: self.min_new_tokens,
             ignore_eos: self.ignore_eos,
-            temperature: self.temperature,
+            temperature: narrow(self.temperature),
             top_k: self.top_k.unwrap_or(0),
-            top_p: self.top_p.unwrap_or(1.0),
-            min_p: self.min_p.unwrap_or(0.0),
-            typical_p: self.typical_p.unwrap_or(1.0),
-            repetition_penalty: self.repetition_penalty,
-            frequency_penalty: self.frequency_penalty,
-            presence_penalty: self.presence_penalty,
+            top_p: self.top_p.map_or(1.0, narrow),
+            min_p: self.min_p.map_or(0.0, narrow),
+            typical_p: self.typical_p.map_or(1.0, narrow),
+            repetition_penalty: narrow(self.repetition_penalty),
+            frequency_penalty: narrow(self.frequency_penalty),
+            presence_penalty: narrow(self.presence_penalty),
             openai_penalties: true,
             seed: self.seed.unwrap_or(seed),
             sample_index,

@@ -3,24 +3,17 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use agentlm_core::params::narrow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-/// A number, rounded to what 32 bits hold. One that is too small for them is the smallest there is rather than zero, and one that is
-/// too large the largest rather than infinity: where those mean something of their own, nobody gets them without having said so.
+/// A number as [`narrow`] makes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Single(pub(crate) f32);
 
 impl From<f64> for Single {
-    #[expect(clippy::cast_possible_truncation, reason = "the rounding is what it is for")]
     fn from(value: f64) -> Self {
-        let rounded = value as f32;
-        let lost = rounded == 0.0 && value != 0.0;
-        Self(if lost {
-            f32::from_bits(1).copysign(rounded)
-        } else {
-            rounded.clamp(f32::MIN, f32::MAX)
-        })
+        Self(narrow(value))
     }
 }
 
