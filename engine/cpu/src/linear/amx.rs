@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use split::{split_activations, split_weights};
-use tiles::{Layout, TILE, TILE_ROW, TILE_ROWS, load_sums, multiply, store_sums};
+use tiles::{Form, Layout, Single, TILE, TILE_ROW, TILE_ROWS, Tall, Wide, load_sums, store_sums};
 
 use super::driver::{Job, SPLIT_ROWS};
 use super::few::Runs;
@@ -36,7 +36,7 @@ const STEP: usize = 32;
 const A_STEP: usize = 2 * TILE;
 /// A step of a group of weights: two tiles side by side of high parts, then of low ones.
 const B_STEP: usize = 4 * TILE;
-/// Rows that a pass over a group's weights serves: what the registers hold of C.
+/// Most rows that a pass over a group's weights serves: what the registers hold of the sums.
 const PASS_ROWS: usize = 2 * TILE_ROWS;
 const _: () = assert!(SPLIT_ROWS == PASS_ROWS);
 /// Most groups of a large product's task: their part of C and a k-block of activations stay in the second cache.
@@ -108,10 +108,14 @@ unsafe fn one<const LOW: bool>(worker: &Worker<'_>, job: &Job<'_>, scratch: &Wor
     unsafe { single::split_row(job, scratch.a) };
     let runs = Runs::new(job.weight.groups(), worker.count());
     worker.parallel_for(runs.count(), |run| {
-        for group in runs.get(run) {
-            // SAFETY: the row was split; a group's outputs are one worker's.
-            unsafe { single::group::<LOW>(job, group, scratch.a) };
-        }
+        // SAFETY: the row was split; a group's outputs are one worker's.
+        by_pairs(runs.get(run), |group, is_pair| unsafe {
+            if is_pair {
+                single::groups::<LOW, 2>(job, group, scratch.a);
+            } else {
+                single::groups::<LOW, 1>(job, group, scratch.a);
+            }
+        });
     });
 }
 
@@ -127,20 +131,41 @@ unsafe fn few<const LOW: bool>(worker: &Worker<'_>, job: &Job<'_>, scratch: &Wor
     unsafe { split_activations(job, 0..job.m, inputs.clone(), a) };
     let runs = Runs::new(job.weight.groups(), worker.count());
     worker.parallel_for(runs.count(), |run| {
-        for group in runs.get(run) {
-            let pass = Pass {
-                rows: 0..job.m,
-                group,
-                inputs: inputs.clone(),
-                a,
-                b: scratch.b.cast(),
-                sums: std::ptr::null_mut(),
-                ahead: 0..0,
-            };
-            // SAFETY: `a` holds all rows and inputs; scratch B has room for two steps; no sums are kept.
-            unsafe { pass.run::<LOW>(job, Weights::Streamed) };
+        let pass = |group: usize| Pass {
+            rows: 0..job.m,
+            group,
+            inputs: inputs.clone(),
+            a,
+            b: scratch.b.cast(),
+            sums: std::ptr::null_mut(),
+            ahead: 0..0,
+        };
+        // SAFETY: `a` holds all rows and inputs; scratch B has room for two steps of two groups; no sums are kept.
+        unsafe {
+            if job.m > TILE_ROWS {
+                for group in runs.get(run) {
+                    pass(group).run::<LOW, Tall>(job, Weights::Streamed);
+                }
+            } else {
+                by_pairs(runs.get(run), |group, is_pair| {
+                    if is_pair {
+                        pass(group).run::<LOW, Wide>(job, Weights::Streamed);
+                    } else {
+                        pass(group).run::<LOW, Single>(job, Weights::Streamed);
+                    }
+                });
+            }
         }
     });
+}
+
+/// Calls `each` with the first group of every two, and with the one that is left. Two groups side by side are two streams
+/// of weights, of which more is on the way at a time.
+#[inline(always)]
+fn by_pairs(groups: Range<usize>, mut each: impl FnMut(usize, bool)) {
+    for first in groups.clone().step_by(2) {
+        each(first, first + 1 < groups.end);
+    }
 }
 
 /// Chunks of rows one after the other. A chunk's activations are split by all workers together; then tasks of some columns:
@@ -192,7 +217,13 @@ unsafe fn many<const LOW: bool>(worker: &Worker<'_>, job: &Job<'_>, scratch: &Wo
                         };
                         // SAFETY: the rows' tiles lie one after the other; scratch A holds a group's block, split, and
                         // scratch B the sums of TASK_GROUPS groups and CHUNK_ROWS rows.
-                        unsafe { pass.run::<LOW>(job, weights) };
+                        unsafe {
+                            if pass.rows.len() > TILE_ROWS {
+                                pass.run::<LOW, Tall>(job, weights);
+                            } else {
+                                pass.run::<LOW, Single>(job, weights);
+                            }
+                        }
                     }
                 }
             }
@@ -207,10 +238,11 @@ fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |first| first..(first + BLOCK).min(k))
 }
 
-/// Some rows by one group, over some inputs.
+/// Some rows by a group or two, over some inputs.
 struct Pass {
-    /// At most [`PASS_ROWS`].
+    /// As many as the pass's form takes, or fewer.
     rows: Range<usize>,
+    /// The first one.
     group: usize,
     inputs: Range<usize>,
     /// The rows' activations, split.
@@ -238,31 +270,17 @@ impl Pass {
     /// # Safety
     /// As [`run`]; the pointers are valid for what they say.
     #[inline(always)]
-    unsafe fn run<const LOW: bool>(&self, job: &Job<'_>, weights: Weights) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.rows.len() <= TILE_ROWS {
-                self.run_tiles::<LOW, 1>(job, weights);
-            } else {
-                self.run_tiles::<LOW, 2>(job, weights);
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Pass::run`], with so many tiles of rows.
-    #[inline(always)]
-    unsafe fn run_tiles<const LOW: bool, const TILES: usize>(&self, job: &Job<'_>, weights: Weights) {
-        static ZEROS: [f32; GROUP] = [0.0; GROUP];
+    unsafe fn run<const LOW: bool, F: Form>(&self, job: &Job<'_>, weights: Weights) {
+        static ZEROS: [f32; 2 * GROUP] = [0.0; 2 * GROUP];
         let steps = self.inputs.len().div_ceil(STEP);
         let input_bytes = GROUP * job.weight.dtype().size();
-        let packed = job
-            .weight
-            .block_ptr(self.group, 0)
-            .wrapping_add(self.inputs.start * input_bytes);
-        let room = |step: usize| {
+        let packed = |group: usize| {
+            let start = job.weight.block_ptr(self.group + group, 0);
+            start.wrapping_add(self.inputs.start * input_bytes)
+        };
+        let room = |step: usize, group: usize| {
             let step = if weights == Weights::Streamed {
-                step % 2
+                step % 2 * F::GROUPS + group
             } else {
                 step
             };
@@ -270,21 +288,25 @@ impl Pass {
         };
         let split = |step: usize| {
             let inputs = (self.inputs.len() - step * STEP).min(STEP);
-            // SAFETY: the group's inputs lie one after the other; there is room for the step.
-            unsafe {
-                split_weights::<LOW>(packed.wrapping_add(step * STEP * input_bytes), inputs, room(step))
-            };
+            for group in 0..F::GROUPS {
+                let from = packed(group).wrapping_add(step * STEP * input_bytes);
+                // SAFETY: a group's inputs lie one after the other; there is room for the step.
+                unsafe { split_weights::<LOW>(from, inputs, room(step, group)) };
+            }
         };
         let mut ahead = self.ahead.clone();
         let lines_ahead = ahead.len().div_ceil(steps);
-        let next_group = packed.wrapping_add((job.weight.k() - self.inputs.start) * input_bytes);
+        let next_group = job
+            .weight
+            .block_ptr(self.group, 0)
+            .wrapping_add(job.weight.k() * input_bytes);
         let is_last = self.inputs.end == job.weight.k();
-        // SAFETY: zeros and biases are there for a whole group, the same for all rows; `a` and `room` hold the step.
+        // SAFETY: zeros and biases are there for whole groups, the same for all rows; `a` and `room` hold the step.
         unsafe {
             match (self.inputs.start, job.weight.bias()) {
-                (0, None) => load_sums::<TILES>(ZEROS.as_ptr(), Layout::rows(0)),
-                (0, Some(bias)) => load_sums::<TILES>(bias[self.group * GROUP..].as_ptr(), Layout::rows(0)),
-                _ => load_sums::<TILES>(self.sums, Layout::KEPT),
+                (0, None) => load_sums::<F>(ZEROS.as_ptr(), Layout::rows::<F>(0)),
+                (0, Some(bias)) => load_sums::<F>(bias[self.group * GROUP..].as_ptr(), Layout::rows::<F>(0)),
+                _ => load_sums::<F>(self.sums, Layout::KEPT),
             }
             if weights != Weights::Split {
                 split(0);
@@ -301,12 +323,12 @@ impl Pass {
                     self.fetch_out(job, PASS_ROWS * step / steps..PASS_ROWS * (step + 1) / steps);
                 }
                 let a = self.a.wrapping_add(step * A_STEP);
-                multiply::<LOW, TILES>(a, a.wrapping_add(steps * A_STEP), room(step));
+                F::multiply::<LOW>(a, a.wrapping_add(steps * A_STEP), room(step, 0));
             }
             if is_last {
-                self.put_out::<TILES>(job);
+                self.put_out::<F>(job);
             } else {
-                store_sums::<TILES>(self.sums, Layout::KEPT);
+                store_sums::<F>(self.sums, Layout::KEPT);
             }
         }
     }
@@ -330,23 +352,24 @@ impl Pass {
     /// Writes the sums to the output.
     ///
     /// # Safety
-    /// As [`Pass::run_tiles`].
+    /// As [`Pass::run`].
     #[inline(always)]
-    unsafe fn put_out<const TILES: usize>(&self, job: &Job<'_>) {
+    unsafe fn put_out<F: Form>(&self, job: &Job<'_>) {
         let column = self.group * GROUP;
-        let columns = (job.weight.n() - column).min(GROUP);
+        let width = F::GROUPS * GROUP;
+        let columns = (job.weight.n() - column).min(width);
         let to = job.out.wrapping_add(self.rows.start * job.out_stride + column);
         // SAFETY: the output has the rows and columns.
         unsafe {
-            if self.rows.len() == TILES * TILE_ROWS && columns == GROUP {
-                store_sums::<TILES>(to, Layout::rows(job.out_stride * size_of::<f32>()));
+            if self.rows.len() == F::TILES * TILE_ROWS && columns == width {
+                store_sums::<F>(to, Layout::rows::<F>(job.out_stride * size_of::<f32>()));
                 return;
             }
             let mut whole = std::mem::MaybeUninit::<[f32; PASS_ROWS * GROUP]>::uninit();
             let whole = whole.as_mut_ptr().cast::<f32>();
-            store_sums::<TILES>(whole, Layout::rows(GROUP * size_of::<f32>()));
+            store_sums::<F>(whole, Layout::rows::<F>(width * size_of::<f32>()));
             for row in 0..self.rows.len() {
-                std::ptr::copy_nonoverlapping(whole.add(row * GROUP), to.add(row * job.out_stride), columns);
+                std::ptr::copy_nonoverlapping(whole.add(row * width), to.add(row * job.out_stride), columns);
             }
         }
     }

@@ -35,82 +35,99 @@ pub(super) unsafe fn split_row(job: &Job<'_>, to: *mut f32) {
     }
 }
 
-/// Computes a group's outputs.
+/// Computes the outputs of groups side by side: so their weights are several streams.
 ///
 /// # Safety
-/// `x` is as [`split_row`] left it; the output is writable.
+/// `x` is as [`split_row`] left it; the groups exist; the output is writable.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) unsafe fn group<const LOW: bool>(job: &Job<'_>, group: usize, x: *const f32) {
-    let (k, column) = (job.weight.k(), group * GROUP);
-    let packed = job.weight.block_ptr(group, 0);
+pub(super) unsafe fn groups<const LOW: bool, const GROUPS: usize>(
+    job: &Job<'_>,
+    first: usize,
+    x: *const f32,
+) {
+    let k = job.weight.k();
+    let packed: [*const u8; GROUPS] = std::array::from_fn(|group| job.weight.block_ptr(first + group, 0));
     let low = x.wrapping_add(k.next_multiple_of(STEP));
-    let mut sums = match job.weight.bias() {
-        // SAFETY: biases are there for whole groups.
-        Some(bias) => unsafe { [0, LANES].map(|half| _mm512_loadu_ps(bias[column + half..].as_ptr())) },
-        None => [_mm512_setzero_ps(); 2],
-    };
-    for first in (0..k).step_by(STEP) {
-        let weights = packed.wrapping_add(first * INPUT_BYTES);
-        // SAFETY: the step's inputs, or a copy of them that zeros fill up; the row's parts of them.
-        unsafe {
-            if k - first >= STEP {
-                step::<LOW>(weights, x.add(first), low.add(first), &mut sums);
-            } else {
-                let weights = filled_up(weights, k - first);
-                step::<LOW>(weights.as_ptr().cast(), x.add(first), low.add(first), &mut sums);
+    let mut sums = [[_mm512_setzero_ps(); 2]; GROUPS];
+    if let Some(bias) = job.weight.bias() {
+        for (group, sums) in sums.iter_mut().enumerate() {
+            for (half, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: biases are there for whole groups.
+                *sum = unsafe { _mm512_loadu_ps(bias[(first + group) * GROUP + half * LANES..].as_ptr()) };
             }
         }
     }
-    let columns = job.weight.n() - column;
-    for (half, sum) in sums.into_iter().enumerate() {
-        let exist = lanes(columns.saturating_sub(half * LANES));
-        // SAFETY: the output has the columns that are not masked.
-        unsafe { _mm512_mask_storeu_ps(job.out.wrapping_add(column + half * LANES), exist, sum) };
+    for input in (0..k).step_by(STEP) {
+        let mut weights = packed.map(|packed| packed.wrapping_add(input * INPUT_BYTES));
+        // SAFETY: the step's inputs, or a copy of them that zeros fill up; the row's parts of them.
+        unsafe {
+            if k - input >= STEP {
+                step::<LOW, GROUPS>(weights, x.add(input), low.add(input), &mut sums);
+            } else {
+                let filled: [_; GROUPS] = std::array::from_fn(|group| filled_up(weights[group], k - input));
+                for (weights, filled) in weights.iter_mut().zip(&filled) {
+                    *weights = filled.as_ptr().cast();
+                }
+                step::<LOW, GROUPS>(weights, x.add(input), low.add(input), &mut sums);
+            }
+        }
+    }
+    for (group, sums) in sums.into_iter().enumerate() {
+        for (half, sum) in sums.into_iter().enumerate() {
+            let column = (first + group) * GROUP + half * LANES;
+            let exist = lanes(job.weight.n().saturating_sub(column));
+            // SAFETY: the output has the columns that are not masked.
+            unsafe { _mm512_mask_storeu_ps(job.out.wrapping_add(column), exist, sum) };
+        }
     }
 }
 
 /// # Safety
-/// A step's weights of a group, and as many high and low parts.
+/// A step's weights of each group, and as many high and low parts.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn step<const LOW: bool>(
-    weights: *const u8,
+unsafe fn step<const LOW: bool, const GROUPS: usize>(
+    weights: [*const u8; GROUPS],
     high: *const f32,
     low: *const f32,
-    sums: &mut [__m512; 2],
+    sums: &mut [[__m512; 2]; GROUPS],
 ) {
-    // By product, half of the columns, and whether the input is odd.
-    let mut chains = [[[_mm512_setzero_ps(); 2]; 2]; 3];
+    // By group, product, half of the columns, and whether the input is odd.
+    let mut chains = [[[[_mm512_setzero_ps(); 2]; 2]; 3]; GROUPS];
     for input in (0..STEP).step_by(2) {
         for odd in 0..2 {
             // SAFETY: the caller's promise.
             unsafe {
                 let x_high = _mm512_set1_ps(*high.add(input + odd));
                 let x_low = _mm512_set1_ps(*low.add(input + odd));
-                let line = weights.add((input + odd) * INPUT_BYTES);
-                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD_BYTES).cast());
-                for half in 0..2 {
-                    let from = line.add(half * INPUT_BYTES / 2);
-                    let (weight, rest) = if LOW {
-                        let weight = load::<F16>(from);
-                        let high = cut(weight);
-                        (high, Some(_mm512_sub_ps(weight, high)))
-                    } else {
-                        (load::<BF16>(from), None)
-                    };
-                    let [by_high, by_low, rests] = &mut chains;
-                    by_high[half][odd] = _mm512_fmadd_ps(x_high, weight, by_high[half][odd]);
-                    by_low[half][odd] = _mm512_fmadd_ps(x_low, weight, by_low[half][odd]);
-                    if let Some(rest) = rest {
-                        rests[half][odd] = _mm512_fmadd_ps(x_high, rest, rests[half][odd]);
+                for (weights, chains) in weights.iter().zip(&mut chains) {
+                    let line = weights.add((input + odd) * INPUT_BYTES);
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD_BYTES).cast());
+                    for half in 0..2 {
+                        let from = line.add(half * INPUT_BYTES / 2);
+                        let (weight, rest) = if LOW {
+                            let weight = load::<F16>(from);
+                            let high = cut(weight);
+                            (high, Some(_mm512_sub_ps(weight, high)))
+                        } else {
+                            (load::<BF16>(from), None)
+                        };
+                        let [by_high, by_low, rests] = chains;
+                        by_high[half][odd] = _mm512_fmadd_ps(x_high, weight, by_high[half][odd]);
+                        by_low[half][odd] = _mm512_fmadd_ps(x_low, weight, by_low[half][odd]);
+                        if let Some(rest) = rest {
+                            rests[half][odd] = _mm512_fmadd_ps(x_high, rest, rests[half][odd]);
+                        }
                     }
                 }
             }
         }
     }
-    for chain in chains.iter().take(if LOW { 3 } else { 2 }) {
-        for (sum, [even, odd]) in sums.iter_mut().zip(chain) {
-            *sum = _mm512_add_ps(*sum, _mm512_add_ps(*even, *odd));
+    for (sums, chains) in sums.iter_mut().zip(&chains) {
+        for chain in chains.iter().take(if LOW { 3 } else { 2 }) {
+            for (sum, [even, odd]) in sums.iter_mut().zip(chain) {
+                *sum = _mm512_add_ps(*sum, _mm512_add_ps(*even, *odd));
+            }
         }
     }
 }
