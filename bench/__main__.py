@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from bench import cells, machine, report
 from bench.install import ROOT, PeerMissingError, install
@@ -14,7 +13,6 @@ from bench.results import Record
 from bench.run import jobs, run
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-PICTURE = ROOT / "docs" / "benchmarks.svg"
 
 
 def arguments() -> argparse.Namespace:
@@ -80,7 +78,13 @@ def measure(given: argparse.Namespace, record: Record) -> int:
             record.save()
     record.save()
     subprocess.run(
-        [installed.python, "-m", "bench.plot", record.file.stem, PICTURE],
+        [
+            installed.python,
+            "-m",
+            "bench.plot",
+            record.file.stem,
+            PAGE.with_name(report.picture(record.file.stem)),
+        ],
         cwd=ROOT,
         check=True,
         stdin=subprocess.DEVNULL,
@@ -106,7 +110,7 @@ def main() -> int:
     text = report.markdown(record)
     print(text)
     if not given.quick:
-        report.write_page(Path(PAGE), "results", text)
+        report.write_machine(PAGE, record.file.stem, text)
     return 1 if failed else 0
 
 

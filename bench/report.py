@@ -86,6 +86,11 @@ def _best_peer(record: Record, cell: Cell, prefix_cache: bool | None) -> Measure
     )
 
 
+def picture(machine: str) -> str:
+    """The name of a machine's picture, beside the page."""
+    return f"benchmarks-{machine}.svg"
+
+
 def markdown(record: Record) -> str:
     """The whole report of one machine."""
     limits = record.limits
@@ -98,9 +103,8 @@ def markdown(record: Record) -> str:
     commits = ", ".join(sorted({one.commit for one in record.measured.values()}))
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     gigabytes, gigaflops = limits.bytes_per_second / 1e9, limits.flops / 1e9
-    lines.append(
-        f"{machine['processor']}, {machine['architecture']}, {threads}{memory}; {sets}; {machine['system']}."
-    )
+    lines += [f"### {machine['processor']}, {threads}", ""]
+    lines.append(f"{machine['architecture']}{memory}; {sets}; {machine['system']}.")
     lines.append(f"Commits: {commits}. Versions: {versions}.")
     lines.append(
         f"Limits: at best {gigabytes:.1f} GB/s read, {gigaflops:.0f} GFLOP/s of fp32 multiply-adds; beside the figures "
@@ -112,6 +116,7 @@ def markdown(record: Record) -> str:
         f"`~`: other processes took more than {NOISY:.0%} of the machine in some repetition. "
         "`≤`: cut after the first, cheaper turns."
     )
+    lines += ["", f"![decode at a short context, beside the limit]({picture(record.file.stem)})"]
     cells = cells_of(record)
     for model, precision in dict.fromkeys((cell.model, cell.precision) for cell in cells):
         group = [cell for cell in cells if (cell.model, cell.precision) == (model, precision)]
@@ -164,6 +169,22 @@ def _figure(one: Measured | None, most: float | None) -> str:
     bound = "≤ " if one.at_most else ""
     number = f"{one.median:.3g}" if one.median < 100 else f"{one.median:.0f}"
     return f"{mark}{bound}{number}{share}"
+
+
+def write_machine(page: Path, machine: str, text: str) -> None:
+    """Puts a machine's report among the page's results: where it was, else before the others.
+
+    Raises `ValueError` where the page has no marks.
+    """
+    name = f"results of {machine}"
+    old = page.read_text(encoding="utf-8")
+    if f"<!-- {name}: begin -->" not in old:
+        begin = "<!-- results: begin -->"
+        if begin not in old:
+            raise ValueError(f"{page} has no line {begin!r}")
+        block = f"{begin}\n\n<!-- {name}: begin -->\n<!-- {name}: end -->"
+        page.write_text(old.replace(begin, block), encoding="utf-8")
+    write_page(page, name, text)
 
 
 def write_page(page: Path, name: str, text: str) -> None:

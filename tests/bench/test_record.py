@@ -8,7 +8,7 @@ import pytest
 from bench import results, tune
 from bench.cells import Cell, all_cells, matching
 from bench.peers import PEERS
-from bench.report import goals, markdown, write_page
+from bench.report import goals, markdown, write_machine, write_page
 from bench.results import Measured, Record
 from bench.roofline import Limits
 from bench.run import jobs
@@ -104,6 +104,21 @@ def test_the_page_keeps_what_is_around_the_report(tmp_path: Path) -> None:
     page.write_text("no marks", encoding="utf-8")
     with pytest.raises(ValueError, match="has no lines"):
         write_page(page, "results", "new")
+
+
+def test_the_page_holds_every_machines_report(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results: begin -->\n<!-- results: end -->\nafter\n", encoding="utf-8")
+    for machine, text in (("old", "slow"), ("new", "fast"), ("old", "faster")):
+        write_machine(page, machine, text)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("<!-- results: end -->\nafter\n")
+    assert "slow" not in text
+    assert text.index("fast\n") < text.index("faster\n")
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no line"):
+        write_machine(page, "new", "fast")
 
 
 def test_the_pages_table_of_training_is_the_records() -> None:

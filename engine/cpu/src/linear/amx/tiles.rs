@@ -100,8 +100,8 @@ impl Layout {
     }
 }
 
-/// Fills the sums: tiles 0 and 1, and for a second tile of rows or group 2 and 3. The others hold operands. No compiler uses tiles
-/// for anything of its own, so they keep their values from one of these functions to the next.
+/// Fills the sums: tiles 0 and 1, and for a second tile of rows or group 2 and 3. The others hold operands. No compiler uses
+/// tiles for anything of its own, so they keep their values from one of these functions to the next.
 ///
 /// # Safety
 /// Readable for the tiles; they are configured.
