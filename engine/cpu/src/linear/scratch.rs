@@ -31,6 +31,10 @@ pub(super) struct WorkerScratch {
     /// Widened weights.
     pub b: *mut f32,
     /// Activations that all workers share, split for AMX: [`CHUNK_ROWS`] rows.
+    #[cfg_attr(
+        not(all(target_arch = "x86_64", target_os = "linux")),
+        expect(dead_code, reason = "only AMX splits")
+    )]
     pub split: *mut f32,
 }
 
