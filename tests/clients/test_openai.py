@@ -166,7 +166,7 @@ def test_a_stream_may_be_left_early(told, content, live):
             "max_tokens",
             "`max_tokens` must be strictly positive",
         ),
-        ("refused_schema", "UnprocessableEntityError", 422, None, "grammar is not valid: "),
+        ("refused_schema", "UnprocessableEntityError", 422, "response_format", "grammar is not valid: "),
         ("too_long", "UnprocessableEntityError", 422, "prompt", "must be <= 512"),
         ("without_key", "AuthenticationError", 401, None, "a valid API key is needed"),
         ("overloaded", "RateLimitError", 429, None, "Model is overloaded"),

@@ -179,17 +179,17 @@ REFUSALS = {
     ),
     "a budget below nothing": (
         flags("--skip-budget -1"),
-        "skip_budget is -1; it must lie between 0 and 256",
+        "'--skip-budget': -1 is not in the range 0<=x<=256",
         flags("--skip-budget 0"),
     ),
     "a budget of all": (
         flags("--skip-budget 257"),
-        "skip_budget is 257; it must lie between 0 and 256",
+        "'--skip-budget': 257 is not in the range 0<=x<=256",
         flags("--skip-budget 256"),
     ),
     "threads below nothing": (
         flags("--threads -1"),
-        "threads is -1; it must lie between 0 and 1024",
+        "'--threads': -1 is not in the range 0<=x<=1024",
         flags("--threads 1"),
     ),
     "no overlaps": (

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--ngram", type=click.IntRange(1, 2**16), default=10, show_default=True, help="An overlap is longer than this; its first tokens, this many, are equal.")  # fmt: skip
 @click.option(
     "--skip-budget",
-    type=click.IntRange(0, 2**16),
+    type=click.IntRange(0, 256),
     default=4,
     show_default=True,
     help="Later tokens of an overlap that may differ.",
