@@ -542,7 +542,9 @@ def test_a_full_disk_is_told_before_the_first_step(
 def test_a_tokenizer_of_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
     other = write_base(tmp_path / "other")
     about = json.loads((other / "config.json").read_text(encoding="utf-8"))
-    (other / "config.json").write_text(json.dumps(about | {"vocab_size": 200}), encoding="utf-8")
+    smaller = about | {"vocab_size": 200, "eos_token_id": 2}
+    (other / "config.json").write_text(json.dumps(smaller), encoding="utf-8")
+    (other / "generation_config.json").unlink()
     with pytest.raises(ConfigError, match="the tokenizer belongs to another model"):
         run(again(finished, tmp_path / "out", model={"path": str(other), "init": "random"}), quiet=True)
 
