@@ -25,7 +25,6 @@ use thiserror::Error;
 pub use scratch::Scratch;
 pub use view::{Rows, RowsMut, ViewError};
 
-use crate::dtype::Dtype;
 use crate::isa::Isa;
 use crate::pool::{Pool, PoolError, Worker};
 use crate::weight::PackedWeight;
@@ -122,7 +121,7 @@ pub unsafe fn linear(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => driver::run::<avx2::Avx2>(worker, &job, &part),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Isa::Amx if weight.dtype() != Dtype::F32 => amx::run(worker, &job, &part),
+            Isa::Amx if weight.dtype() != crate::dtype::Dtype::F32 => amx::run(worker, &job, &part),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => driver::run::<avx512::Avx512>(worker, &job, &part),
             #[cfg(target_arch = "aarch64")]
