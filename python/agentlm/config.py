@@ -12,6 +12,8 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 KV_CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "fp8")
 QUANTIZE = ("int8", "int4", "fp8", "gptq", "awq")
 CPU_ISAS = ("auto", "portable", "neon", "avx2", "avx512", "amx")
+LONGEST_SECONDS = 1e9
+"""Time limits end there: thirty years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,11 @@ class EngineConfig:
             value = getattr(self, name)
             if value is None and name == "step_timeout":
                 continue
-            if not _is_number(value) or not 0 <= value < 1e9 or (name == "step_timeout" and value == 0):
+            if (
+                not _is_number(value)
+                or not 0 <= value < LONGEST_SECONDS
+                or (name == "step_timeout" and value == 0)
+            ):
                 least = "more than 0" if name == "step_timeout" else "at least 0"
                 raise ConfigError(f"`{name}` must be seconds, {least} and below 1e9. Given: {shown(value)}")
         if not _is_number(gamma := self.watermark_gamma) or not 0 < gamma < 1:

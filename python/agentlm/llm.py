@@ -14,7 +14,7 @@ from typing import Any
 
 from agentlm._engine import ChatTemplate, Mailbox, Request
 from agentlm.completion import Chunk, Completion
-from agentlm.config import EngineConfig
+from agentlm.config import LONGEST_SECONDS, EngineConfig
 from agentlm.conversation import Message, as_conversations, as_json
 from agentlm.errors import (
     AdapterError,
@@ -41,8 +41,6 @@ PLACE_SECONDS = 0.005
 """How often a batch looks for its first place while other callers' requests hold every one."""
 LONG_TEXT = 4096
 """Characters of a prompt that an event loop does not tokenise itself: about a millisecond."""
-LONGEST_SECONDS = 1e9
-"""Time limits are below it: thirty years."""
 
 
 class LLM:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentlm.config import BACKENDS, CPU_ISAS, DTYPES, KV_CACHE_DTYPES, QUANTIZE
+from agentlm.config import BACKENDS, CPU_ISAS, DTYPES, KV_CACHE_DTYPES, LONGEST_SECONDS, QUANTIZE
 
 if TYPE_CHECKING:
     from agentlm import SamplingParams
@@ -42,10 +42,6 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
-
-
-LONGEST_SECONDS = 1e9
-"""Time limits are at most it: thirty years."""
 
 
 class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only

@@ -20,13 +20,13 @@ import click
 
 from agentlm.cli.launcher import launcher_options
 from agentlm.cli.options import (
-    LONGEST_SECONDS,
     Decorator,
     Number,
     chat_template_option,
     engine_settings,
     model_options,
 )
+from agentlm.config import LONGEST_SECONDS
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 1.0

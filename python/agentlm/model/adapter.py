@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlm.errors import AdapterError, AgentLMError, shown
-from agentlm.model.config import ModelConfig
+from agentlm.model.config import LARGEST, ModelConfig
 from agentlm.model.decoder import Decoder
 from agentlm.model.layout import tensor_shapes
 from agentlm.model.weights import Checkpoint, TensorRef
@@ -26,8 +26,6 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
 _MODULE = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<name>\w+)")
 
-_LARGEST = 3.4e38
-"""The arithmetic is float32's."""
 _REFUSED: Mapping[str, Any] = {
     "use_dora": False,
     "fan_in_fan_out": False,
@@ -157,9 +155,9 @@ def _module(
             f"and [{out}, rank]. The adapter belongs to another model."
         )
     alpha = _pattern(directory, settings.get("alpha_pattern"), name, settings.get("lora_alpha"))
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _LARGEST:
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= LARGEST:
         raise AdapterError(
-            f"{directory / CONFIG_NAME} sets 'lora_alpha' to {shown(alpha)}; it must be a number, at most {_LARGEST}."
+            f"{directory / CONFIG_NAME} sets 'lora_alpha' to {shown(alpha)}; it must be a number, at most {LARGEST}."
         )
     return LoraModule(a, b, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 

@@ -20,7 +20,7 @@ _MOST = 2**31 - 1
 """Sizes are 32-bit integers in the engine."""
 _MOST_LAYERS = 100_000
 """Far above any model: lists as long as this are still made at once."""
-_LARGEST = 3.4e38
+LARGEST = 3.4e38
 """The arithmetic is float32's."""
 
 
@@ -329,9 +329,9 @@ def _number(
     if value is None:
         raise ConfigError(f"config.json lacks {shown(key)}; {allowed} is needed.")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= _LARGEST or (above and value == least):
+    if not is_number or not least <= value <= LARGEST or (above and value == least):
         raise ConfigError(
-            f"config.json gives {key} = {shown(value)}; {allowed}, at most {_LARGEST}, is needed."
+            f"config.json gives {key} = {shown(value)}; {allowed}, at most {LARGEST}, is needed."
         )
     return float(value)
 
